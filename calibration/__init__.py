@@ -1,0 +1,1 @@
+"""Measures the bench, one quantity a script."""

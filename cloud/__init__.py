@@ -1,0 +1,1 @@
+"""Decides and learns: text, fine-tuning, rank policies."""

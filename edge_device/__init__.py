@@ -1,0 +1,1 @@
+"""Receives and applies: a quantised llama.cpp model that takes LoRA updates."""

@@ -1,0 +1,1 @@
+"""The spine: shared words below, the loop above."""

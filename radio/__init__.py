@@ -1,0 +1,1 @@
+"""Moves bytes through the air, and says how it went."""
