@@ -1,0 +1,370 @@
+"""hil.toml → validated settings.
+
+Precedence: the defaults here < the file < `--set key=value`. Every key carries its unit. `kind` picks an
+implementation, and its table holds only that kind's keys. An unknown key, a wrong type or a value out of range is a
+ConfigError that names the key, the value, the limit and the nearest known key. Relative paths start at the working
+directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from hil.contract import ConfigError
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------- trajectories
+
+
+class Constant(_Table):
+    """The same value in every round; a bare number means this."""
+
+    kind: Literal["constant"] = "constant"
+    value: float
+
+
+class Steps(_Table):
+    """Each value for `dwell` rounds, then from the start."""
+
+    kind: Literal["steps"]
+    values: list[float] = Field(min_length=1)
+    dwell: int = Field(default=1, ge=1)
+
+
+class GaussMarkov(_Table):
+    """A stationary Gauss-Markov walk that is kept within [low, high]."""
+
+    kind: Literal["gauss_markov"]
+    mean: float
+    std: float = Field(gt=0)
+    correlation: float = Field(ge=0, lt=1)
+    low: float
+    high: float
+
+
+AnyTrajectory = Constant | Steps | GaussMarkov
+
+
+def _number_is_constant(value: object) -> object:
+    return {"kind": "constant", "value": value} if isinstance(value, int | float) else value
+
+
+def _within(low: float, high: float) -> Callable[[AnyTrajectory], AnyTrajectory]:
+    def check(trajectory: AnyTrajectory) -> AnyTrajectory:
+        match trajectory:
+            case Constant(value=value):
+                values = [value]
+            case Steps(values=values):
+                pass
+            case GaussMarkov():
+                if not trajectory.low <= trajectory.mean <= trajectory.high or trajectory.low == trajectory.high:
+                    raise ValueError("low ≤ mean ≤ high and low < high must hold")
+                values = [trajectory.low, trajectory.high]
+        if min(values) < low or max(values) > high:
+            raise ValueError(f"must stay within {low:g} and {high:g}")
+        return trajectory
+
+    return check
+
+
+_Kind = Discriminator("kind")
+SnrTrajectory = Annotated[
+    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(-30.0, 60.0))
+]
+BandwidthTrajectory = Annotated[
+    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(50e3, 50e6))
+]
+ShareTrajectory = Annotated[
+    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(0.0, 1.0))
+]
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+class RunSettings(_Table):
+    """[run]: one experiment."""
+
+    name: str = Field(default="demo", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    rounds: int = Field(default=10, ge=1, le=100_000)
+    out: str = "runs"
+    deliver: bool = True
+    """False: the control run. Everything happens but the transmission, so the edge keeps its untouched model."""
+
+
+class BudgetSettings(_Table):
+    """[budget]: what one round may spend."""
+
+    airtime_s: float = Field(default=0.4, gt=0, le=3600)
+
+
+class DefaultText(_Table):
+    """[text] kind = "default": generated reports and standard-library prose, by domain."""
+
+    kind: Literal["default"] = "default"
+    stream: list[str] = Field(default=["jargon40", "jargon150", "jargon400", "mixed200", "email+http"], min_length=1)
+    dwell: int = Field(default=2, ge=1)
+    train_examples: int = Field(default=4000, ge=1, le=1_000_000)
+    score_examples: int = Field(default=400, ge=2, le=100_000)
+
+
+class _LabelColumns(_Table):
+    text_column: str = "text"
+    label_column: str = ""
+    """Column of the label; "" = language-model text without labels."""
+    label_words: dict[str, str] = {"0": " bad", "1": " good"}
+    """Label as it stands in the column → the word that answers for it, leading blank included."""
+    prompt: str = Field(default="report: {text}.\nverdict:", pattern=r"\{text\}")
+    score_examples: int = Field(default=872, ge=2, le=1_000_000)
+
+
+class FileText(_LabelColumns):
+    """[text] kind = "file": a TSV, CSV or JSONL file by path."""
+
+    kind: Literal["file"]
+    path: str
+    score_path: str = ""
+    """File to score on; "" = a tenth of `path`, held out."""
+    columns: list[str] = []
+    """Names of the columns of a TSV or CSV without a header line; [] = the first line names them."""
+
+
+class HubText(_LabelColumns):
+    """[text] kind = "hub": a Hugging Face data set by name, where the `datasets` package is installed."""
+
+    kind: Literal["hub"]
+    name: str
+    subset: str = ""
+    split: str = "train"
+    score_split: str = "validation"
+
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: list[Projection] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class ModelSettings(_Table):
+    """[model]: the base model and where LoRA goes."""
+
+    base: str = "default"
+    """"default", a folder, or a name on the Hugging Face hub."""
+    r_max: int = Field(default=16, ge=1, le=128)
+    target_modules: list[Projection] = Field(default=PROJECTIONS, min_length=1)
+
+
+class FinetuneSettings(_Table):
+    """[finetune]: what the cloud does in a round."""
+
+    steps: int = Field(default=40, ge=1, le=100_000)
+    batch: int = Field(default=32, ge=1, le=4096)
+    learning_rate: float = Field(default=3e-3, gt=0, le=1)
+    alpha: float = Field(default=32.0, gt=0, le=4096)
+    max_tokens: int = Field(default=128, ge=8, le=4096)
+    """Longer examples are cut; a labelled one loses the front of its text."""
+    threads: int = Field(default=2, ge=1, le=256)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    resume_from: str = ""
+    """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the base model."""
+
+
+class FixedPolicy(_Table):
+    """[policy] kind = "fixed": the same rank everywhere, whatever it costs."""
+
+    kind: Literal["fixed"]
+    rank: int = Field(ge=1, le=128)
+
+
+class LargestPolicy(_Table):
+    """[policy] kind = "largest": the largest uniform rank that fits the budget."""
+
+    kind: Literal["largest"]
+
+
+class GreedyPolicy(_Table):
+    """[policy] kind = "greedy": directions by energy relative to their module's norm, at equal price per rank."""
+
+    kind: Literal["greedy"] = "greedy"
+
+
+class CodecSettings(_Table):
+    """[codec]: how an update becomes bytes."""
+
+    coefficient_bits: Literal[4, 8] = 8
+
+
+class ChannelSettings(_Table):
+    """[radio.channel]: what the simulated air does."""
+
+    snr_db: SnrTrajectory = GaussMarkov(kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0)
+    cfo_hz: float = Field(default=10_000.0, ge=0, le=1e6)
+    """The offset of a round is drawn uniformly within ± this."""
+    max_delay_samples: int = Field(default=2000, ge=0, le=10_000_000)
+    feedback_delay_s: float = Field(default=0.02, ge=0, le=60)
+
+
+class LoopbackRadio(_Table):
+    """[radio] kind = "loopback": a simulated channel in place of the air."""
+
+    kind: Literal["loopback"] = "loopback"
+    bandwidth_hz: BandwidthTrajectory = Constant(value=1_570_312.5)
+    """Occupied bandwidth: 201 of 256 subcarriers, so the sample rate is bandwidth x 256 / 201."""
+    airtime_share: ShareTrajectory = Steps(kind="steps", values=[1.0, 0.6], dwell=3)
+    deadline_s: float = Field(default=20.0, gt=0, le=3600)
+    """Air time after which an update that has not arrived is given up."""
+    channel: ChannelSettings = ChannelSettings()
+
+
+class ControlSettings(_Table):
+    """[control]: how the two halves talk beside the radio."""
+
+    url: str = Field(default="inprocess:", pattern=r"^(inprocess:|mqtt://[^/\s]+)$")
+    secrets_file: str = ""
+    """File with the broker's user on the first line and the password on the second; "" = anonymous."""
+    device: str = Field(default="edge-0", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    timeout_s: float = Field(default=60.0, gt=0, le=3600)
+
+
+class EdgeSettings(_Table):
+    """[edge]: the quantised model and the process that serves it."""
+
+    quant: Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"] = "Q4_K_M"
+    threads: int = Field(default=1, ge=1, le=256)
+    cache: str = ".cache/edge"
+    """Where quantised models are kept."""
+    timeout_s: float = Field(default=120.0, gt=0, le=3600)
+
+
+class Settings(_Table):
+    """A whole hil.toml."""
+
+    run: RunSettings = RunSettings()
+    budget: BudgetSettings = BudgetSettings()
+    text: DefaultText | FileText | HubText = Field(default=DefaultText(), discriminator="kind")
+    model: ModelSettings = ModelSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    policy: FixedPolicy | LargestPolicy | GreedyPolicy = Field(default=GreedyPolicy(), discriminator="kind")
+    codec: CodecSettings = CodecSettings()
+    radio: LoopbackRadio = LoopbackRadio()
+    control: ControlSettings = ControlSettings()
+    edge: EdgeSettings = EdgeSettings()
+
+
+# -------------------------------------------------------------------------------------------- loading
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """The validated settings of a file, with `key=value` overrides applied.
+
+    Args:
+        path: a TOML file.
+        overrides: "table.key=value"; the value is read as TOML, and as a plain string where it is not TOML.
+    Raises:
+        ConfigError: the file is missing or not TOML, or a key or value is not allowed.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name another file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    for override in overrides:
+        _override(data, override)
+    return parse_settings(data, source=str(path))
+
+
+def parse_settings(data: Mapping[str, Any], *, source: str) -> Settings:
+    """Validated settings of a nested mapping. Raises ConfigError; `source` names the file in it."""
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        # A key that nobody knows explains the rest: name it first.
+        first, *others = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(f"{source}: {_explain(first, data)}{more}") from error
+
+
+def to_toml(settings: Settings) -> str:
+    """The resolved settings as a TOML file that `load_settings` reads back to the same."""
+    return tomli_w.dumps(settings.model_dump(mode="json"))
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: write --set table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is a value, not a table")
+    if parts[-1] == "kind" and table.get("kind", value) != value:
+        table.clear()  # the keys of another kind would only be in the way
+    table[parts[-1]] = value
+
+
+def _explain(error: ErrorDetails, data: Mapping[str, Any]) -> str:
+    """One line: key, value, limit, nearest known key."""
+    path, table = _path_in(data, error["loc"])
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, _known_keys(Settings), n=1, cutoff=0.5)
+        hint = f"; the nearest known key is {nearest[0]}" if nearest and nearest[0] != key else ""
+        kind = f" with kind = {table['kind']!r}" if path[-1] in table and "kind" in table else ""
+        return f"unknown key {key}{kind}{hint}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        expected = (error.get("ctx") or {}).get("expected_tags", "")
+        return f"{key}.kind = {table.get('kind')!r}: must be one of {expected}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _path_in(data: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[list[str], Mapping[str, Any]]:
+    """A pydantic location without the tags of unions, and the table that its last key stands in."""
+    path: list[str] = []
+    here: Any = data
+    table = data
+    for i, part in enumerate(location):
+        if isinstance(here, Mapping):
+            if part not in here and i < len(location) - 1:
+                continue  # the tag of a union is not a key of the file
+            table = here
+            here = here.get(str(part))
+        elif isinstance(here, list) and isinstance(part, int):
+            here = here[part]
+        path.append(str(part))
+    return path, here if isinstance(here, Mapping) and "kind" in here else table
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        keys.append(prefix + name)
+        for nested in _tables_in(info.annotation):
+            keys += _known_keys(nested, f"{prefix}{name}.")
+    return keys
+
+
+def _tables_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [table for part in getattr(annotation, "__args__", ()) for table in _tables_in(part)]
