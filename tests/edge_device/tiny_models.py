@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+# llama_cpp opens /dev/null for itself and never closes it, which Python complains about at its end.
+for _sink in (llama_cpp._utils.outnull_file, llama_cpp._utils.errnull_file):
+    atexit.register(_sink.close)
 
 Logits = NDArray[np.float32]
 
