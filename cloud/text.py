@@ -16,7 +16,7 @@ from cloud.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
 from hil.config import DefaultText, FileText, HubText
 from hil.contract import LabelQuestion, ScoreSet, TextError
 
-CHUNK_WORDS = 40
+CHUNK_WORDS = 32
 """Words of one chunk of language-model text."""
 
 
@@ -98,7 +98,7 @@ def default_domain(name: str, settings: DefaultText, seed: int) -> Domain:
     """One domain of the default text by its name.
 
     "known": reports in words of the pretraining; "jargon40": one clause, every polarity word one of 40 invented ones;
-    "mixed200": up to three clauses with negation and contrast, half of the polarity words from 200 invented ones,
+    "mixed200": up to three clauses with negation and contrast, most polarity words from 200 invented ones,
     invented nouns; "email+http": prose of these standard-library packages.
 
     Raises:
@@ -127,7 +127,7 @@ def _dials(kind: str, number: int) -> ReportDials:
         negation=0.2,
         contrast=0.4,
         invented_words=number,
-        invented_share=0.5,
+        invented_share=0.85,
         invented_nouns=100,
         zipf=0.5,
     )
@@ -150,7 +150,7 @@ def _report_domain(name: str, dials: ReportDials, settings: DefaultText, seed: i
 def _prose_domain(name: str, packages: Sequence[str], settings: DefaultText, seed: int) -> Domain:
     chunks = _chunks([paragraph for package in packages for paragraph in package_prose(package)])
     order = seeded("prose", name, seed).permutation(len(chunks))
-    # A fifth is held out; a hundred chunks of 40 words already give a standard error of about 0.02 nats.
+    # A fifth is held out; a hundred chunks of 32 words already give a standard error of about 0.02 nats.
     n_score = min(len(chunks) // 5, settings.score_examples)
     score, train = order[:n_score], order[n_score:][: settings.train_examples]
     return Domain(

@@ -24,7 +24,7 @@ def test_prose_domain_keeps_its_score_set_out_of_training():
     domain = default_domain("http+logging", DefaultText(), seed=0)
     assert len(domain.score_set.chunks) >= 50
     assert not {e.text for e in domain.train} & set(domain.score_set.chunks)
-    assert all(8 <= len(chunk.split()) <= 40 for chunk in domain.score_set.chunks)
+    assert all(8 <= len(chunk.split()) <= 32 for chunk in domain.score_set.chunks)
 
 
 def test_held_out_packages_have_prose():

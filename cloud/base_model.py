@@ -1,0 +1,104 @@
+"""The base model of the cloud: the shipped default, a folder, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from cloud.lexicon import load_lexicon
+from hil.contract import BaseSpec, ModelError
+from hil.model_folder import base_spec
+
+# A bar of its own for every model that is loaded would break up the lines of a run.
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A model folder, its tokenizer, its identity and the words that it knows.
+
+    Attributes:
+        folder: Hugging Face folder with config.json, *.safetensors and tokenizer.json.
+        spec: identity and shapes of the modules that may be adapted.
+        tokenizer: of transformers.
+    """
+
+    folder: Path
+    spec: BaseSpec
+    tokenizer: PreTrainedTokenizerBase
+
+    @cached_property
+    def lexicon(self) -> frozenset[str]:
+        """Words seen in pretraining, from lexicon.txt beside the model.
+
+        A model that brings no such list knows the words that are one piece of its vocabulary with a leading blank.
+        """
+        path = self.folder / "lexicon.txt"
+        if path.exists():
+            return load_lexicon(path)
+        pieces = (self.tokenizer.convert_tokens_to_string([piece]) for piece in self.tokenizer.get_vocab())
+        return frozenset(piece[1:].lower() for piece in pieces if piece[:1] == " " and piece[1:].isalpha())
+
+    def count_pieces(self, word: str) -> int:
+        """Number of tokenizer pieces of a word with its leading blank."""
+        return len(self.tokenizer(word, add_special_tokens=False)["input_ids"])
+
+    def load(self, device: torch.device) -> PreTrainedModel:
+        """The model in float32 on a device, ready for LoRA.
+
+        Raises:
+            ModelError: its weights cannot be loaded.
+        """
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"model {self.folder}: {_first_line(error)}") from error
+        return cast(PreTrainedModel, model.to(device))
+
+
+def open_base_model(name: str) -> BaseModel:
+    """The base model by "default", a folder, or a hub name, without loading its weights into memory.
+
+    Raises:
+        ModelError: there is no model, it is damaged, or its architecture cannot be served by the edge.
+    """
+    folder = _folder(name)
+    spec = base_spec(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {folder}: no usable tokenizer: {_first_line(error)}") from error
+    return BaseModel(folder, spec, tokenizer)
+
+
+def _folder(name: str) -> Path:
+    if name == "default":
+        return DEFAULT_MODEL
+    path = Path(name)
+    if path.exists() or name.startswith((".", "/")) or name.count("/") != 1:
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = ["*.json", "*.safetensors", "lexicon.txt"]
+            return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model {name!r}: neither a folder nor to be had from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,41 @@
+"""What every test folder shares: one thread, and a small experiment on the shipped model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before numpy is imported anywhere: small matrices lose by threads, and figures must not depend on their number.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def edge_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of quantised models for all tests."""
+    return tmp_path_factory.mktemp("edge-cache")
+
+
+@pytest.fixture(scope="session")
+def small_overrides(edge_cache: Path) -> Callable[[Path], list[str]]:
+    """Overrides that make hil.toml a matter of seconds."""
+
+    def overrides(out: Path) -> list[str]:
+        return [
+            f"run.out='{out}'",
+            "run.rounds=3",
+            "text.stream=['jargon40', 'http']",
+            "text.dwell=2",
+            "text.train_examples=200",
+            "text.score_examples=40",
+            "model.r_max=4",
+            "finetune.steps=4",
+            "finetune.batch=8",
+            "finetune.threads=1",
+            "budget.airtime_s=0.1",
+            f"edge.cache='{edge_cache}'",
+        ]
+
+    return overrides
