@@ -161,14 +161,14 @@ class ModelSettings(_Table):
 
     base: str = "default"
     """"default", a folder, or a name on the Hugging Face hub."""
-    r_max: int = Field(default=16, ge=1, le=128)
+    r_max: int = Field(default=16, ge=1, le=64)
     target_modules: list[Projection] = Field(default=PROJECTIONS, min_length=1)
 
 
 class FinetuneSettings(_Table):
     """[finetune]: what the cloud does in a round."""
 
-    steps: int = Field(default=40, ge=1, le=100_000)
+    steps: int = Field(default=50, ge=1, le=100_000)
     batch: int = Field(default=32, ge=1, le=4096)
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
     alpha: float = Field(default=32.0, gt=0, le=4096)
@@ -184,7 +184,7 @@ class FixedPolicy(_Table):
     """[policy] kind = "fixed": the same rank everywhere, whatever it costs."""
 
     kind: Literal["fixed"]
-    rank: int = Field(ge=1, le=128)
+    rank: int = Field(ge=1, le=64)
 
 
 class LargestPolicy(_Table):
@@ -247,15 +247,22 @@ class EdgeSettings(_Table):
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
 
 
+def _default_kind(kind: str) -> BeforeValidator:
+    """A table that does not name its kind is of the default kind."""
+    return BeforeValidator(lambda table: {"kind": kind, **table} if isinstance(table, dict) else table)
+
+
 class Settings(_Table):
     """A whole hil.toml."""
 
     run: RunSettings = RunSettings()
     budget: BudgetSettings = BudgetSettings()
-    text: DefaultText | FileText | HubText = Field(default=DefaultText(), discriminator="kind")
+    text: Annotated[Annotated[DefaultText | FileText | HubText, _Kind], _default_kind("default")] = DefaultText()
     model: ModelSettings = ModelSettings()
     finetune: FinetuneSettings = FinetuneSettings()
-    policy: FixedPolicy | LargestPolicy | GreedyPolicy = Field(default=GreedyPolicy(), discriminator="kind")
+    policy: Annotated[Annotated[FixedPolicy | LargestPolicy | GreedyPolicy, _Kind], _default_kind("greedy")] = (
+        GreedyPolicy()
+    )
     codec: CodecSettings = CodecSettings()
     radio: LoopbackRadio = LoopbackRadio()
     control: ControlSettings = ControlSettings()

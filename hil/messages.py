@@ -72,7 +72,10 @@ class FeedbackMessage(Message):
 
 
 class ReceiptMessage(Message):
-    """Edge to cloud: contract.Receipt on the wire; null stands for NaN and for infinities."""
+    """Edge to cloud: contract.Receipt on the wire; null stands for NaN and for infinities.
+
+    The swap's time is text of fixed width: a wall-clock figure must not decide how many control bytes a run counts.
+    """
 
     kind: Literal["receipt"] = "receipt"
     round_id: _Count
@@ -87,7 +90,7 @@ class ReceiptMessage(Message):
     base_loss_nats_per_token: _Figure
     gain: _Figure
     gain_std_error: _Figure
-    swap_ms: _Figure
+    swap_ms: Annotated[str, Field(pattern=r"^[0-9]{7}\.[0-9]{3}$")]
 
     @classmethod
     def of(cls, receipt: Receipt) -> ReceiptMessage:
@@ -96,6 +99,7 @@ class ReceiptMessage(Message):
         for name, value in fields.items():
             if isinstance(value, float) and not math.isfinite(value):
                 fields[name] = None
+        fields["swap_ms"] = f"{min(max(receipt.swap_ms, 0.0), 9_999_999.0):011.3f}"
         if len(receipt.reason) > _MAX_TEXT:
             fields["reason"] = receipt.reason[: _MAX_TEXT - 1] + "…"
         return cls(**fields)
@@ -106,6 +110,7 @@ class ReceiptMessage(Message):
         for name, value in fields.items():
             if value is None:
                 fields[name] = math.nan
+        fields["swap_ms"] = float(fields["swap_ms"])
         return Receipt(**fields)
 
 

@@ -64,7 +64,7 @@ VECTORS: dict[str, tuple[AnyMessage, str]] = {
         ReceiptMessage.of(RECEIPT),
         HEAD % "edge" + '{"kind":"receipt","round_id":7,"status":"refused","reason":"missed the deadline",'
         f'"held_digest":"{DIGEST}","score_set":"docs","n_scored":40,"score":null,"loss_nats_per_token":2.5,'
-        '"base_score":null,"base_loss_nats_per_token":2.75,"gain":0.25,"gain_std_error":null,"swap_ms":1.5}}',
+        '"base_score":null,"base_loss_nats_per_token":2.75,"gain":0.25,"gain_std_error":null,"swap_ms":"0000001.500"}}',
     ),
     "status": (
         STATUS,

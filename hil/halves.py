@@ -1,0 +1,305 @@
+"""The two halves of the loop and the simulated radio between them, assembled from settings.
+
+The halves meet only in bytes and messages: the cloud never sees the edge's model, the edge never sees the text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.base_model import BaseModel
+from cloud.finetune import Directions, FineTuner, cut_update, spectra
+from cloud.lexicon import measure_text
+from cloud.policies import make_policy
+from cloud.text import Domain, DomainSampler
+from edge_device.agent import EdgeAgent
+from edge_device.bundle import Bundle
+from edge_device.runtime import RuntimeSettings
+from hil import codec
+from hil.config import AnyTrajectory, Constant, ControlSettings, LoopbackRadio, Settings, Steps
+from hil.contract import (
+    Budget,
+    ChannelState,
+    ConfigError,
+    ControlError,
+    RankPlan,
+    RoundObservation,
+    RoundSummary,
+    TextState,
+)
+from hil.control import Bus, BusFeedback, InProcessBus
+from hil.messages import OfferMessage, ReceiptMessage, Role, StatusMessage
+from hil.mqtt import connect
+from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, payload_bits
+from radio.loopback import Loopback, VirtualClock
+from radio.ofdm import N_FFT
+from radio.trajectory import constant, gauss_markov, steps
+
+
+def seeded(seed: int, purpose: str) -> np.random.Generator:
+    """The run's generator for one purpose: streams of different purposes are independent."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+# --------------------------------------------------------------------------------------------- cloud
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a round's training left: the text's difficulty, the loss, and the update's directions."""
+
+    text: TextState
+    loss_nats: float
+    steps: int
+    directions: Mapping[str, Directions]
+
+
+class CloudHalf:
+    """Text, fine-tuning, policy and codec.
+
+    Args:
+        settings: of the whole run.
+        base: the base model.
+        domains, stream: as cloud.text.load_domains gives them.
+    Raises:
+        ModelError: the model, or the state to resume from, cannot be loaded.
+        ConfigError: the policy's settings do not fit.
+    """
+
+    def __init__(self, settings: Settings, base: BaseModel, domains: Mapping[str, Domain], stream: list[str]) -> None:
+        self._settings, self._base, self._stream = settings, base, stream
+        seed = settings.run.seed
+        self.policy = make_policy(settings.policy.kind, **settings.policy.model_dump(exclude={"kind"}))
+        self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
+        self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
+        self._tuner = FineTuner(base, settings.model, settings.finetune, seed)
+        self.module_shapes = self._tuner.module_shapes
+        self.history: list[RoundSummary] = []
+        if settings.finetune.resume_from:
+            self._resume(Path(settings.finetune.resume_from))
+
+    def domain_of(self, round_id: int) -> str:
+        """Name of a round's domain; the stream starts again when it ends."""
+        return self._stream[round_id % len(self._stream)]
+
+    def train(self, round_id: int, on_step: Callable[[], None]) -> Trained:
+        """One round of training at r_max on the round's domain."""
+        settings, name = self._settings.finetune, self.domain_of(round_id)
+        examples = self._samplers[name].draw(settings.steps * settings.batch)
+        text = measure_text(
+            (e.text for e in examples), domain=name, lexicon=self._base.lexicon, count_pieces=self._base.count_pieces
+        )
+        loss = self._tuner.train(examples, on_step)
+        return Trained(text=text, loss_nats=loss, steps=settings.steps, directions=self._tuner.directions())
+
+    def observe(
+        self, round_id: int, trained: Trained, channel: ChannelState, budget: Budget, held: Mapping[str, int]
+    ) -> RoundObservation:
+        """All that the policy may look at."""
+        r_max = self._settings.model.r_max
+        return RoundObservation(
+            round_id=round_id,
+            channel=channel,
+            text=trained.text,
+            budget=budget,
+            module_shapes=self.module_shapes,
+            r_max=r_max,
+            bits_per_direction=codec.bits_per_direction(self._base.spec, self._target),
+            overhead_bits=codec.overhead_bits(self._base.spec, self._target),
+            bits_per_module=codec.BITS_PER_MODULE,
+            spectra=spectra(trained.directions, r_max),
+            held=dict(held),
+            history=tuple(self.history),
+        )
+
+    def encode(self, round_id: int, trained: Trained, plan: RankPlan, held_digest: str) -> bytes:
+        """The payload that a plan makes of the trained update."""
+        identity = self._base.spec.identity
+        update = cut_update(trained.directions, plan, round_id=round_id, identity=identity, held_digest=held_digest)
+        return codec.encode(update, self._target, base=self._base.spec, plan=plan)
+
+    def save(self, path: Path) -> None:
+        """Write what is needed to go on: LoRA, optimiser, and the place in every domain."""
+        positions = {name: sampler.position for name, sampler in self._samplers.items()}
+        self._tuner.save(path, {"positions": json.dumps(positions)})
+
+    def _resume(self, path: Path) -> None:
+        positions = json.loads(self._tuner.load(path).get("positions", "{}"))
+        for name, sampler in self._samplers.items():
+            sampler.position = positions.get(name, 0)
+
+
+# --------------------------------------------------------------------------------------------- radio
+
+
+class SimulatedRadio:
+    """The loopback and its link, moving from round to round along the trajectories of hil.toml.
+
+    Attributes:
+        clock: virtual air time.
+        link: carries payloads; measures what it hears.
+        snr_db, cfo_hz: what the simulator was told for this round: for reports, never for decisions.
+        airtime_share: this round's share of the airtime budget.
+    """
+
+    def __init__(self, settings: LoopbackRadio, rounds: int, seed: int, buses: tuple[Bus, Bus]) -> None:
+        channel = settings.channel
+        self._settings = settings
+        self._snr_db = _values(channel.snr_db, rounds, seeded(seed, "snr"))
+        self._bandwidth_hz = _values(settings.bandwidth_hz, rounds, seeded(seed, "bandwidth"))
+        self._shares = _values(settings.airtime_share, rounds, seeded(seed, "airtime"))
+        self._cfo_hz = seeded(seed, "cfo").uniform(-channel.cfo_hz, channel.cfo_hz, rounds)
+        self.clock = VirtualClock()
+        self._loopback = Loopback(
+            clock=self.clock,
+            rng=seeded(seed, "air"),
+            snr_db=float(self._snr_db[0]),
+            max_delay_samples=channel.max_delay_samples,
+        )
+        cloud, edge = buses
+        feedback = BusFeedback(self.clock, cloud=cloud, edge=edge, delay_s=channel.feedback_delay_s)
+        self.link = Link(self._loopback, feedback, self.clock)
+        self.limits = Limits(
+            airtime_s=settings.deadline_s,
+            elapsed_s=4 * settings.deadline_s,
+            feedback_timeout_s=2 * channel.feedback_delay_s + 0.1,
+        )
+        for rate_hz in {float(b) * N_FFT / OCCUPIED_SUBCARRIERS for b in self._bandwidth_hz}:
+            if channel.cfo_hz > rate_hz / 32:
+                raise ConfigError(
+                    f"radio.channel.cfo_hz = {channel.cfo_hz:g}: the preamble resolves ±{rate_hz / 32:g} Hz at "
+                    f"{rate_hz:g} samples/s; lower it or widen radio.bandwidth_hz"
+                )
+
+    def start_round(self, round_id: int) -> None:
+        """Set channel and bandwidth of a round."""
+        self.snr_db = float(self._snr_db[round_id])
+        self.cfo_hz = float(self._cfo_hz[round_id])
+        self.airtime_share = float(self._shares[round_id])
+        self._loopback.snr_db = self.snr_db
+        self._loopback.cfo_hz = self.cfo_hz
+        self._loopback.sample_rate_hz = float(self._bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """Of this round."""
+        return self._loopback.sample_rate_hz
+
+    def budget(self, airtime_s: float, sounding: Sounding) -> Budget:
+        """What the link expects to deliver in this round's share of the airtime, at the SNR just measured."""
+        airtime_s *= self.airtime_share
+        if math.isnan(sounding.snr_db):
+            return Budget(airtime_s=airtime_s, bits=0)
+        margin_db = self.link.adaptation.margin_db
+        bits = payload_bits(airtime_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db)
+        return Budget(airtime_s=airtime_s, bits=bits)
+
+
+def _values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    match trajectory:
+        case Constant(value=value):
+            return constant(value, n)
+        case Steps(values=values, dwell=dwell):
+            return steps(values, dwell, n)
+    t = trajectory
+    return gauss_markov(t.mean, t.std, t.correlation, t.low, t.high, n, rng)
+
+
+# ---------------------------------------------------------------------------------------------- edge
+
+
+class EdgeHalf:
+    """The edge device behind its end of the control channel.
+
+    Args:
+        bundle: of `hil provision`.
+        state_dir: where installed updates live.
+        bus: the edge's end.
+        settings: threads and deadlines are taken from its [edge].
+    """
+
+    def __init__(self, bundle: Bundle, state_dir: Path, bus: Bus, settings: Settings) -> None:
+        runtime = RuntimeSettings(threads=settings.edge.threads, request_s=settings.edge.timeout_s)
+        self.agent = EdgeAgent(bundle, state_dir, settings=runtime)
+        self._bus, self._timeout_s = bus, settings.control.timeout_s
+
+    def report_status(self, state: str) -> None:
+        """Say what is held."""
+        held = self.agent.held_update()
+        bundle = self.agent.bundle
+        self._bus.publish(
+            StatusMessage(
+                base_identity=bundle.model.spec.identity,
+                held_digest=held.digest,
+                held_ranks=dict(held.ranks),
+                quant=bundle.quant,
+                tensor_types=dict(bundle.model.types.tensors),
+                state=state,
+            )
+        )
+
+    def answer_offer(self, payload: bytes | None) -> None:
+        """Take the cloud's offer, apply what the radio brought for it, and send the receipt.
+
+        Raises:
+            ControlError: no offer came within the deadline.
+        """
+        offer = self._bus.receive(OfferMessage, timeout_s=self._timeout_s)
+        if offer is None:
+            raise ControlError(f"no offer from the cloud within {self._timeout_s:g} s; is it connected?")
+        if payload is not None and codec.digest(payload) != offer.payload_sha256:
+            payload, failure = None, "what arrived is not what the cloud offered"
+        else:
+            failure = offer.failure
+        if payload is None and offer.payload_sha256 and not failure:
+            failure = "the update did not arrive"
+        receipt = self.agent.apply(offer.round_id, payload, offer.score_set, failure=failure)
+        self.report_status(receipt.status)
+        self._bus.publish(ReceiptMessage.of(receipt))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.agent.close()
+
+
+_ROLES: Final[tuple[Role, Role]] = ("cloud", "edge")
+
+
+def open_buses(settings: ControlSettings, stack: ExitStack) -> tuple[Bus, Bus]:
+    """Both ends of the control channel, (cloud, edge), closed with the stack.
+
+    Raises:
+        ControlError: the broker cannot be reached, or refuses.
+    """
+    if settings.url == "inprocess:":
+        cloud, edge = InProcessBus.pair(settings.device)
+        return stack.enter_context(cloud), stack.enter_context(edge)
+    secret = Path(settings.secrets_file).expanduser() if settings.secrets_file else None
+    ends = [
+        stack.enter_context(
+            connect(
+                settings.url,
+                role,
+                settings.device,
+                secret_path=secret,
+                timeout_s=min(10.0, settings.timeout_s),
+                clean_start=True,
+            )
+        )
+        for role in _ROLES
+    ]
+    return ends[0], ends[1]

@@ -1,0 +1,294 @@
+"""One round of the closed loop, and many.
+
+observe → train at r_max → SVD → plan → cut → encode → send → install → score → receipt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloud.base_model import open_base_model
+from cloud.policies import keep_all
+from cloud.text import load_domains
+from hil import codec
+from hil.config import Settings, to_toml
+from hil.contract import KEEP, ChannelState, ControlError, LinkReport, RankPlan, Receipt, RoundSummary
+from hil.control import Bus
+from hil.halves import CloudHalf, EdgeHalf, SimulatedRadio, Trained, open_buses
+from hil.messages import OfferMessage, ReceiptMessage, StatusMessage
+from hil.provision import cached_bundle
+from hil.runlog import RunLog, Value
+from radio.link import Sounding, airtime_s
+
+Row = dict[str, Value | None]
+
+READY = "ready"
+"""The edge's first status of a run."""
+
+
+@dataclass(slots=True)
+class Watcher:
+    """What a user interface wants to hear of a run.
+
+    Attributes:
+        on_stage: called with a round's number and the name of the stage that begins.
+        on_step: called after each training step.
+        on_round: called with the finished row of each round.
+    """
+
+    on_stage: Callable[[int, str], None] = lambda round_id, stage: None
+    on_step: Callable[[], None] = lambda: None
+    on_round: Callable[[Mapping[str, Value | None]], None] = lambda row: None
+
+
+class Loop:
+    """Cloud half, radio and edge half, and what the cloud knows of the edge.
+
+    Args:
+        settings: of the run.
+        folder: the run's; installed updates and the fine-tuning state are kept there.
+        stack: closes what is opened.
+    Raises:
+        HilError: any part of the bench cannot be set up.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, stack: ExitStack) -> None:
+        self._settings, self._folder = settings, folder
+        seed = settings.run.seed
+        base = open_base_model(settings.model.base)
+        domains, stream = load_domains(settings.text, seed)
+        bundle = cached_bundle(base, [d.score_set for d in domains.values()], settings.edge)
+        self._cloud_bus, self._edge_bus = open_buses(settings.control, stack)
+        self._radio = SimulatedRadio(settings.radio, settings.run.rounds, seed, (self._cloud_bus, self._edge_bus))
+        self._edge = stack.enter_context(EdgeHalf(bundle, folder / "edge", self._edge_bus, settings))
+        self._cloud = CloudHalf(settings, base, domains, stream)
+        self._last_link: LinkReport | None = None
+        self._edge.report_status(READY)
+        self._status = self._expect(self._cloud_bus, StatusMessage)
+        while self._status.state != READY:  # a broker may first hand over what an earlier run left there
+            self._status = self._expect(self._cloud_bus, StatusMessage)
+        if self._status.base_identity != base.spec.identity:
+            raise ControlError(
+                f"the edge holds base model {self._status.base_identity[:12]}…, the cloud {base.spec.identity[:12]}…; "
+                "provision it again"
+            )
+
+    def round(self, round_id: int, watcher: Watcher) -> Row:
+        """One round, and its row for rounds.jsonl."""
+        watch = _StopWatch()
+        control_before = self._control_bytes()
+        self._radio.start_round(round_id)
+        watcher.on_stage(round_id, "sounding")
+        with watch("timing.sounding_s"):
+            sounding = self._radio.link.sound(self._radio.limits)
+        watcher.on_stage(round_id, "training")
+        with watch("timing.finetune_s"):
+            trained = self._cloud.train(round_id, watcher.on_step)
+        with watch("timing.plan_s"):
+            channel = self._channel(sounding)
+            budget = self._radio.budget(self._settings.budget.airtime_s, sounding)
+            obs = self._cloud.observe(round_id, trained, channel, budget, self._status.held_ranks)
+            # Without an answer to the sounding there is no link to plan for.
+            plan = keep_all(obs) if sounding.reason or not self._settings.run.deliver else self._cloud.policy.plan(obs)
+        with watch("timing.encode_s"):
+            held = self._status.held_digest
+            payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
+        watcher.on_stage(round_id, "sending")
+        failure = sounding.reason if self._settings.run.deliver else ""
+        self._cloud_bus.publish(
+            OfferMessage(
+                round_id=round_id,
+                session_id=round_id,
+                payload_sha256=codec.digest(payload) if payload else "",
+                score_set=self._cloud.domain_of(round_id),
+                failure=f"link unusable: {failure}" if failure else "",
+            )
+        )
+        with watch("timing.link_s"):
+            report, received = self._send(payload, sounding)
+        watcher.on_stage(round_id, "installing and scoring")
+        with watch("timing.edge_s"):
+            self._edge.answer_offer(received)
+            self._status = self._expect(self._cloud_bus, StatusMessage)
+            receipt = self._expect(self._cloud_bus, ReceiptMessage).receipt()
+        self._last_link = report
+        self._remember(round_id, payload, report, receipt)
+        row: Row = {
+            "round.id": round_id,
+            **_named("text", trained.text),
+            "finetune.steps": trained.steps,
+            "finetune.loss_nats": trained.loss_nats,
+            **_named("channel", channel),
+            "truth.snr_db": self._radio.snr_db,
+            "truth.cfo_hz": self._radio.cfo_hz,
+            **_named("budget", budget),
+            "policy.name": self._cloud.policy.name,
+            **{f"plan.rank.{module}": rank for module, rank in plan.ranks.items()},
+            **self._payload_row(payload, plan, trained, channel),
+            **_link_row(report),
+            **{
+                f"edge.{key}": value for key, value in _named("", receipt).items() if key not in ("round_id", "swap_ms")
+            },
+            "control.bytes": self._control_bytes() - control_before,
+            "timing.swap_ms": receipt.swap_ms,
+            **watch.row(),
+        }
+        self._cloud.save(self._folder / "finetune.safetensors")
+        return row
+
+    def _channel(self, sounding: Sounding) -> ChannelState:
+        last = self._last_link
+        return ChannelState(
+            snr_db=sounding.snr_db,
+            snr_std_db=sounding.snr_std_db,
+            age_s=self._radio.clock.now() - sounding.measured_at_s,
+            cfo_hz=sounding.cfo_hz,
+            bandwidth_hz=self._radio.link.bandwidth_hz,
+            airtime_share=self._radio.airtime_share,
+            block_error_rate=last.block_error_rate if last else 0.0,
+            goodput_bps=last.goodput_bps if last else float("nan"),
+        )
+
+    def _send(self, payload: bytes, sounding: Sounding) -> tuple[LinkReport, bytes | None]:
+        if payload:
+            return self._radio.link.deliver(payload, self._radio.limits, sounding=sounding)
+        common = {f.name: getattr(sounding, f.name) for f in fields(Sounding) if f.name in _SHARED_WITH_REPORT}
+        nothing_sent = LinkReport(
+            delivered=False, payload_bytes=0, bits_on_air=0, blocks_sent=0, blocks_lost=0, **common
+        )
+        return nothing_sent, None
+
+    def _payload_row(self, payload: bytes, plan: RankPlan, trained: Trained, channel: ChannelState) -> Row:
+        sent = [
+            rank * (d.u.shape[0] + d.vt.shape[1])
+            for module, d in trained.directions.items()
+            if (rank := plan.ranks[module]) != KEEP
+        ]
+        rate_hz = self._radio.sample_rate_hz
+        predicted_s = (
+            airtime_s(len(payload), channel.snr_db, rate_hz) if payload and np.isfinite(channel.snr_db) else None
+        )
+        return {
+            "payload.bytes": len(payload),
+            "payload.sha256": codec.digest(payload) if payload else "",
+            "payload.parameters": sum(sent),
+            "payload.predicted_airtime_s": predicted_s,
+        }
+
+    def _remember(self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt) -> None:
+        self._cloud.history.append(
+            RoundSummary(
+                round_id=round_id,
+                ranks=dict(self._status.held_ranks),
+                payload_bits=8 * len(payload),
+                airtime_s=report.airtime_s,
+                score=receipt.score,
+                loss_nats_per_token=receipt.loss_nats_per_token,
+                accepted=receipt.accepted,
+            )
+        )
+
+    def _expect(self, bus: Bus, kind: type[Any]) -> Any:
+        """The next message of a kind. Raises ControlError when none comes within the deadline."""
+        timeout_s = self._settings.control.timeout_s
+        message = bus.receive(kind, timeout_s=timeout_s)
+        if message is None:
+            raise ControlError(f"no {kind.__name__} from the edge within {timeout_s:g} s; is it connected?")
+        return message
+
+    def _control_bytes(self) -> int:
+        return self._cloud_bus.counters.control_bytes_sent + self._edge_bus.counters.control_bytes_sent
+
+
+def run(settings: Settings, watcher: Watcher) -> Path:
+    """The closed loop from the first round to the last; the run's folder.
+
+    A run that is interrupted or fails leaves a folder that can be read, and no child process.
+
+    Raises:
+        HilError: the bench is broken.
+    """
+    log = RunLog.create(
+        Path(settings.run.out),
+        settings.run.name,
+        config_toml=to_toml(settings),
+        manifest=_manifest(settings),
+        now_utc=datetime.now(UTC),
+    )
+    with log, ExitStack() as stack:
+        loop = Loop(settings, log.folder, stack)
+        for round_id in range(settings.run.rounds):
+            row = loop.round(round_id, watcher)
+            log.write_round(row)
+            watcher.on_round(row)
+    return log.folder
+
+
+# ----------------------------------------------------------------------------------------------- rows
+
+_SHARED_WITH_REPORT = {
+    "reason",
+    "airtime_s",
+    "elapsed_s",
+    "header_bits_on_air",
+    "bursts_sent",
+    "bursts_lost",
+    "snr_db",
+    "snr_std_db",
+    "evm_rms",
+    "cfo_hz",
+    "feedback_bytes",
+}
+"""Fields that a sounding and a link report have in common."""
+
+
+class _StopWatch:
+    """Wall-clock time by stage."""
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+        self._row: Row = {}
+
+    @contextmanager
+    def __call__(self, key: str) -> Iterator[None]:
+        start_s = time.perf_counter()
+        yield
+        self._row[key] = time.perf_counter() - start_s
+
+    def row(self) -> Row:
+        return {**self._row, "timing.round_s": time.perf_counter() - self._start_s}
+
+
+def _named(prefix: str, record: Any) -> Row:
+    """The fields of a flat record as "prefix.field"."""
+    dot = "." if prefix else ""
+    return {f"{prefix}{dot}{f.name}": getattr(record, f.name) for f in fields(record)}
+
+
+def _link_row(report: LinkReport) -> Row:
+    row = _named("link", report)
+    del row["link.blocks_by_mcs"]
+    by_mcs: Row = {f"link.blocks_by_mcs.{name}": blocks for name, blocks in report.blocks_by_mcs.items()}
+    rates: Row = {"link.goodput_bps": report.goodput_bps, "link.block_error_rate": report.block_error_rate}
+    return {**row, **by_mcs, **rates}
+
+
+def _manifest(settings: Settings) -> dict[str, object]:
+    return {
+        "policy": settings.policy.kind,
+        "model": settings.model.base,
+        "seeds": {"run": settings.run.seed},
+        "simulated": [
+            "radio: a seeded channel (delay, carrier offset, white noise) stands in for transmitter, air and receiver",
+            "time on the link: virtual, counted in samples and feedback delay",
+        ],
+        "emulated": [],
+    }

@@ -1,0 +1,159 @@
+"""The closed loop: what a run leaves behind, that it repeats, and that a bad channel does not hurt it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from cloud.base_model import open_base_model
+from edge_device.runtime import Runtime
+from hil.config import load_settings
+from hil.contract import ConfigError
+from hil.export import export_run
+from hil.loop import Watcher, run
+from hil.provision import f16_model
+from hil.runlog import comparable, read_run
+
+SHIPPED = Path(__file__).parents[2] / "hil.toml"
+BLOCK_BITS = 1152
+
+
+@pytest.fixture(scope="module")
+def go(small_overrides, tmp_path_factory):
+    """Runs the small experiment with further overrides, and reads what it left."""
+
+    def run_with(*overrides, config=SHIPPED):
+        own = small_overrides(tmp_path_factory.mktemp("runs")) if config == SHIPPED else []
+        return read_run(run(load_settings(config, [*own, *overrides]), Watcher()))
+
+    return run_with
+
+
+@pytest.fixture(scope="module")
+def first(go):
+    return go()
+
+
+def test_every_round_is_installed_and_scored(first):
+    assert first.manifest["outcome"] == "finished"
+    assert [row["edge.status"] for row in first.rows] == ["installed"] * 3
+    assert [row["text.domain"] for row in first.rows] == ["jargon40", "jargon40", "http"]
+    for row in first.rows:
+        assert row["edge.held_digest"] == row["payload.sha256"]
+        assert row["link.bits_on_air"] == BLOCK_BITS * row["link.blocks_sent"]
+        assert row["link.bits_on_air"] > 8 * row["payload.bytes"]
+        assert 8 * row["payload.bytes"] <= row["budget.bits"]
+        assert abs(row["channel.snr_db"] - row["truth.snr_db"]) < 1
+        assert abs(row["channel.cfo_hz"] - row["truth.cfo_hz"]) < 200
+    labelled, prose = first.rows[0], first.rows[2]
+    assert labelled["edge.gain"] == pytest.approx(labelled["edge.score"] - labelled["edge.base_score"])
+    assert np.isnan(prose["edge.score"])
+    assert prose["edge.gain"] == pytest.approx(
+        prose["edge.base_loss_nats_per_token"] - prose["edge.loss_nats_per_token"], abs=1e-6
+    )
+
+
+def test_parameters_sent_are_those_of_the_plan(first):
+    shapes = open_base_model("default").spec.module_shapes
+    for row in first.rows:
+        ranks = {key.removeprefix("plan.rank."): value for key, value in row.items() if key.startswith("plan.rank.")}
+        assert set(ranks) == set(shapes)
+        expected = sum(rank * sum(shapes[module]) for module, rank in ranks.items() if rank != "keep")
+        assert row["payload.parameters"] == expected
+
+
+def test_one_seed_gives_equal_rounds_and_another_does_not(first, go):
+    assert comparable(go().rows) == comparable(first.rows)
+    assert comparable(go("run.seed=1").rows) != comparable(first.rows)
+
+
+def test_a_run_can_be_repeated_from_its_own_config(first, go):
+    assert comparable(go(config=first.folder / "config.toml").rows) == comparable(first.rows)
+
+
+def test_mqtt_carries_the_same_run(first, go, start_broker):
+    broker = start_broker()
+    over_mqtt = go(f"control.url='{broker.url}'", f"control.secrets_file='{broker.secret}'")
+    assert comparable(over_mqtt.rows) == comparable(first.rows)
+
+
+def test_a_run_that_delivers_nothing_gains_exactly_nothing(go):
+    control = go("run.deliver=false")
+    for row in control.rows:
+        assert (row["edge.status"], row["payload.bytes"], row["link.bits_on_air"]) == ("kept", 0, 0)
+        assert (row["edge.gain"], row["edge.gain_std_error"]) == (0.0, 0.0)
+        assert row["edge.held_digest"] == ""
+
+
+def test_an_unusable_channel_keeps_the_last_update_and_ends(go):
+    faded = go("radio.channel.snr_db={kind='steps', values=[20.0, -10.0]}")
+    good, bad, again = faded.rows
+    assert good["edge.status"] == again["edge.status"] == "installed"
+    assert bad["edge.status"] == "refused"
+    assert "link unusable" in bad["edge.reason"]
+    assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
+    assert bad["link.delivered"] is False
+
+
+def test_a_fading_after_the_sounding_is_a_result(go):
+    # 8 dB: the sounding is answered, but QPSK without coding carries no block.
+    faded = go("radio.channel.snr_db=8", "policy.kind=fixed", "policy.rank=1", "radio.deadline_s=1")
+    for row in faded.rows:
+        assert row["edge.status"] == "refused"
+        assert row["edge.reason"] == "the update did not arrive"
+        assert row["link.reason"]
+
+
+@pytest.mark.parametrize("policy", [["policy.kind=fixed", "policy.rank=2"], ["policy.kind=largest"]])
+def test_other_policies_run(go, policy):
+    run_ = go(*policy, "run.rounds=1", "codec.coefficient_bits=4", "edge.quant=Q8_0")
+    assert run_.rows[0]["edge.status"] == "installed"
+    assert len({value for key, value in run_.rows[0].items() if key.startswith("plan.rank.")}) == 1
+
+
+def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
+    state = first.folder / "finetune.safetensors"
+    further = go(f"finetune.resume_from='{state}'", "run.rounds=1")
+    assert comparable(further.rows) != comparable(first.rows[:1])
+    assert further.rows[0]["finetune.loss_nats"] != first.rows[0]["finetune.loss_nats"]
+
+
+def test_exports_are_the_update_that_the_edge_holds(first, small_overrides, tmp_path):
+    peft_folder = export_run(first.folder, "peft", tmp_path / "peft")
+    gguf = export_run(first.folder, "gguf", tmp_path / "adapter.gguf")
+    base = open_base_model("default")
+    ids = base.tokenizer("report: the valve was quite broken.\nverdict:")["input_ids"]
+    settings = load_settings(first.folder / "config.toml")
+    with Runtime(f16_model(base, settings.edge)) as runtime:
+        plain = runtime.logits(ids)
+        runtime.swap(gguf)
+        served = runtime.logits(ids)
+    tuned = PeftModel.from_pretrained(base.load(torch.device("cpu")), str(peft_folder)).eval()
+    expected = tuned(input_ids=torch.tensor([ids])).logits[0].detach().numpy()
+    assert np.abs(served - expected).max() < 0.02
+    assert np.abs(served - plain).max() > 0.2
+
+
+def test_export_without_an_update_is_refused(go):
+    control = go("run.deliver=false", "run.rounds=1")
+    with pytest.raises(ConfigError, match="the edge holds no update at its end"):
+        export_run(control.folder, "peft")
+
+
+def test_a_failing_run_leaves_a_readable_folder(go, small_overrides, tmp_path, monkeypatch):
+    settings = load_settings(SHIPPED, small_overrides(tmp_path))
+
+    def stop(row):
+        if row["round.id"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Watcher(on_round=stop))
+    [folder] = tmp_path.iterdir()
+    left = read_run(folder)
+    assert left.manifest["outcome"] == "interrupted"
+    assert len(left.rows) == 2
+    assert json.loads((folder / "manifest.json").read_text())["seeds"] == {"run": 0}
