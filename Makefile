@@ -1,0 +1,50 @@
+# Two commands do everything: `make demo` and `make test`. Both set up what is missing first.
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+POLICY ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# llama.cpp without its tools, examples and server: builds in two thirds of the time.
+LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+               -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_COMMON=OFF
+
+.PHONY: demo test check bench setup packages clean
+
+demo: $(READY)
+	@$(BIN)/hil run $(if $(POLICY),--set policy.kind=$(POLICY))
+
+test: $(READY) packages
+	@$(BIN)/python -m pytest
+
+check: $(READY)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > .lint-imports.log || { cat .lint-imports.log; exit 1; }
+	@rm -f .lint-imports.log
+
+bench: $(READY)
+	@$(BIN)/hil bench edge
+
+setup: $(READY)
+
+# torch goes first and pinned: an open range may pull gigabytes of CUDA.
+$(READY): pyproject.toml constraints.txt
+	@command -v c++ > /dev/null || { echo "llama.cpp is built from source: type  sudo apt-get install build-essential"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: type  make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "no venv module: type  sudo apt-get install python3-venv"; exit 1; }
+	@echo "installing Python packages into .venv (llama.cpp is compiled once: about five minutes on two cores)"
+	@$(BIN)/pip install --quiet $$(grep '^torch==' constraints.txt)
+	@CMAKE_ARGS="$(LLAMA_FLAGS)" $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cloud,edge,test]'
+	@touch $@
+
+# The broker is needed for control.url = "mqtt://..." and its tests alone.
+packages:
+	@if [ ! -x /usr/sbin/mosquitto ] && ! command -v mosquitto > /dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    apt-get install -qq -y mosquitto > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq -y mosquitto; } > /dev/null 2>&1 \
+	    || echo "no MQTT broker (its tests are skipped): type  apt-get install mosquitto"; \
+	  else echo "no MQTT broker (its tests are skipped): type  sudo apt-get install mosquitto"; fi; fi
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info
