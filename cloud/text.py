@@ -19,6 +19,9 @@ from hil.contract import LabelQuestion, ScoreSet, TextError
 CHUNK_WORDS = 32
 """Words of one chunk of language-model text."""
 
+MAX_LABELLED_WORDS = 120
+"""A longer labelled text keeps its last words: the edge answers within a context of 1,024 tokens."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -148,7 +151,7 @@ def _report_domain(name: str, dials: ReportDials, settings: DefaultText, seed: i
 
 
 def _prose_domain(name: str, packages: Sequence[str], settings: DefaultText, seed: int) -> Domain:
-    chunks = _chunks([paragraph for package in packages for paragraph in package_prose(package)])
+    chunks = _chunks((paragraph for package in packages for paragraph in package_prose(package)), min_words=8)
     order = seeded("prose", name, seed).permutation(len(chunks))
     # A fifth is held out; a hundred chunks of 32 words already give a standard error of about 0.02 nats.
     n_score = min(len(chunks) // 5, settings.score_examples)
@@ -160,13 +163,13 @@ def _prose_domain(name: str, packages: Sequence[str], settings: DefaultText, see
     )
 
 
-def _chunks(paragraphs: Iterable[str]) -> list[str]:
-    """Paragraphs cut to at most CHUNK_WORDS words; rests shorter than eight words are dropped."""
+def _chunks(texts: Iterable[str], *, min_words: int) -> list[str]:
+    """Texts cut to at most CHUNK_WORDS words, each once; pieces shorter than `min_words` are dropped."""
     pieces: list[str] = []
-    for paragraph in paragraphs:
-        parts = paragraph.split()
+    for text in texts:
+        parts = text.split()
         starts = range(0, len(parts), CHUNK_WORDS)
-        pieces += [" ".join(parts[i : i + CHUNK_WORDS]) for i in starts if len(parts) - i >= 8]
+        pieces += [" ".join(parts[i : i + CHUNK_WORDS]) for i in starts if len(parts) - i >= min_words]
     return list(dict.fromkeys(pieces))
 
 
@@ -182,7 +185,7 @@ def _file_domain(settings: FileText, seed: int) -> Domain:
         order = seeded("file", path.name, seed).permutation(len(rows))
         n_score = max(1, len(rows) // 10)
         rows, score = [rows[i] for i in order[n_score:]], [rows[i] for i in order[:n_score]]
-    return _labelled_domain(path.stem, rows, score, settings, str(path))
+    return _user_domain(path.stem, rows, score, settings, str(path))
 
 
 def _hub_domain(settings: HubText) -> Domain:
@@ -197,7 +200,7 @@ def _hub_domain(settings: HubText) -> Domain:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TextError(f"data set {settings.name!r} cannot be loaded: {reason}") from error
     as_text = [[{key: str(value) for key, value in row.items()} for row in rows] for rows in (train, score)]
-    return _labelled_domain(settings.name.split("/")[-1], as_text[0], as_text[1], settings, settings.name)
+    return _user_domain(settings.name.split("/")[-1], as_text[0], as_text[1], settings, settings.name)
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -238,35 +241,37 @@ def _json_row(line: str, path: Path, number: int) -> dict[str, str]:
     return {str(key): str(value) for key, value in row.items()}
 
 
-def _labelled_domain(
+def _user_domain(
     name: str,
     train: Sequence[Mapping[str, str]],
     score: Sequence[Mapping[str, str]],
     settings: FileText | HubText,
     source: str,
 ) -> Domain:
-    if not train or not score:
-        raise TextError(f"{source}: {len(train)} rows to train on and {len(score)} to score on; one of each is needed")
-    rows = [_example(row, settings, source) for row in train]
-    held_out = [_example(row, settings, source) for row in score[: settings.score_examples]]
-    words = tuple(settings.label_words.values())
+    for column in (settings.text_column, settings.label_column):
+        for row in (*train[:1], *score[:1]):
+            if column and column not in row:
+                has = ", ".join(map(repr, row))
+                raise TextError(f"{source}: no column {column!r}; it has {has} (see text.text_column, text.columns)")
     if settings.label_column:
-        questions = tuple(
-            LabelQuestion(prompt=e.prompt, labels=words, answer=words.index(e.label_word)) for e in held_out
-        )
-        return Domain(name=name, train=rows, score_set=ScoreSet(name=name, questions=questions))
-    return Domain(name=name, train=rows, score_set=ScoreSet(name=name, chunks=tuple(e.text for e in held_out)))
+        rows = [_labelled(row, settings, source) for row in train]
+        asked = [_labelled(row, settings, source) for row in score[: settings.score_examples]]
+        labels = tuple(settings.label_words.values())
+        questions = [LabelQuestion(prompt=e.prompt, labels=labels, answer=labels.index(e.label_word)) for e in asked]
+        held_out = ScoreSet(name=name, questions=tuple(questions))
+    else:
+        # One word alone leaves nothing to predict.
+        texts, chunks = (_chunks((row[settings.text_column] for row in rows), min_words=2) for rows in (train, score))
+        rows = [Example(text=chunk, prompt=chunk) for chunk in texts]
+        held_out = ScoreSet(name=name, chunks=tuple(chunks[: settings.score_examples]))
+    if not rows or not (held_out.questions or held_out.chunks):
+        raise TextError(f"{source}: {len(train)} rows to train on, {len(score)} to score on; text is needed in both")
+    return Domain(name=name, train=rows, score_set=held_out)
 
 
-def _example(row: Mapping[str, str], settings: FileText | HubText, source: str) -> Example:
-    wanted = [settings.text_column] + ([settings.label_column] if settings.label_column else [])
-    for column in wanted:
-        if column not in row:
-            raise TextError(f"{source}: no column {column!r}; it has {', '.join(map(repr, row))} (see text.columns)")
-    text = row[settings.text_column]
-    if not settings.label_column:
-        return Example(text=text, prompt=text)
-    label = row[settings.label_column]
+def _labelled(row: Mapping[str, str], settings: FileText | HubText, source: str) -> Example:
+    text, label = " ".join(row[settings.text_column].split()[-MAX_LABELLED_WORDS:]), row[settings.label_column]
     if label not in settings.label_words:
         raise TextError(f"{source}: label {label!r} is not in text.label_words ({', '.join(settings.label_words)})")
-    return Example(text=text, prompt=settings.prompt.format(text=text), label_word=settings.label_words[label])
+    prompt_text = settings.prompt.replace("{text}", text)
+    return Example(text=text, prompt=prompt_text, label_word=settings.label_words[label])

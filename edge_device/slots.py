@@ -91,7 +91,7 @@ class SlotStore:
         """The whole update of a slot, nothing kept from another."""
         factors: dict[str, LowRankFactors] = {}
         with np.load(self._update_path(slot.name), allow_pickle=False) as arrays:
-            for module in {key.rpartition("/")[0] for key in arrays.files}:
+            for module in dict.fromkeys(key.rpartition("/")[0] for key in arrays.files):
                 factors[module] = LowRankFactors(a=arrays[f"{module}/a"], b=arrays[f"{module}/b"])
         return LoraUpdate(round_id=slot.round_id, base_identity=slot.base_identity, factors=factors)
 

@@ -125,7 +125,7 @@ class _LabelColumns(_Table):
     text_column: str = "text"
     label_column: str = ""
     """Column of the label; "" = language-model text without labels."""
-    label_words: dict[str, str] = {"0": " bad", "1": " good"}
+    label_words: dict[str, str] = Field(default={"0": " bad", "1": " good"}, min_length=2)
     """Label as it stands in the column → the word that answers for it, leading blank included."""
     prompt: str = Field(default="report: {text}.\nverdict:", pattern=r"\{text\}")
     score_examples: int = Field(default=872, ge=2, le=1_000_000)

@@ -1,12 +1,14 @@
 """Text sources: the default domains, files by path, and their errors."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from cloud.library_docs import HELD_OUT, package_prose
 from cloud.text import DomainSampler, default_domain, load_domains
-from hil.config import DefaultText, FileText
+from hil.config import DefaultText, FileText, HubText
 from hil.contract import TextError
 
 SMALL = DefaultText(train_examples=60, score_examples=20)
@@ -82,7 +84,9 @@ def test_files_give_their_rows(tmp_path, kind):
 def test_text_without_labels_is_language_model_text(tmp_path):
     path = _write(tmp_path, "jsonl")
     domains, _ = load_domains(FileText(kind="file", path=str(path), score_path=str(path)), seed=0)
-    assert domains["text"].score_set.chunks == tuple(t for t, _ in ROWS)
+    # "fine" alone leaves nothing to predict
+    assert domains["text"].score_set.chunks == ("it worked as it should", 'a "quoted, bit', "so, so")
+    assert [e.prompt for e in domains["text"].train] == list(domains["text"].score_set.chunks)
 
 
 def test_a_tenth_is_held_out_without_a_score_file(tmp_path):
@@ -91,6 +95,39 @@ def test_a_tenth_is_held_out_without_a_score_file(tmp_path):
     domain = load_domains(FileText(kind="file", path=str(path)), seed=0)[0]["text"]
     assert len(domain.train) == 45
     assert {e.text for e in domain.train} | set(domain.score_set.chunks) == {f"number {i}" for i in range(50)}
+
+
+def test_long_texts_are_cut(tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"text": " ".join(f"w{i}" for i in range(300)), "label": 1}) + "\n")
+    files = {"kind": "file", "path": str(path), "score_path": str(path)}
+    prose = load_domains(FileText(**files), seed=0)[0]["long"]
+    assert [len(e.text.split()) for e in prose.train] == [32] * 9 + [12]
+    labelled = load_domains(FileText(**files, label_column="label", prompt="{text} {?}"), seed=0)[0]["long"]
+    assert labelled.train[0].prompt.split() == [*(f"w{i}" for i in range(180, 300)), "{?}"]
+
+
+def test_a_data_set_by_name(monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset):
+        asked.append((name, subset))
+        return {"train": [{"text": "it is fine", "label": 1}], "validation": [{"text": "it is not", "label": 0}]}
+
+    fake = SimpleNamespace(load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=RuntimeError))
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    domains, _ = load_domains(HubText(kind="hub", name="someone/mood", label_column="label"), seed=0)
+    assert asked == [("someone/mood", None)]
+    assert domains["mood"].train[0].label_word == " good"
+    assert domains["mood"].score_set.questions[0].answer == 0
+    with pytest.raises(TextError, match=r"data set 'someone/mood' cannot be loaded: 'test'"):
+        load_domains(HubText(kind="hub", name="someone/mood", score_split="test"), seed=0)
+
+
+def test_a_data_set_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(TextError, match="pip install datasets"):
+        load_domains(HubText(kind="hub", name="someone/mood"), seed=0)
 
 
 @pytest.mark.parametrize(
