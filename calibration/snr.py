@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = np.arange(options.low, options.high + options.step / 2, options.step)
     points = measure_snr(loopback_factory(), grid.tolist(), options.bursts, options.seed)
     thresholds = {mcs.name: threshold_db(points, mcs.name) for mcs in MCS_TABLE}
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(_table(points))
     for name, value in thresholds.items():
         console.print(f"{name}: 10 % of the blocks lost at {value:.2f} dB")

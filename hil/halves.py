@@ -40,7 +40,7 @@ from hil.contract import (
 from hil.control import Bus, BusFeedback, InProcessBus
 from hil.messages import OfferMessage, ReceiptMessage, Role, StatusMessage
 from hil.mqtt import connect
-from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, payload_bits
+from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, airtime_s, payload_bits
 from radio.loopback import Loopback, VirtualClock
 from radio.ofdm import N_FFT
 from radio.trajectory import constant, gauss_markov, steps
@@ -203,6 +203,12 @@ class SimulatedRadio:
         margin_db = self.link.adaptation.margin_db
         bits = payload_bits(airtime_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db)
         return Budget(airtime_s=airtime_s, bits=bits)
+
+    def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
+        """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""
+        if not payload or math.isnan(sounding.snr_db):
+            return None
+        return airtime_s(len(payload), sounding.snr_db, self.sample_rate_hz, margin_db=self.link.adaptation.margin_db)
 
 
 def _values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -6,29 +6,26 @@ observe → train at r_max → SVD → plan → cut → encode → send → inst
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cloud.base_model import open_base_model
 from cloud.policies import keep_all
 from cloud.text import load_domains
 from hil import codec
 from hil.config import Settings, to_toml
-from hil.contract import KEEP, ChannelState, ControlError, LinkReport, RankPlan, Receipt, RoundSummary
+from hil.contract import ChannelState, ControlError, LinkReport, Receipt, RoundObservation, RoundSummary
 from hil.control import Bus
 from hil.halves import CloudHalf, EdgeHalf, SimulatedRadio, Trained, open_buses
 from hil.messages import OfferMessage, ReceiptMessage, StatusMessage
 from hil.provision import cached_bundle
-from hil.runlog import RunLog, Value
-from radio.link import Sounding, airtime_s
-
-Row = dict[str, Value | None]
+from hil.rows import Round, Row, to_row
+from hil.runlog import RunLog
+from radio.link import Sounding
 
 READY = "ready"
 """The edge's first status of a run."""
@@ -46,7 +43,7 @@ class Watcher:
 
     on_stage: Callable[[int, str], None] = lambda round_id, stage: None
     on_step: Callable[[], None] = lambda: None
-    on_round: Callable[[Mapping[str, Value | None]], None] = lambda row: None
+    on_round: Callable[[Row], None] = lambda row: None
 
 
 class Loop:
@@ -93,56 +90,41 @@ class Loop:
         with watch("timing.finetune_s"):
             trained = self._cloud.train(round_id, watcher.on_step)
         with watch("timing.plan_s"):
-            channel = self._channel(sounding)
-            budget = self._radio.budget(self._settings.budget.airtime_s, sounding)
-            obs = self._cloud.observe(round_id, trained, channel, budget, self._status.held_ranks)
+            obs = self._observe(round_id, trained, sounding)
             # Without an answer to the sounding there is no link to plan for.
             plan = keep_all(obs) if sounding.reason or not self._settings.run.deliver else self._cloud.policy.plan(obs)
         with watch("timing.encode_s"):
             held = self._status.held_digest
             payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
+            predicted_s = self._radio.predicted_airtime_s(payload, sounding)
         watcher.on_stage(round_id, "sending")
-        failure = sounding.reason if self._settings.run.deliver else ""
-        self._cloud_bus.publish(
-            OfferMessage(
-                round_id=round_id,
-                session_id=round_id,
-                payload_sha256=codec.digest(payload) if payload else "",
-                score_set=self._cloud.domain_of(round_id),
-                failure=f"link unusable: {failure}" if failure else "",
-            )
-        )
         with watch("timing.link_s"):
+            self._offer(round_id, payload, sounding)
             report, received = self._send(payload, sounding)
         watcher.on_stage(round_id, "installing and scoring")
         with watch("timing.edge_s"):
-            self._edge.answer_offer(received)
-            self._status = self._expect(self._cloud_bus, StatusMessage)
-            receipt = self._expect(self._cloud_bus, ReceiptMessage).receipt()
+            receipt = self._install(received)
         self._last_link = report
         self._remember(round_id, payload, report, receipt)
-        row: Row = {
-            "round.id": round_id,
-            **_named("text", trained.text),
-            "finetune.steps": trained.steps,
-            "finetune.loss_nats": trained.loss_nats,
-            **_named("channel", channel),
-            "truth.snr_db": self._radio.snr_db,
-            "truth.cfo_hz": self._radio.cfo_hz,
-            **_named("budget", budget),
-            "policy.name": self._cloud.policy.name,
-            **{f"plan.rank.{module}": rank for module, rank in plan.ranks.items()},
-            **self._payload_row(payload, plan, trained, channel),
-            **_link_row(report),
-            **{
-                f"edge.{key}": value for key, value in _named("", receipt).items() if key not in ("round_id", "swap_ms")
-            },
-            "control.bytes": self._control_bytes() - control_before,
-            "timing.swap_ms": receipt.swap_ms,
-            **watch.row(),
-        }
         self._cloud.save(self._folder / "finetune.safetensors")
-        return row
+        done = Round(
+            obs=obs,
+            plan=plan,
+            trained=trained,
+            payload=payload,
+            predicted_airtime_s=predicted_s,
+            report=report,
+            receipt=receipt,
+            policy_name=self._cloud.policy.name,
+            true_snr_db=self._radio.snr_db,
+            true_cfo_hz=self._radio.cfo_hz,
+            control_bytes=self._control_bytes() - control_before,
+        )
+        return to_row(done) | watch.row()
+
+    def _observe(self, round_id: int, trained: Trained, sounding: Sounding) -> RoundObservation:
+        budget = self._radio.budget(self._settings.budget.airtime_s, sounding)
+        return self._cloud.observe(round_id, trained, self._channel(sounding), budget, self._status.held_ranks)
 
     def _channel(self, sounding: Sounding) -> ChannelState:
         last = self._last_link
@@ -166,22 +148,25 @@ class Loop:
         )
         return nothing_sent, None
 
-    def _payload_row(self, payload: bytes, plan: RankPlan, trained: Trained, channel: ChannelState) -> Row:
-        sent = [
-            rank * (d.u.shape[0] + d.vt.shape[1])
-            for module, d in trained.directions.items()
-            if (rank := plan.ranks[module]) != KEEP
-        ]
-        rate_hz = self._radio.sample_rate_hz
-        predicted_s = (
-            airtime_s(len(payload), channel.snr_db, rate_hz) if payload and np.isfinite(channel.snr_db) else None
+    def _offer(self, round_id: int, payload: bytes, sounding: Sounding) -> None:
+        """Tell the edge what this round brings, before it crosses the radio."""
+        failure = f"link unusable: {sounding.reason}" if sounding.reason and self._settings.run.deliver else ""
+        self._cloud_bus.publish(
+            OfferMessage(
+                round_id=round_id,
+                session_id=round_id,
+                payload_sha256=codec.digest(payload) if payload else "",
+                score_set=self._cloud.domain_of(round_id),
+                failure=failure,
+            )
         )
-        return {
-            "payload.bytes": len(payload),
-            "payload.sha256": codec.digest(payload) if payload else "",
-            "payload.parameters": sum(sent),
-            "payload.predicted_airtime_s": predicted_s,
-        }
+
+    def _install(self, received: bytes | None) -> Receipt:
+        """The edge's answer to what arrived; what it holds now is noted."""
+        self._edge.answer_offer(received)
+        self._status = self._expect(self._cloud_bus, StatusMessage)
+        receipt: Receipt = self._expect(self._cloud_bus, ReceiptMessage).receipt()
+        return receipt
 
     def _remember(self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt) -> None:
         self._cloud.history.append(
@@ -232,8 +217,6 @@ def run(settings: Settings, watcher: Watcher) -> Path:
     return log.folder
 
 
-# ----------------------------------------------------------------------------------------------- rows
-
 _SHARED_WITH_REPORT = {
     "reason",
     "airtime_s",
@@ -265,20 +248,6 @@ class _StopWatch:
 
     def row(self) -> Row:
         return {**self._row, "timing.round_s": time.perf_counter() - self._start_s}
-
-
-def _named(prefix: str, record: Any) -> Row:
-    """The fields of a flat record as "prefix.field"."""
-    dot = "." if prefix else ""
-    return {f"{prefix}{dot}{f.name}": getattr(record, f.name) for f in fields(record)}
-
-
-def _link_row(report: LinkReport) -> Row:
-    row = _named("link", report)
-    del row["link.blocks_by_mcs"]
-    by_mcs: Row = {f"link.blocks_by_mcs.{name}": blocks for name, blocks in report.blocks_by_mcs.items()}
-    rates: Row = {"link.goodput_bps": report.goodput_bps, "link.block_error_rate": report.block_error_rate}
-    return {**row, **by_mcs, **rates}
 
 
 def _manifest(settings: Settings) -> dict[str, object]:

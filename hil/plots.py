@@ -1,65 +1,50 @@
-"""The figures of a report: one run by round, and several runs over each other.
-
-Every figure is drawn in one ink on a transparent ground and leaves as inline SVG in the page's text colour, so that
-it suits a light and a dark page. Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too.
-"""
+"""The figures of a report: one run by round, and several runs over each other; one function a figure."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hil.contract import KEEP
+from hil.figure_style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    SKY,
+    STYLE,
+    VERMILLION,
+    WIDTH_IN,
+    domain_colours,
+    drawable,
+    error_bars,
+    finish,
+    inline_svg,
+    mark_refused,
+    round_ids,
+    shade_domains,
+    stacked_panels,
+    with_gaps,
+)
 from hil.runlog import Run
 
-INK = "#1f1f1f"
-"""Stands for the colour of the page's text."""
+__all__ = ["Plot", "comparison_plot", "inline_svg", "run_plots", "score_kinds", "short_names"]
 
-BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
-GREY = "#8a8a8a"
-_CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
-_MARKERS = "osD^vP"
-_WIDTH_IN = 7.4
 _GAINS = (("labels", "Gain in accuracy\n(percentage points)", 100.0), ("text", "Gain in loss\n(nats/token)", 1.0))
-
-_STYLE: Any = {
-    **dict.fromkeys(("font.size", "axes.labelsize"), 8.0),
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "font.family": "DejaVu Sans",
-    "legend.fontsize": 7.5,
-    "legend.handlelength": 1.8,
-    "axes.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "grid.color": INK,
-    "grid.alpha": 0.14,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 3.8,
-    "errorbar.capsize": 1.8,
-    "hatch.linewidth": 0.5,
-    "text.parse_math": False,  # a "$" in a domain's name is a "$"
-    "image.composite_image": False,  # heat maps stay one pixel a cell, the browser enlarges them
-    "svg.hashsalt": "hil",  # equal figures give equal files
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +56,12 @@ class Plot:
     figure: Figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def run_plots(run: Run, *, brief: bool = False) -> list[Plot]:
     """The figures of one run, only scores and ranks if `brief`; those without numbers are left out."""
     chosen = (_scores, _ranks) if brief else (_scores, _gains, _ranks, _spending, _snr, _link, _text)
     made = (plot(run) for plot in chosen) if run.rows else ()
     return [plot for plot in made if plot is not None]
-
-
-@mpl.rc_context(_STYLE)
-def inline_svg(figure: Figure, prefix: str) -> str:
-    """The figure as an <svg> element for the body of a page: ids begin with `prefix`, the ink is currentColor."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    svg = re.sub(r"<!--.*?-->\s*|^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
-    # HTML knows both namespaces by itself; the size comes from the style sheet and the viewBox.
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
-    svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', "<svg", svg)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"(\.\d{3})\d+", r"\1", svg)  # thousandths of a point are enough
-    return re.sub(r"\n\s*", "\n", svg.replace(INK, "currentColor"))
 
 
 def score_kinds(run: Run) -> list[str]:
@@ -106,92 +76,6 @@ def short_names(modules: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(modules)
 
 
-def round_ids(run: Run) -> NDArray[np.float64]:
-    """Round numbers; where a row names none, its place."""
-    ids = run.numbers("round.id")
-    return np.where(np.isfinite(ids), ids, np.arange(len(ids)))
-
-
-# ------------------------------------------------------------------------------------------- drawing aids
-
-
-@cache
-def _known_characters() -> frozenset[int]:
-    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())
-
-
-def _label(text: str, limit: int = 26) -> str:
-    """Text that the font can draw, not too long, and not starting with "_", which hides it from legends."""
-    known = "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
-    return known if len(known) <= limit else known[: limit - 1] + "…"
-
-
-def _panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(_WIDTH_IN, 0.7 + n * height_in), layout="constrained")
-    axes = list(figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0])
-    for ax in axes:
-        ax.grid(axis="y")
-    return figure, axes
-
-
-def _finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Patch] = ()) -> None:
-    """Round axis, and one legend above everything: each name once, then `keys`."""
-    ids = round_ids(run)
-    margin = max(0.5, (6 - np.ptp(ids)) / 2)  # a few rounds do not fill the width
-    for ax in axes:
-        ax.set_xlim(ids.min() - margin, ids.max() + margin)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
-    axes[-1].set_xlabel("Round")
-    named: dict[str, Any] = {}
-    for ax in axes:
-        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
-            named.setdefault(name, handle)
-    named |= {str(key.get_label()): key for key in keys}
-    if named:
-        columns = _columns([len(name) for name in named])
-        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, columnspacing=1.4)
-
-
-def _columns(lengths: Sequence[int]) -> int:
-    """As many legend columns as fit the figure's width: about 122 characters, 7 of them for each handle."""
-    wanted = range(len(lengths), 1, -1)
-    return next((n for n in wanted if sum(max(part) + 7 for part in np.array_split(lengths, n)) <= 122), 1)
-
-
-def _domain_colours(run: Run) -> dict[str, str]:
-    """Domain, or score set of that name, → colour, in the order of their first rounds."""
-    names = dict.fromkeys(run.texts("text.domain") + run.texts("edge.score_set"))
-    return {name: _CYCLE[i % len(_CYCLE)] for i, name in enumerate(names)}
-
-
-def _shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
-    """Tint each stretch of one domain; its name stands above it, or goes back for the legend if it does not fit."""
-    ids, names = round_ids(run), run.texts("text.domain")
-    colours = _domain_colours(run)
-    stretches = [[i for i, _ in group] for _, group in groupby(enumerate(names), key=lambda item: item[1])]
-    room = 95 / len(names)  # characters that fit above one round
-    named_above = all(len(_label(names[s[0]])) <= room * len(s) for s in stretches)
-    for s in stretches:
-        name = names[s[0]]
-        if not name:
-            continue
-        left, right = ids[s[0]] - 0.5, ids[s[-1]] + 0.5
-        for ax in axes:
-            ax.axvspan(left, right, color=colours[name], alpha=0.11, linewidth=0)
-        if named_above:
-            axes[0].text(
-                (left + right) / 2, 1.02, _label(name), transform=axes[0].get_xaxis_transform(),
-                ha="center", va="bottom", fontweight="bold", fontsize=7.5,
-            )  # fmt: skip
-    if named_above:
-        return []
-    return [
-        Patch(facecolor=colour, alpha=0.4, label=_label(name))
-        for name, colour in colours.items()
-        if name and name in names
-    ]
-
-
 def _by_set(run: Run, kind: str) -> dict[str, NDArray[np.int64]]:
     """Score set → places of the rows scored on it, for the sets of one kind."""
     sets: dict[str, list[int]] = {}
@@ -199,24 +83,6 @@ def _by_set(run: Run, kind: str) -> dict[str, NDArray[np.int64]]:
         if found == kind:
             sets.setdefault(name, []).append(i)
     return {name: np.array(places) for name, places in sets.items()}
-
-
-def _with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The points with a NaN wherever neighbours lie more than `widest` apart, which breaks the line there."""
-    breaks = np.flatnonzero(np.diff(x) > widest) + 1
-    return np.insert(x.astype(float), breaks, np.nan), np.insert(y.astype(float), breaks, np.nan)
-
-
-def _bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str) -> None:
-    ax.errorbar(x, y, 2 * std_error, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
-
-
-def _mark_refused(axes: Sequence[Axes], run: Run) -> None:
-    ids = round_ids(run)[[status == "refused" for status in run.texts("edge.status")]]
-    style: dict[str, Any] = {"color": VERMILLION, "linestyle": "none", "markersize": 5.0, "markeredgewidth": 1.5}
-    for ax in axes if len(ids) else ():
-        foot = ax.get_xaxis_transform()  # rounds along, share of the panel's height up
-        ax.plot(ids, np.zeros(len(ids)), "x", transform=foot, clip_on=False, label="update refused", **style)
 
 
 # ------------------------------------------------------------------------------------------------ one run
@@ -232,22 +98,22 @@ def _scores(run: Run) -> Plot | None:
         panels += [("Text loss\n(nats/token)", texts, "loss_nats_per_token", 1.0, True)]
     if not panels:
         return None
-    ids, error, colours = round_ids(run), run.numbers("edge.gain_std_error"), _domain_colours(run)
+    ids, error, colours = round_ids(run), run.numbers("edge.gain_std_error"), domain_colours(run)
     n_sets = len({*labels, *texts})
-    figure, axes = _panels(len(panels))
+    figure, axes = stacked_panels(len(panels))
     for ax, (title, sets, column, scale, has_error) in zip(axes, panels, strict=True):
         for name, at in sets.items():
-            base = _with_gaps(ids[at], scale * run.numbers(f"edge.base_{column}")[at], n_sets)
+            base = with_gaps(ids[at], scale * run.numbers(f"edge.base_{column}")[at], n_sets)
             ax.plot(*base, color=GREY, linestyle=(0, (3, 1.5)), marker="_", label="untouched model")
             value = scale * run.numbers(f"edge.{column}")[at]
-            ax.plot(*_with_gaps(ids[at], value, n_sets), color=colours[name], marker="o")
+            ax.plot(*with_gaps(ids[at], value, n_sets), color=colours[name], marker="o")
             if has_error:
-                _bars(ax, ids[at], value, scale * error[at], colours[name])
+                error_bars(ax, ids[at], value, scale * error[at], colours[name])
         ax.plot([], [], color=INK, marker="o", label="with update, ±2 standard errors")
         ax.set_ylabel(title)
         ax.margins(y=0.12)
-    _mark_refused(axes, run)
-    _finish(figure, axes, run, keys=_shade_domains(axes, run))
+    mark_refused(axes, run)
+    finish(figure, axes, run, keys=shade_domains(axes, run))
     return Plot(
         title="Score and loss on the edge",
         caption="The quantised model on the edge, with the update it holds and untouched, on the score set of each "
@@ -262,22 +128,22 @@ def _gains(run: Run) -> Plot | None:
         return None
     ids, gain, error = round_ids(run), run.numbers("edge.gain"), run.numbers("edge.gain_std_error")
     status = np.array(run.texts("edge.status"))
-    colours = _domain_colours(run)
-    figure, axes = _panels(len(kinds))
+    colours = domain_colours(run)
+    figure, axes = stacked_panels(len(kinds))
     for ax, (label, scale, sets) in zip(axes, kinds, strict=True):
         for name, at in sets.items():
             colour = colours[name]
             for chosen, fill in ((at[status[at] == "installed"], colour), (at[status[at] != "installed"], "none")):
                 ax.bar(ids[chosen], scale * gain[chosen], 0.72, color=fill, edgecolor=colour, linewidth=0.9)
-            _bars(ax, ids[at], scale * gain[at], scale * error[at], INK)
+            error_bars(ax, ids[at], scale * gain[at], scale * error[at], INK)
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set_ylabel(label)
-    _mark_refused(axes, run)
+    mark_refused(axes, run)
     keys = [
         Patch(facecolor=GREY, edgecolor=GREY, label="new update installed"),
         Patch(facecolor="none", edgecolor=GREY, label="nothing new installed"),
     ]
-    _finish(figure, axes, run, keys=keys + _shade_domains(axes, run))
+    finish(figure, axes, run, keys=keys + shade_domains(axes, run))
     return Plot(
         title="What the update is worth",
         caption="Gain over the untouched model, upwards is better: accuracy on label questions, loss on plain text. "
@@ -290,13 +156,13 @@ def _ranks(run: Run) -> Plot | None:
     keys = run.keys("plan.rank.")
     if not keys:
         return None
-    names = short_names([_label(key.removeprefix("plan.rank."), 80) for key in keys])
+    names = short_names([drawable(key.removeprefix("plan.rank."), 80) for key in keys])
     ranks = np.array([run.numbers(key) for key in keys])
     kept = np.array([[row.get(key) == KEEP for row in run.rows] for key in keys])
     n_modules, n_rounds = ranks.shape
     top = max(int(np.nanmax(ranks, initial=1)), 1)
     row_in = float(np.clip(7.0 / n_modules, 0.045, 0.16))
-    figure = Figure(figsize=(_WIDTH_IN, 0.95 + row_in * n_modules), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 0.95 + row_in * n_modules), layout="constrained")
     ax = figure.subplots()
     ax.set_facecolor("#e9e9e9")
     shades = ListedColormap(mpl.colormaps["viridis_r"](np.linspace(0.0, 1.0, top)))
@@ -343,7 +209,7 @@ def _cells(marked: NDArray[np.bool_]) -> Path:
 
 def _spending(run: Run) -> Plot | None:
     ids = round_ids(run)
-    figure, (bits, air) = _panels(2)
+    figure, (bits, air) = stacked_panels(2)
     bits.bar(ids, run.numbers("link.bits_on_air") / 1e3, 0.72, color=SKY, alpha=0.75, label="bits on the air")
     bits.bar(ids, 8e-3 * run.numbers("payload.bytes"), 0.36, color=BLUE, label="payload")
     budget: dict[str, Any] = {"color": INK, "linewidth": 1.4, "label": "budget"}
@@ -354,8 +220,8 @@ def _spending(run: Run) -> Plot | None:
     air.plot(ids, predicted, "D", color=ORANGE, markersize=2.8, label="airtime predicted")
     air.hlines(run.numbers("budget.airtime_s"), ids - 0.46, ids + 0.46, **budget)
     air.set_ylabel("Airtime (s)")
-    _mark_refused((bits, air), run)
-    _finish(figure, (bits, air), run)
+    mark_refused((bits, air), run)
+    finish(figure, (bits, air), run)
     return Plot(
         title="What the round cost, against its budget",
         caption="Top: payload against the payload bits that the link expected to deliver, and all modulated data bits, "
@@ -371,7 +237,7 @@ def _snr(run: Run) -> Plot | None:
         ("link.snr", "measured while sending", BLUE, "o", 0.12),
     )
     known = bool(np.isfinite(true).any())
-    figure = Figure(figsize=(_WIDTH_IN, 2.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 2.7), layout="constrained")
     axes = figure.subplots(1, 2, width_ratios=(2.4, 1)) if known else [figure.subplots()]
     ax = axes[0]
     ax.grid(axis="y")
@@ -389,7 +255,7 @@ def _snr(run: Run) -> Plot | None:
         if known:
             axes[1].plot(true, measured, marker, color=colour, markersize=3.0, alpha=0.75)
     ax.set_ylabel("SNR (dB)")
-    _finish(figure, [ax], run)
+    finish(figure, [ax], run)
     return Plot(
         title="Signal-to-noise ratio",
         caption="Es/N0 per used subcarrier, measured from received bursts; bars: two sigma of the measurement."
@@ -400,7 +266,7 @@ def _snr(run: Run) -> Plot | None:
 
 def _link(run: Run) -> Plot | None:
     ids = round_ids(run)
-    figure, (goodput, errors, blocks) = _panels(3, 1.45)
+    figure, (goodput, errors, blocks) = stacked_panels(3, 1.45)
     goodput.bar(ids, run.numbers("link.goodput_bps") / 1e3, 0.72, color=GREEN)
     goodput.set_ylabel("Goodput\n(kbit/s of air)")
     errors.plot(ids, 100 * run.numbers("link.block_error_rate"), color=VERMILLION, marker="o")
@@ -411,10 +277,10 @@ def _link(run: Run) -> Plot | None:
     base = np.zeros(len(ids))
     for key, shade in zip(keys, shades, strict=False):
         sent = np.nan_to_num(run.numbers(key))
-        blocks.bar(ids, sent, 0.72, bottom=base, color=shade, label=_label(key.removeprefix("link.blocks_by_mcs.")))
+        blocks.bar(ids, sent, 0.72, bottom=base, color=shade, label=drawable(key.removeprefix("link.blocks_by_mcs.")))
         base += sent
     blocks.set_ylabel("Blocks sent\nby MCS")
-    _finish(figure, (goodput, errors, blocks), run)
+    finish(figure, (goodput, errors, blocks), run)
     return Plot(
         title="How the link did",
         caption="Payload bits delivered per second of air (0 when the payload did not arrive), share of data blocks "
@@ -431,12 +297,12 @@ def _by_rate(mcs: str) -> list[tuple[int, str]]:
 
 def _text(run: Run) -> Plot | None:
     ids = round_ids(run)
-    figure, (entropy, oov) = _panels(2, 1.45)
+    figure, (entropy, oov) = stacked_panels(2, 1.45)
     entropy.plot(ids, run.numbers("text.lexical_entropy_bits"), color=BLUE, marker="o")
     entropy.set_ylabel("Lexical entropy\n(bits/word)")
     oov.plot(ids, 100 * run.numbers("text.oov_rate"), color=VERMILLION, marker="s")
     oov.set_ylabel("Out-of-vocabulary\nwords (%)")
-    _finish(figure, (entropy, oov), run, keys=_shade_domains((entropy, oov), run))
+    finish(figure, (entropy, oov), run, keys=shade_domains((entropy, oov), run))
     return Plot(
         title="How hard the text is",
         caption="Entropy of the batch's words, and the share of words that the base model's lexicon lacks.",
@@ -447,27 +313,27 @@ def _text(run: Run) -> Plot | None:
 # ---------------------------------------------------------------------------------------------- several runs
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
     """Gain by round and bits on the air, added up, of all runs that have rounds; None when none has."""
     chosen = [(run, name) for run, name in zip(runs, names, strict=True) if run.rows]
     if not chosen:
         return None
     kinds = [shown for shown in _GAINS if any(shown[0] in score_kinds(run) for run, _ in chosen)]
-    figure, axes = _panels(len(kinds) + 1)
+    figure, axes = stacked_panels(len(kinds) + 1)
     for i, (run, name) in enumerate(chosen):
         ids = round_ids(run)
-        style: dict[str, Any] = {"color": _CYCLE[i % 6], "marker": _MARKERS[i % 6], "label": _label(name, 40)}
+        style: dict[str, Any] = {"color": CYCLE[i % 6], "marker": MARKERS[i % 6], "label": drawable(name, 40)}
         for ax, (kind, label, scale) in zip(axes, kinds, strict=False):
             scored = np.array(score_kinds(run)) == kind
             gain = np.where(scored, scale * run.numbers("edge.gain"), np.nan)
             ax.plot(ids, gain, **style)
-            _bars(ax, ids, gain, scale * run.numbers("edge.gain_std_error"), style["color"])
+            error_bars(ax, ids, gain, scale * run.numbers("edge.gain_std_error"), style["color"])
             ax.set_ylabel(label)
         axes[-1].plot(ids, np.nancumsum(run.numbers("link.bits_on_air")) / 1e6, **style)
     axes[-1].set_ylabel("Bits on the air,\nadded up (Mbit)")
     longest = max((run for run, _ in chosen), key=lambda run: len(run.rows))
-    _finish(figure, axes, longest)
+    finish(figure, axes, longest)
     return Plot(
         title="The runs over each other",
         caption="Gain over the untouched model by round, upwards is better, with two standard errors, "

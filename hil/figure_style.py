@@ -1,0 +1,173 @@
+"""The look of a report's figures: colours, style, panels, legends and marks, and the way into a page as inline SVG.
+
+Every figure is drawn in one ink on a transparent ground and leaves as inline SVG in the page's text colour, so that
+it suits a light and a dark page. Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from hil.runlog import Run
+
+INK = "#1f1f1f"
+"""Stands for the colour of the page's text."""
+
+BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+GREY = "#8a8a8a"
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
+MARKERS = "osD^vP"
+WIDTH_IN = 7.4
+
+STYLE: Any = {
+    **dict.fromkeys(("font.size", "axes.labelsize"), 8.0),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "font.family": "DejaVu Sans",
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 1.8,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.14,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.8,
+    "errorbar.capsize": 1.8,
+    "hatch.linewidth": 0.5,
+    "text.parse_math": False,  # a "$" in a domain's name is a "$"
+    "image.composite_image": False,  # heat maps stay one pixel a cell, the browser enlarges them
+    "svg.hashsalt": "hil",  # equal figures give equal files
+}
+
+
+@mpl.rc_context(STYLE)
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """The figure as an <svg> element for the body of a page: ids begin with `prefix`, the ink is currentColor."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    svg = re.sub(r"<!--.*?-->\s*|^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
+    # HTML knows both namespaces by itself; the size comes from the style sheet and the viewBox.
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
+    svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', "<svg", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"(\.\d{3})\d+", r"\1", svg)  # thousandths of a point are enough
+    return re.sub(r"\n\s*", "\n", svg.replace(INK, "currentColor"))
+
+
+def round_ids(run: Run) -> NDArray[np.float64]:
+    """Round numbers; where a row names none, its place."""
+    ids = run.numbers("round.id")
+    return np.where(np.isfinite(ids), ids, np.arange(len(ids)))
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset(FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap())
+
+
+def drawable(text: str, limit: int = 26) -> str:
+    """Text that the font can draw, not too long, and not starting with "_", which hides it from legends."""
+    known = "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
+    return known if len(known) <= limit else known[: limit - 1] + "…"
+
+
+def stacked_panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH_IN, 0.7 + n * height_in), layout="constrained")
+    axes = list(figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0])
+    for ax in axes:
+        ax.grid(axis="y")
+    return figure, axes
+
+
+def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Patch] = ()) -> None:
+    """Round axis, and one legend above everything: each name once, then `keys`."""
+    ids = round_ids(run)
+    margin = max(0.5, (6 - np.ptp(ids)) / 2)  # a few rounds do not fill the width
+    for ax in axes:
+        ax.set_xlim(ids.min() - margin, ids.max() + margin)
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    axes[-1].set_xlabel("Round")
+    named: dict[str, Any] = {}
+    for ax in axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    named |= {str(key.get_label()): key for key in keys}
+    if named:
+        columns = _columns([len(name) for name in named])
+        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, columnspacing=1.4)
+
+
+def _columns(lengths: Sequence[int]) -> int:
+    """As many legend columns as fit the figure's width: about 122 characters, 7 of them for each handle."""
+    wanted = range(len(lengths), 1, -1)
+    return next((n for n in wanted if sum(max(part) + 7 for part in np.array_split(lengths, n)) <= 122), 1)
+
+
+def domain_colours(run: Run) -> dict[str, str]:
+    """Domain, or score set of that name, → colour, in the order of their first rounds."""
+    names = dict.fromkeys(run.texts("text.domain") + run.texts("edge.score_set"))
+    return {name: CYCLE[i % len(CYCLE)] for i, name in enumerate(names)}
+
+
+def shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
+    """Tint each stretch of one domain; its name stands above it, or goes back for the legend if it does not fit."""
+    ids, names = round_ids(run), run.texts("text.domain")
+    colours = domain_colours(run)
+    stretches = [[i for i, _ in group] for _, group in groupby(enumerate(names), key=lambda item: item[1])]
+    room = 95 / len(names)  # characters that fit above one round
+    named_above = all(len(drawable(names[s[0]])) <= room * len(s) for s in stretches)
+    for s in stretches:
+        name = names[s[0]]
+        if not name:
+            continue
+        left, right = ids[s[0]] - 0.5, ids[s[-1]] + 0.5
+        for ax in axes:
+            ax.axvspan(left, right, color=colours[name], alpha=0.11, linewidth=0)
+        if named_above:
+            axes[0].text(
+                (left + right) / 2, 1.02, drawable(name), transform=axes[0].get_xaxis_transform(),
+                ha="center", va="bottom", fontweight="bold", fontsize=7.5,
+            )  # fmt: skip
+    if named_above:
+        return []
+    return [
+        Patch(facecolor=colour, alpha=0.4, label=drawable(name))
+        for name, colour in colours.items()
+        if name and name in names
+    ]
+
+
+def with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The points with a NaN wherever neighbours lie more than `widest` apart, which breaks the line there."""
+    breaks = np.flatnonzero(np.diff(x) > widest) + 1
+    return np.insert(x.astype(float), breaks, np.nan), np.insert(y.astype(float), breaks, np.nan)
+
+
+def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str) -> None:
+    ax.errorbar(x, y, 2 * std_error, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
+
+
+def mark_refused(axes: Sequence[Axes], run: Run) -> None:
+    ids = round_ids(run)[[status == "refused" for status in run.texts("edge.status")]]
+    style: dict[str, Any] = {"color": VERMILLION, "linestyle": "none", "markersize": 5.0, "markeredgewidth": 1.5}
+    for ax in axes if len(ids) else ():
+        foot = ax.get_xaxis_transform()  # rounds along, share of the panel's height up
+        ax.plot(ids, np.zeros(len(ids)), "x", transform=foot, clip_on=False, label="update refused", **style)
