@@ -12,17 +12,15 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
 from numpy.typing import NDArray
 
+from edge_device.batching import Piece, Question, Tokens, any_constant, groups, log_softmax, n_shared, pack, slices
 from edge_device.pipe import Header, Pipe
-
-Tokens = list[int]
 
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
 _MAX_LOGITS = 4_000_000  # floats of logits held at once: 16 MB, so that large vocabularies do not fill the memory
@@ -30,34 +28,6 @@ _MAX_LOGITS = 4_000_000  # floats of logits held at once: 16 MB, so that large v
 
 class RefusalError(Exception):
     """A request that cannot be answered, and why, in one line; the process lives on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Part of a sequence to be decoded: tokens from position `start` on, logits wanted after the last `n_wanted`."""
-
-    seq: int
-    tokens: Sequence[int]
-    start: int
-    n_wanted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """The tokens that all answers share, and the rest of each answer."""
-
-    prefix: Tokens
-    tails: list[Tokens]
-
-    @property
-    def branches(self) -> list[int]:
-        """Indices of the tails longer than one token: they need positions behind the prefix."""
-        return [i for i, tail in enumerate(self.tails) if len(tail) > 1]
-
-    @property
-    def cells(self) -> int:
-        """Key-value cells taken while it is scored."""
-        return len(self.prefix) + sum(len(tail) - 1 for tail in self.tails)
 
 
 class Batch:
@@ -124,6 +94,7 @@ class Engine:
         self._context = self._new_context(n_batch, threads)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = Batch(n_batch)
+        self._limits = (n_batch, n_ctx, n_seq)  # tokens, cells and sequences of one decode
         self._adapters: dict[str, Any] = {}
         self._active: str | None = None
 
@@ -195,12 +166,9 @@ class Engine:
             RefusalError: llama.cpp fails, or the logits are not finite or all alike (on a quantised base, a NaN in an
                 adapter comes out as logits that are all exactly zero).
         """
-        token = np.concatenate([np.asarray(piece.tokens, np.int32) for piece in pieces])
-        pos = np.concatenate([piece.start + np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces])
-        seq = np.concatenate([np.full(len(piece.tokens), piece.seq, np.int32) for piece in pieces])
-        wanted = np.concatenate([_last(len(piece.tokens), piece.n_wanted) for piece in pieces])
+        token, pos, seq, wanted = pack(pieces)
         rows = [np.zeros((0, self.n_vocab), np.float32)]
-        for part in self._slices(wanted):
+        for part in slices(wanted, self._batch.capacity, self.n_outputs):
             code = lib.llama_decode(self._context, self._batch.fill(token[part], pos[part], seq[part], wanted[part]))
             if code:
                 raise RefusalError(f"llama_decode fails with code {code}: {self._log.cause()}")
@@ -208,21 +176,11 @@ class Engine:
                 pointer = lib.llama_get_logits(self._context)
                 rows.append(np.ctypeslib.as_array(pointer, (n_rows, self.n_vocab)).copy())
         logits = np.concatenate(rows)
-        sick = "not finite" if not np.isfinite(logits).all() else "all alike" if _any_constant(logits) else ""
+        sick = "not finite" if not np.isfinite(logits).all() else "all alike" if any_constant(logits) else ""
         if sick:
             lib.llama_memory_clear(self._memory, True)
             raise RefusalError(f"the logits are {sick}")
         return logits
-
-    def _slices(self, wanted: NDArray[np.int8]) -> Iterator[slice]:
-        """Cuts of a token list that keep to the most tokens and the most outputs of one decode."""
-        start, n_outputs = 0, 0
-        for i, output in enumerate(wanted.tolist()):
-            if i - start == self._batch.capacity or n_outputs + output > self.n_outputs:
-                yield slice(start, i)
-                start, n_outputs = i, 0
-            n_outputs += output
-        yield slice(start, len(wanted))
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """Logits after every token of one sequence, float32[n, n_vocab]."""
@@ -234,7 +192,8 @@ class Engine:
         """Log-probability, over the full vocabulary, of each label behind its prompt; one list a question, in nats."""
         scores: list[list[float]] = []
         prepared = [self._question(prompt, labels) for prompt, labels in questions]
-        for group in self._groups(prepared, lambda q: len(q.prefix), lambda q: q.cells, lambda q: 1 + len(q.branches)):
+        needs = [(len(q.prefix), q.cells, 1 + len(q.branches)) for q in prepared]
+        for group in groups(prepared, needs, self._limits):
             scores += self._score_group(group)
         return scores
 
@@ -242,9 +201,9 @@ class Engine:
         # Prompt and label are tokenised as one text: a tokenizer may merge across the seam or put a blank in front.
         prompt_tokens = self.tokenize(prompt)
         answers = [self.tokenize(prompt + label) for label in labels]
-        n_shared = _n_shared([prompt_tokens, *answers])
-        question = Question(prompt_tokens[:n_shared], [answer[n_shared:] for answer in answers])
-        if not n_shared or not all(question.tails):
+        shared = n_shared([prompt_tokens, *answers])
+        question = Question(prompt_tokens[:shared], [answer[shared:] for answer in answers])
+        if not shared or not all(question.tails):
             raise RefusalError(
                 f"a question needs a prompt and labels of at least one token each: {prompt!r} {list(labels)}"
             )
@@ -257,7 +216,7 @@ class Engine:
 
     def _score_group(self, group: Sequence[Question]) -> list[list[float]]:
         lib.llama_memory_clear(self._memory, False)
-        first = _log_softmax(self._decode([Piece(seq, q.prefix, 0, 1) for seq, q in enumerate(group)]))
+        first = log_softmax(self._decode([Piece(seq, q.prefix, 0, 1) for seq, q in enumerate(group)]))
         scores = [[float(row[tail[0]]) for tail in q.tails] for q, row in zip(group, first, strict=True)]
         branches = [(seq, i) for seq, q in enumerate(group) for i in q.branches]
         pieces = []
@@ -266,7 +225,7 @@ class Engine:
             lib.llama_memory_seq_cp(self._memory, seq, branch, -1, -1)
             pieces.append(Piece(branch, tail[:-1], len(prefix), len(tail) - 1))
         if pieces:
-            rows = iter(_log_softmax(self._decode(pieces)))
+            rows = iter(log_softmax(self._decode(pieces)))
             for seq, i in branches:
                 scores[seq][i] += sum(float(next(rows)[token]) for token in group[seq].tails[i][1:])
         return scores
@@ -279,36 +238,16 @@ class Engine:
                 raise RefusalError("a text chunk has fewer than two tokens: join it with the next")
             self._check_length(len(tokens))
         scores = []
-        for group in self._groups(texts, len, len, lambda _: 1):
+        needs = [(len(tokens), len(tokens), 1) for tokens in texts]
+        for group in groups(texts, needs, self._limits):
             lib.llama_memory_clear(self._memory, False)
             pieces = [Piece(seq, tokens[:-1], 0, len(tokens) - 1) for seq, tokens in enumerate(group)]
             logits = self._decode(pieces)
             targets = np.concatenate([tokens[1:] for tokens in group])
-            nats = -_log_softmax(logits)[np.arange(len(targets)), targets]
+            nats = -log_softmax(logits)[np.arange(len(targets)), targets]
             ends = np.cumsum([len(tokens) - 1 for tokens in group])
             scores += [(float(part.sum()), len(part)) for part in np.split(nats, ends[:-1])]
         return scores
-
-    def _groups(
-        self,
-        items: Sequence[Any],
-        n_tokens: Callable[[Any], int],
-        n_cells: Callable[[Any], int],
-        n_sequences: Callable[[Any], int],
-    ) -> Iterator[list[Any]]:
-        """Items in order, as many together as fit one decode, the cells and the sequences; at least one."""
-        group: list[Any] = []
-        used = np.zeros(3, np.int64)
-        limits = np.array([self._batch.capacity, self.n_ctx, self.n_seq])
-        for item in items:
-            need = np.array([n_tokens(item), n_cells(item), n_sequences(item)])
-            if group and (used + need > limits).any():
-                yield group
-                group, used = [], np.zeros(3, np.int64)
-            group.append(item)
-            used += need
-        if group:
-            yield group
 
     def generate(self, prompt: str, n_tokens: int) -> str:
         """At most n_tokens of greedy continuation; ends early at an end-of-text token."""
@@ -365,29 +304,6 @@ class _Log:
     def _write(self, level: int, text: bytes | None, _user_data: object) -> None:
         if level == _LOG_LEVEL_ERROR and text and not self._first:
             self._first = " ".join(text.decode(errors="replace").split())
-
-
-def _n_shared(sequences: Sequence[Tokens]) -> int:
-    """Number of tokens that all sequences begin with."""
-    columns = zip(*sequences, strict=False)
-    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
-
-
-def _last(n_tokens: int, n_wanted: int) -> NDArray[np.int8]:
-    wanted = np.zeros(n_tokens, np.int8)
-    wanted[n_tokens - n_wanted :] = 1
-    return wanted
-
-
-def _any_constant(logits: NDArray[np.float32]) -> bool:
-    return bool((logits.max(axis=1) == logits.min(axis=1)).any())
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
 
 
 # ------------------------------------------------------------------------------------------------- requests

@@ -31,8 +31,13 @@ INK = "#1f1f1f"
 BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 GREY = "#8a8a8a"
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
+"""Colours of domains and of runs, in this order, from the start again when they run out."""
+
 MARKERS = "osD^vP"
+"""Markers of runs, as many as CYCLE has colours."""
+
 WIDTH_IN = 7.4
+"""Width of every figure, in inches."""
 
 STYLE: Any = {
     **dict.fromkeys(("font.size", "axes.labelsize"), 8.0),
@@ -55,6 +60,7 @@ STYLE: Any = {
     "image.composite_image": False,  # heat maps stay one pixel a cell, the browser enlarges them
     "svg.hashsalt": "hil",  # equal figures give equal files
 }
+"""matplotlib's settings for drawing a figure and for writing it as SVG."""
 
 
 @mpl.rc_context(STYLE)
@@ -84,12 +90,13 @@ def _known_characters() -> frozenset[int]:
 
 
 def drawable(text: str, limit: int = 26) -> str:
-    """Text that the font can draw, not too long, and not starting with "_", which hides it from legends."""
+    """At most `limit` characters that the font can draw, without a leading "_", which hides it from legends."""
     known = "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
     return known if len(known) <= limit else known[: limit - 1] + "…"
 
 
 def stacked_panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]:
+    """A figure of `n` panels of `height_in` inches under each other that share the axis along, with lines across."""
     figure = Figure(figsize=(WIDTH_IN, 0.7 + n * height_in), layout="constrained")
     axes = list(figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0])
     for ax in axes:
@@ -98,7 +105,7 @@ def stacked_panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]
 
 
 def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Patch] = ()) -> None:
-    """Round axis, and one legend above everything: each name once, then `keys`."""
+    """Give the panels a round axis, and the figure one legend above everything: each name once, then `keys`."""
     ids = round_ids(run)
     margin = max(0.5, (6 - np.ptp(ids)) / 2)  # a few rounds do not fill the width
     for ax in axes:
@@ -162,10 +169,12 @@ def with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[
 
 
 def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str) -> None:
+    """Bars of two standard errors up and down at every point."""
     ax.errorbar(x, y, 2 * std_error, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
 
 
 def mark_refused(axes: Sequence[Axes], run: Run) -> None:
+    """Put a cross at the foot of every panel for each round whose update the edge refused."""
     ids = round_ids(run)[[status == "refused" for status in run.texts("edge.status")]]
     style: dict[str, Any] = {"color": VERMILLION, "linestyle": "none", "markersize": 5.0, "markeredgewidth": 1.5}
     for ax in axes if len(ids) else ():

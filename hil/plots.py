@@ -33,7 +33,6 @@ from hil.figure_style import (
     drawable,
     error_bars,
     finish,
-    inline_svg,
     mark_refused,
     round_ids,
     shade_domains,
@@ -41,8 +40,6 @@ from hil.figure_style import (
     with_gaps,
 )
 from hil.runlog import Run
-
-__all__ = ["Plot", "comparison_plot", "inline_svg", "run_plots", "score_kinds", "short_names"]
 
 _GAINS = (("labels", "Gain in accuracy\n(percentage points)", 100.0), ("text", "Gain in loss\n(nats/token)", 1.0))
 

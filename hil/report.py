@@ -16,7 +16,8 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from hil.contract import KEEP, ConfigError
-from hil.plots import Plot, comparison_plot, inline_svg, run_plots, score_kinds
+from hil.figure_style import inline_svg
+from hil.plots import Plot, comparison_plot, run_plots, score_kinds
 from hil.runlog import Run, Value, comparable
 
 Row = Mapping[str, Value]

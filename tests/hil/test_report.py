@@ -16,7 +16,8 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from hil.contract import ConfigError
-from hil.plots import BLUE, INK, run_plots, score_kinds, short_names
+from hil.figure_style import BLUE, INK
+from hil.plots import run_plots, score_kinds, short_names
 from hil.report import summary, terminal_table, write_report
 from hil.runlog import Run, Value
 
