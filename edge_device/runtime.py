@@ -344,6 +344,7 @@ class _Child:
             stderr=self._stderr,
             bufsize=0,
             env=environment,
+            process_group=0,  # Ctrl-C in a terminal reaches the whole group; this process ends with its parent
         )
         if self.process.stdin is None or self.process.stdout is None:
             raise DeviceError("the model process has no pipes")

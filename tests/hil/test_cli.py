@@ -154,11 +154,12 @@ def test_check_finds_everything_at_once(verb, tmp_path, small_overrides):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_mid_run(tmp_path, small_overrides, number):
     command = [sys.executable, "-m", "hil.cli", "run", *sets([*small_overrides(tmp_path), "run.rounds=5000"])]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, process_group=0, **pipes)
     try:
         line = process.stdout.readline()  # the first round is done
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal does it: to the whole group
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
