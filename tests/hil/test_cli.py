@@ -44,12 +44,13 @@ def verb(monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", ["hil", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as ended:
                 cli.main()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         printed = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
 
