@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,7 @@ class Loop:
     def _send(self, payload: bytes, sounding: Sounding) -> tuple[LinkReport, bytes | None]:
         if payload:
             return self._radio.link.deliver(payload, self._radio.limits, sounding=sounding)
-        common = {f.name: getattr(sounding, f.name) for f in fields(Sounding) if f.name in _SHARED_WITH_REPORT}
-        nothing_sent = LinkReport(
-            delivered=False, payload_bytes=0, bits_on_air=0, blocks_sent=0, blocks_lost=0, **common
-        )
-        return nothing_sent, None
+        return sounding.as_report(), None
 
     def _offer(self, round_id: int, payload: bytes, sounding: Sounding) -> None:
         """Tell the edge what this round brings, before it crosses the radio."""
@@ -154,7 +150,7 @@ class Loop:
         self._cloud_bus.publish(
             OfferMessage(
                 round_id=round_id,
-                session_id=round_id,
+                session_id=self._radio.link.next_session,
                 payload_sha256=codec.digest(payload) if payload else "",
                 score_set=self._cloud.domain_of(round_id),
                 failure=failure,
@@ -215,22 +211,6 @@ def run(settings: Settings, watcher: Watcher) -> Path:
             log.write_round(row)
             watcher.on_round(row)
     return log.folder
-
-
-_SHARED_WITH_REPORT = {
-    "reason",
-    "airtime_s",
-    "elapsed_s",
-    "header_bits_on_air",
-    "bursts_sent",
-    "bursts_lost",
-    "snr_db",
-    "snr_std_db",
-    "evm_rms",
-    "cfo_hz",
-    "feedback_bytes",
-}
-"""Fields that a sounding and a link report have in common."""
 
 
 class _StopWatch:

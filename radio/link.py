@@ -72,6 +72,27 @@ class Sounding:
     bursts_lost: int
     feedback_bytes: int
 
+    def as_report(self) -> LinkReport:
+        """The report of a round that went no further than this sounding."""
+        return LinkReport(
+            delivered=False,
+            reason=self.reason,
+            payload_bytes=0,
+            airtime_s=self.airtime_s,
+            elapsed_s=self.elapsed_s,
+            bits_on_air=0,
+            header_bits_on_air=self.header_bits_on_air,
+            bursts_sent=self.bursts_sent,
+            bursts_lost=self.bursts_lost,
+            blocks_sent=0,
+            blocks_lost=0,
+            snr_db=self.snr_db,
+            snr_std_db=self.snr_std_db,
+            evm_rms=self.evm_rms,
+            cfo_hz=self.cfo_hz,
+            feedback_bytes=self.feedback_bytes,
+        )
+
 
 @dataclass(slots=True)
 class _Session:
@@ -130,6 +151,11 @@ class Link:
     def bandwidth_hz(self) -> float:
         """Occupied bandwidth at the transceiver's sample rate."""
         return self.transceiver.sample_rate_hz * OCCUPIED_SUBCARRIERS / ofdm.N_FFT
+
+    @property
+    def next_session(self) -> int:
+        """Number of the session that the next sound() or deliver() opens."""
+        return self._next_session
 
     def sound(self, limits: Limits | None = None, *, attempts: int = 2) -> Sounding:
         """Measure the channel with a header-only burst; a second one if the first was not answered.
