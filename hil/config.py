@@ -54,7 +54,35 @@ class GaussMarkov(_Table):
     high: float
 
 
-AnyTrajectory = Constant | Steps | GaussMarkov
+class Independent(_Table):
+    """In every round one of `values`, each as likely as the others, whatever came before."""
+
+    kind: Literal["independent"]
+    values: list[float] = Field(min_length=1)
+
+
+class Fading(_Table):
+    """Block fading of the mean power: Rayleigh, or Rician where a line of sight is given; in dB, held within limits."""
+
+    kind: Literal["fading"]
+    mean: float
+    k_factor_db: float = Field(default=-40.0, ge=-40, le=40)
+    """Power of the line of sight over the scattered power; -40 dB is Rayleigh."""
+    doppler_per_round: float = Field(default=0.1, gt=0, le=0.5)
+    """Doppler frequency times the time from round to round: J0(2 pi x) is the correlation of two rounds."""
+    low: float
+    high: float
+
+
+class Replay(_Table):
+    """What a recorded run measured, round by round, from the start again when it ends."""
+
+    kind: Literal["replay"]
+    run: str
+    """Run folder."""
+
+
+AnyTrajectory = Constant | Steps | GaussMarkov | Independent | Fading | Replay
 
 
 def _number_is_constant(value: object) -> object:
@@ -66,9 +94,11 @@ def _within(low: float, high: float) -> Callable[[AnyTrajectory], AnyTrajectory]
         match trajectory:
             case Constant(value=value):
                 values = [value]
-            case Steps(values=values):
+            case Steps(values=values) | Independent(values=values):
                 pass
-            case GaussMarkov():
+            case Replay():
+                return trajectory  # its values are checked when the run is read
+            case GaussMarkov() | Fading():
                 if not trajectory.low <= trajectory.mean <= trajectory.high or trajectory.low == trajectory.high:
                     raise ValueError("low ≤ mean ≤ high and low < high must hold")
                 values = [trajectory.low, trajectory.high]
@@ -106,9 +136,11 @@ class RunSettings(_Table):
 
 
 class BudgetSettings(_Table):
-    """[budget]: what one round may spend."""
+    """[budget]: what may be spent."""
 
     airtime_s: float = Field(default=0.4, gt=0, le=3600)
+    """Of one round; with scope "episode" all rounds of a run share this much times their number."""
+    scope: Literal["round", "episode"] = "round"
 
 
 class DefaultText(_Table):
@@ -152,8 +184,11 @@ class HubText(_LabelColumns):
     score_split: str = "validation"
 
 
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Projection = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "out_proj", "fc1", "fc2"
+]
 PROJECTIONS: list[Projection] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""Of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
 
 
 class ModelSettings(_Table):
@@ -193,10 +228,135 @@ class LargestPolicy(_Table):
     kind: Literal["largest"]
 
 
-class GreedyPolicy(_Table):
-    """[policy] kind = "greedy": directions by energy relative to their module's norm, at equal price per rank."""
+class RandomPolicy(_Table):
+    """[policy] kind = "random": ranks drawn uniformly, brought down to what the budget holds."""
 
-    kind: Literal["greedy"] = "greedy"
+    kind: Literal["random"]
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class GreedyPolicy(_Table):
+    """[policy] kind = "greedy": direction by direction, the one that promises most first."""
+
+    kind: Literal["greedy"]
+    per: Literal["rank", "parameter", "kfac"] = "rank"
+    """Share of the module's energy for each direction, for each parameter of it, or loss by K-FAC for each bit."""
+
+
+class WaterfillPolicy(_Table):
+    """[policy] kind = "waterfill": every direction above one level of energy per parameter for the whole model."""
+
+    kind: Literal["waterfill"]
+
+
+class PricePolicy(_Table):
+    """[policy] kind = "price": the exact plan at one price of a bit, constant or steered by what is left to spend."""
+
+    kind: Literal["price"]
+    nats_per_mbit: float = Field(default=0.01, ge=0, le=1000)
+    feedback: bool = False
+    """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
+
+
+class AdaLoraPolicy(_Table):
+    """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
+
+    kind: Literal["adalora"]
+    rank: int = Field(default=4, ge=1, le=64)
+
+
+class EvaPolicy(_Table):
+    """[policy] kind = "eva": PEFT's EVA spreads this average rank by the activations, and all of it is sent."""
+
+    kind: Literal["eva"]
+    rank: int = Field(default=4, ge=1, le=64)
+
+
+class PpoPolicy(_Table):
+    """[policy] kind = "ppo": PPO alone picks every rank, projected onto the budget."""
+
+    kind: Literal["ppo"]
+    weights: str = ""
+    """File of `hil train`; "" = the one that ships."""
+
+
+class AirLlmPolicy(_Table):
+    """[policy] kind = "airllm": PPO and conditional DDIM as the paper has them."""
+
+    kind: Literal["airllm"]
+    weights: str = ""
+    project: bool = True
+    """Bring a plan that is too large down to the budget; false = it is not sent, as in the paper."""
+
+
+class OursPolicy(_Table):
+    """[policy] kind = "ours": the exact allocator, at a pace that PPO sets."""
+
+    kind: Literal["ours"] = "ours"
+    weights: str = ""
+
+
+class FilePolicy(_Table):
+    """[policy] kind = "file": a class of your own, "path/to/file.py:ClassName"."""
+
+    kind: Literal["file"]
+    path: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")
+
+
+AnyPolicy = (
+    FixedPolicy
+    | LargestPolicy
+    | RandomPolicy
+    | GreedyPolicy
+    | WaterfillPolicy
+    | PricePolicy
+    | AdaLoraPolicy
+    | EvaPolicy
+    | PpoPolicy
+    | AirLlmPolicy
+    | OursPolicy
+    | FilePolicy
+)
+
+
+class EnvironmentSettings(_Table):
+    """[environment]: what the training environment assumes of link and measurement."""
+
+    link: Literal["shannon", "modem"] = "shannon"
+    """A share of the channel's capacity, or the goodput of this kit's own modem."""
+    efficiency: float = Field(default=0.55, gt=0, le=1)
+    """That share; for "shannon"."""
+    snr_error_db: float = Field(default=0.0, ge=-30, le=30)
+    """Added to every reported SNR."""
+    snr_std_db: float = Field(default=0.1, ge=0, le=10)
+    """Standard deviation of the measurement."""
+    snr_age_rounds: int = Field(default=0, ge=0, le=1000)
+    """Rounds that the reported SNR lags behind."""
+    snr_missing_rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of rounds whose sounding goes unanswered."""
+
+
+class StreamsSettings(_Table):
+    """[streams]: rounds that are trained once at r_max and kept, to train and compare policies on."""
+
+    rounds: int = Field(default=6, ge=2, le=64)
+    dwell: int = Field(default=2, ge=1, le=64)
+    """Rounds that a domain stays."""
+    train: int = Field(default=20, ge=1, le=10_000)
+    select: int = Field(default=5, ge=1, le=10_000)
+    report: int = Field(default=10, ge=1, le=10_000)
+    seeds: int = Field(default=5, ge=1, le=1000)
+    """Training seeds of every stream that is reported on, and policy seeds of what is learnt."""
+    items: int = Field(default=48, ge=2, le=100_000)
+    """Score items of a round that a step's forward pass computes."""
+    steps: int = Field(default=60, ge=1, le=100_000)
+    batch: int = Field(default=16, ge=1, le=4096)
+    domains: list[str] = Field(
+        default=["jargon40", "jargon150", "jargon400", "mixed100", "mixed200", "email+http", "logging+xml"],
+        min_length=1,
+    )
+    """Of the default text; each stream draws its own order from these."""
+    cache: str = ".cache/streams"
 
 
 class CodecSettings(_Table):
@@ -260,13 +420,13 @@ class Settings(_Table):
     text: Annotated[Annotated[DefaultText | FileText | HubText, _Kind], _default_kind("default")] = DefaultText()
     model: ModelSettings = ModelSettings()
     finetune: FinetuneSettings = FinetuneSettings()
-    policy: Annotated[Annotated[FixedPolicy | LargestPolicy | GreedyPolicy, _Kind], _default_kind("greedy")] = (
-        GreedyPolicy()
-    )
+    policy: Annotated[Annotated[AnyPolicy, _Kind], _default_kind("ours")] = OursPolicy()
     codec: CodecSettings = CodecSettings()
     radio: LoopbackRadio = LoopbackRadio()
     control: ControlSettings = ControlSettings()
     edge: EdgeSettings = EdgeSettings()
+    environment: EnvironmentSettings = EnvironmentSettings()
+    streams: StreamsSettings = StreamsSettings()
 
 
 # -------------------------------------------------------------------------------------------- loading

@@ -157,10 +157,32 @@ class TextState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What this round may spend: airtime, and the payload bits the link expects to deliver in it."""
+    """What may be spent now.
+
+    Attributes:
+        airtime_s: airtime that is left.
+        bits: payload bits that the link expects to deliver in it at the SNR last measured; a larger plan is not sent.
+        rounds: rounds that it must last for, this one included; 1 = a budget for each round.
+    """
 
     airtime_s: float
     bits: int
+    rounds: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residuals:
+    """What the edge would lack of the trained update, module by module, in one measure.
+
+    Attributes:
+        sent: module → float32[r_max + 1]: what is missing when its leading r directions are sent, r = 0..r_max; it
+            never rises. Empty: not measured.
+        kept: module → what is missing when it stays as the edge holds it. Absent: the edge holds nothing of it, so it
+            lacks sent[module][0].
+    """
+
+    sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +190,7 @@ class RoundSummary:
     """One past round, as a policy may remember it."""
 
     round_id: int
+    domain: str
     ranks: Mapping[str, int]
     payload_bits: int
     airtime_s: float
@@ -189,6 +212,9 @@ class RoundObservation:
         overhead_bits: payload bits of an update whatever its ranks are (headers, checks).
         bits_per_module: payload bits that a module with rank ≥ 1 costs beside its directions.
         spectra: module → float32[r_max], singular values of the trained update, falling.
+        energy: what would be missing, as squared Frobenius norm of the module's ΔW.
+        kfac: the same as the loss it is expected to cost, in nats per counted token, from the curvature of the loss
+            around the trained update (Kronecker-factored; cloud/importance.py).
         held: module → rank that the edge has confirmed to hold; absent modules hold nothing.
         history: past rounds, oldest first.
     """
@@ -203,6 +229,8 @@ class RoundObservation:
     overhead_bits: int
     bits_per_module: int
     spectra: Mapping[str, NDArray[np.float32]]
+    energy: Residuals = Residuals()
+    kfac: Residuals = Residuals()
     held: Mapping[str, int]
     history: tuple[RoundSummary, ...] = ()
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cloud.base_model import BaseModel
 from cloud.finetune import Directions, FineTuner, cut_update, spectra
+from cloud.importance import Curvature, residuals
 from cloud.lexicon import measure_text
 from cloud.policies import make_policy
 from cloud.text import Domain, DomainSampler
@@ -26,12 +24,14 @@ from edge_device.agent import EdgeAgent
 from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
-from hil.config import AnyTrajectory, Constant, ControlSettings, LoopbackRadio, Settings, Steps
+from hil.conditions import conditions, seeded
+from hil.config import ControlSettings, LoopbackRadio, Settings
 from hil.contract import (
     Budget,
     ChannelState,
     ConfigError,
     ControlError,
+    LowRankFactors,
     RankPlan,
     RoundObservation,
     RoundSummary,
@@ -43,25 +43,29 @@ from hil.mqtt import connect
 from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, airtime_s, payload_bits
 from radio.loopback import Loopback, VirtualClock
 from radio.ofdm import N_FFT
-from radio.trajectory import constant, gauss_markov, steps
-
-
-def seeded(seed: int, purpose: str) -> np.random.Generator:
-    """The run's generator for one purpose: streams of different purposes are independent."""
-    return np.random.default_rng([seed, *purpose.encode()])
-
 
 # --------------------------------------------------------------------------------------------- cloud
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What a round's training left: the text's difficulty, the loss, and the update's directions."""
+    """What a round's training left.
+
+    Attributes:
+        text: how hard the text is.
+        loss_nats: of the last quarter of the steps.
+        steps: taken.
+        directions: the whole update.
+        delivered: the same as an edge would decode it, had all of it been sent.
+        curvature: of the loss around it.
+    """
 
     text: TextState
     loss_nats: float
     steps: int
     directions: Mapping[str, Directions]
+    delivered: Mapping[str, LowRankFactors]
+    curvature: Mapping[str, Curvature]
 
 
 class CloudHalf:
@@ -82,9 +86,12 @@ class CloudHalf:
         self.policy = make_policy(settings.policy.kind, **settings.policy.model_dump(exclude={"kind"}))
         self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
+        self._score_sets = {name: domain.score_set for name, domain in domains.items()}
         self._tuner = FineTuner(base, settings.model, settings.finetune, seed)
         self.module_shapes = self._tuner.module_shapes
         self.history: list[RoundSummary] = []
+        self._held: dict[str, LowRankFactors] = {}
+        self._held_digest = ""
         if settings.finetune.resume_from:
             self._resume(Path(settings.finetune.resume_from))
 
@@ -100,12 +107,37 @@ class CloudHalf:
             (e.text for e in examples), domain=name, lexicon=self._base.lexicon, count_pieces=self._base.count_pieces
         )
         loss = self._tuner.train(examples, on_step)
-        return Trained(text=text, loss_nats=loss, steps=settings.steps, directions=self._tuner.directions())
+        found = self._tuner.directions()
+        return Trained(
+            text=text,
+            loss_nats=loss,
+            steps=settings.steps,
+            directions=found,
+            delivered=self._delivered(round_id, found),
+            curvature=self._tuner.curvature(examples),
+        )
+
+    def _delivered(self, round_id: int, found: Mapping[str, Directions]) -> Mapping[str, LowRankFactors]:
+        whole = RankPlan(ranks={name: min(len(d.s), self._settings.model.r_max) for name, d in found.items()})
+        identity = self._base.spec.identity
+        update = cut_update(found, whole, round_id=round_id, identity=identity, held_digest="")
+        return codec.decode(codec.encode(update, self._target, base=self._base.spec), self._base.spec).factors
+
+    def full_score(self, round_id: int) -> tuple[float, float]:
+        """Score and loss in nats per token of the trained model itself, unquantised, on the round's score set."""
+        return self._tuner.score(self._score_sets[self.domain_of(round_id)])
 
     def observe(
         self, round_id: int, trained: Trained, channel: ChannelState, budget: Budget, held: Mapping[str, int]
     ) -> RoundObservation:
-        """All that the policy may look at."""
+        """All that the policy may look at.
+
+        Args:
+            round_id: this round.
+            trained: what it trained.
+            channel, budget: of the link.
+            held: module → rank that the edge says it holds.
+        """
         r_max = self._settings.model.r_max
         return RoundObservation(
             round_id=round_id,
@@ -118,6 +150,8 @@ class CloudHalf:
             overhead_bits=codec.overhead_bits(self._base.spec, self._target),
             bits_per_module=codec.BITS_PER_MODULE,
             spectra=spectra(trained.directions, r_max),
+            energy=residuals(trained.delivered, self._held, r_max),
+            kfac=residuals(trained.delivered, self._held, r_max, trained.curvature),
             held=dict(held),
             history=tuple(self.history),
         )
@@ -127,6 +161,22 @@ class CloudHalf:
         identity = self._base.spec.identity
         update = cut_update(trained.directions, plan, round_id=round_id, identity=identity, held_digest=held_digest)
         return codec.encode(update, self._target, base=self._base.spec, plan=plan)
+
+    def confirm(self, payload: bytes, held_digest: str) -> None:
+        """Note what the edge says that it holds, module by module: kept ones come from older payloads.
+
+        Args:
+            payload: sent this round; empty for none.
+            held_digest: of the payload whose update is active on the edge; one that was never sent from here leaves
+                nothing known.
+        """
+        if payload and codec.digest(payload) == held_digest:
+            update = codec.decode(payload, self._base.spec)
+            kept = {name: factors for name, factors in self._held.items() if name in update.kept}
+            self._held = {**kept, **update.factors}
+        elif held_digest != self._held_digest:
+            self._held = {}
+        self._held_digest = held_digest
 
     def save(self, path: Path) -> None:
         """Write what is needed to go on: LoRA, optimiser, and the place in every domain."""
@@ -155,15 +205,13 @@ class SimulatedRadio:
     def __init__(self, settings: LoopbackRadio, rounds: int, seed: int, buses: tuple[Bus, Bus]) -> None:
         channel = settings.channel
         self._settings = settings
-        self._snr_db = _values(channel.snr_db, rounds, seeded(seed, "snr"))
-        self._bandwidth_hz = _values(settings.bandwidth_hz, rounds, seeded(seed, "bandwidth"))
-        self._shares = _values(settings.airtime_share, rounds, seeded(seed, "airtime"))
+        self._air = conditions(settings, rounds, seed)
         self._cfo_hz = seeded(seed, "cfo").uniform(-channel.cfo_hz, channel.cfo_hz, rounds)
         self.clock = VirtualClock()
         self._loopback = Loopback(
             clock=self.clock,
             rng=seeded(seed, "air"),
-            snr_db=float(self._snr_db[0]),
+            snr_db=float(self._air.snr_db[0]),
             max_delay_samples=channel.max_delay_samples,
         )
         cloud, edge = buses
@@ -174,7 +222,7 @@ class SimulatedRadio:
             elapsed_s=4 * settings.deadline_s,
             feedback_timeout_s=2 * channel.feedback_delay_s + 0.1,
         )
-        for rate_hz in {float(b) * N_FFT / OCCUPIED_SUBCARRIERS for b in self._bandwidth_hz}:
+        for rate_hz in {float(b) * N_FFT / OCCUPIED_SUBCARRIERS for b in self._air.bandwidth_hz}:
             if channel.cfo_hz > rate_hz / 32:
                 raise ConfigError(
                     f"radio.channel.cfo_hz = {channel.cfo_hz:g}: the preamble resolves ±{rate_hz / 32:g} Hz at "
@@ -183,42 +231,38 @@ class SimulatedRadio:
 
     def start_round(self, round_id: int) -> None:
         """Set channel and bandwidth of a round."""
-        self.snr_db = float(self._snr_db[round_id])
+        self.snr_db = float(self._air.snr_db[round_id])
         self.cfo_hz = float(self._cfo_hz[round_id])
-        self.airtime_share = float(self._shares[round_id])
+        self.airtime_share = float(self._air.airtime_share[round_id])
         self._loopback.snr_db = self.snr_db
         self._loopback.cfo_hz = self.cfo_hz
-        self._loopback.sample_rate_hz = float(self._bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
+        self._loopback.sample_rate_hz = float(self._air.bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
 
     @property
     def sample_rate_hz(self) -> float:
         """Of this round."""
         return self._loopback.sample_rate_hz
 
-    def budget(self, airtime_s: float, sounding: Sounding) -> Budget:
-        """What the link expects to deliver in this round's share of the airtime, at the SNR just measured."""
-        airtime_s *= self.airtime_share
+    def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int) -> Budget:
+        """What the link expects to deliver in an airtime at the SNR just measured, before its deadline.
+
+        Args:
+            airtime_s: that may be spent.
+            sounding: of this round.
+            rounds: that the airtime must last, this one included.
+        """
         if math.isnan(sounding.snr_db):
-            return Budget(airtime_s=airtime_s, bits=0)
+            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds)
+        usable_s = min(airtime_s, self._settings.deadline_s)
         margin_db = self.link.adaptation.margin_db
-        bits = payload_bits(airtime_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db)
-        return Budget(airtime_s=airtime_s, bits=bits)
+        bits = payload_bits(usable_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db)
+        return Budget(airtime_s=airtime_s, bits=bits, rounds=rounds)
 
     def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
         """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""
         if not payload or math.isnan(sounding.snr_db):
             return None
         return airtime_s(len(payload), sounding.snr_db, self.sample_rate_hz, margin_db=self.link.adaptation.margin_db)
-
-
-def _values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    match trajectory:
-        case Constant(value=value):
-            return constant(value, n)
-        case Steps(values=values, dwell=dwell):
-            return steps(values, dwell, n)
-    t = trajectory
-    return gauss_markov(t.mean, t.std, t.correlation, t.low, t.high, n, rng)
 
 
 # ---------------------------------------------------------------------------------------------- edge

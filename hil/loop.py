@@ -18,7 +18,17 @@ from cloud.policies import keep_all
 from cloud.text import load_domains
 from hil import codec
 from hil.config import Settings, to_toml
-from hil.contract import ChannelState, ControlError, LinkReport, Receipt, RoundObservation, RoundSummary
+from hil.contract import (
+    Budget,
+    ChannelState,
+    ConfigError,
+    ControlError,
+    LinkReport,
+    RankPlan,
+    Receipt,
+    RoundObservation,
+    RoundSummary,
+)
 from hil.control import Bus
 from hil.halves import CloudHalf, EdgeHalf, SimulatedRadio, Trained, open_buses
 from hil.messages import OfferMessage, ReceiptMessage, StatusMessage
@@ -46,6 +56,16 @@ class Watcher:
     on_round: Callable[[Row], None] = lambda row: None
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A round between its two halves."""
+
+    obs: RoundObservation
+    trained: Trained
+    sounding: Sounding
+    control_before: int
+
+
 class Loop:
     """Cloud half, radio and edge half, and what the cloud knows of the edge.
 
@@ -68,6 +88,8 @@ class Loop:
         self._edge = stack.enter_context(EdgeHalf(bundle, folder / "edge", self._edge_bus, settings))
         self._cloud = CloudHalf(settings, base, domains, stream)
         self._last_link: LinkReport | None = None
+        self._spent_s = 0.0
+        self._opened: _Opened | None = None
         self._edge.report_status(READY)
         self._status = self._expect(self._cloud_bus, StatusMessage)
         while self._status.state != READY:  # a broker may first hand over what an earlier run left there
@@ -80,35 +102,59 @@ class Loop:
 
     def round(self, round_id: int, watcher: Watcher) -> Row:
         """One round, and its row for rounds.jsonl."""
-        watch = _StopWatch()
+        obs = self.open_round(round_id, watcher)
+        with self._watch("timing.plan_s"):
+            plan = self._cloud.policy.plan(obs) if self.can_send else keep_all(obs)
+        return to_row(self.close_round(plan, watcher)) | self._watch.row()
+
+    def open_round(self, round_id: int, watcher: Watcher) -> RoundObservation:
+        """The first half of a round, up to what a policy may look at: sounding and training."""
+        self._watch = _StopWatch()
         control_before = self._control_bytes()
         self._radio.start_round(round_id)
         watcher.on_stage(round_id, "sounding")
-        with watch("timing.sounding_s"):
+        with self._watch("timing.sounding_s"):
             sounding = self._radio.link.sound(self._radio.limits)
         watcher.on_stage(round_id, "training")
-        with watch("timing.finetune_s"):
+        with self._watch("timing.finetune_s"):
             trained = self._cloud.train(round_id, watcher.on_step)
-        with watch("timing.plan_s"):
+        with self._watch("timing.observe_s"):
             obs = self._observe(round_id, trained, sounding)
-            # Without an answer to the sounding there is no link to plan for.
-            plan = keep_all(obs) if sounding.reason or not self._settings.run.deliver else self._cloud.policy.plan(obs)
-        with watch("timing.encode_s"):
+        self._opened = _Opened(obs, trained, sounding, control_before)
+        return obs
+
+    @property
+    def can_send(self) -> bool:
+        """The round that is open has a link: without an answer to the sounding there is none to plan for."""
+        return not self._open.sounding.reason and self._settings.run.deliver
+
+    def close_round(self, plan: RankPlan, watcher: Watcher) -> Round:
+        """The second half of the round that is open: cut, encode, send, install and score.
+
+        Args:
+            plan: for the observation of open_round(); one that sends nothing unless `can_send`.
+            watcher: hears of the stages.
+        """
+        opened, self._opened = self._open, None
+        round_id, trained, sounding = opened.obs.round_id, opened.trained, opened.sounding
+        with self._watch("timing.encode_s"):
             held = self._status.held_digest
             payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
             predicted_s = self._radio.predicted_airtime_s(payload, sounding)
         watcher.on_stage(round_id, "sending")
-        with watch("timing.link_s"):
+        with self._watch("timing.link_s"):
             self._offer(round_id, payload, sounding)
             report, received = self._send(payload, sounding)
         watcher.on_stage(round_id, "installing and scoring")
-        with watch("timing.edge_s"):
+        with self._watch("timing.edge_s"):
             receipt = self._install(received)
         self._last_link = report
+        self._spent_s += report.airtime_s
+        self._cloud.confirm(payload, self._status.held_digest)
         self._remember(round_id, payload, report, receipt)
         self._cloud.save(self._folder / "finetune.safetensors")
-        done = Round(
-            obs=obs,
+        return Round(
+            obs=opened.obs,
             plan=plan,
             trained=trained,
             payload=payload,
@@ -118,13 +164,30 @@ class Loop:
             policy_name=self._cloud.policy.name,
             true_snr_db=self._radio.snr_db,
             true_cfo_hz=self._radio.cfo_hz,
-            control_bytes=self._control_bytes() - control_before,
+            control_bytes=self._control_bytes() - opened.control_before,
         )
-        return to_row(done) | watch.row()
+
+    def full_score(self, round_id: int) -> tuple[float, float]:
+        """Score and loss in nats per token of the trained model itself, unquantised, on the round's score set."""
+        return self._cloud.full_score(round_id)
+
+    @property
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            raise ConfigError("no round is open; call open_round() before it is planned and closed")
+        return self._opened
 
     def _observe(self, round_id: int, trained: Trained, sounding: Sounding) -> RoundObservation:
-        budget = self._radio.budget(self._settings.budget.airtime_s, sounding)
+        budget = self._budget(round_id, sounding)
         return self._cloud.observe(round_id, trained, self._channel(sounding), budget, self._status.held_ranks)
+
+    def _budget(self, round_id: int, sounding: Sounding) -> Budget:
+        """This round's share of its airtime, or what is left of the airtime of all rounds."""
+        airtime_s, rounds = self._settings.budget.airtime_s, self._settings.run.rounds
+        if self._settings.budget.scope == "episode":
+            left_s = max(0.0, airtime_s * rounds - self._spent_s)
+            return self._radio.budget(left_s, sounding, rounds=rounds - round_id)
+        return self._radio.budget(airtime_s * self._radio.airtime_share, sounding, rounds=1)
 
     def _channel(self, sounding: Sounding) -> ChannelState:
         last = self._last_link
@@ -168,6 +231,7 @@ class Loop:
         self._cloud.history.append(
             RoundSummary(
                 round_id=round_id,
+                domain=self._cloud.domain_of(round_id),
                 ranks=dict(self._status.held_ranks),
                 payload_bits=8 * len(payload),
                 airtime_s=report.airtime_s,

@@ -26,6 +26,17 @@ def steps(values: Sequence[float], dwell: int, n: int) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)[np.arange(n) // dwell % len(values)]
 
 
+def independent(values: Sequence[float], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """float64[n]: in every round one of `values`, each as likely as the others, whatever came before.
+
+    Raises:
+        ConfigError: for no values.
+    """
+    if len(values) == 0:
+        raise ConfigError("trajectory independent: 0 values; give at least 1")
+    return rng.choice(np.asarray(values, np.float64), n)
+
+
 def gauss_markov(
     mean: float, std: float, correlation: float, low: float, high: float, n: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
@@ -56,3 +67,46 @@ def gauss_markov(
         state = noise[i] if i == 0 else correlation * state + (1 - correlation**2) ** 0.5 * noise[i]
         walk[i] = state
     return np.clip(mean + std * walk, low, high)
+
+
+_PATHS = 64
+"""Scattered paths that are summed: the fourth moment of their sum lies 1 / (2 _PATHS) below a Gaussian's."""
+
+
+def fading(
+    mean: float,
+    k_factor_db: float,
+    doppler_per_round: float,
+    low: float,
+    high: float,
+    n: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """float64[n]: power in dB of a Rician channel that stands still within a round, held in low..high.
+
+    The scattered part is a sum of plane waves that arrive evenly from all round: its power is exponentially
+    distributed, and rounds that lie k apart correlate by J0(2π·doppler·k). The line of sight has no Doppler shift.
+
+    Args:
+        mean: 10 log10 of the mean power before the limits.
+        k_factor_db: power of the line of sight over the scattered power.
+        doppler_per_round: Doppler frequency times the time from one round to the next, ≥ 0.
+        low: smallest value.
+        high: largest value, ≥ low.
+        n: rounds.
+        rng: source of angles and phases.
+    Raises:
+        ConfigError: for a negative Doppler frequency, or high < low.
+    Source: Clarke, Bell System Technical Journal 47(6), 1968; Zheng and Xiao, IEEE Trans. Commun. 51(6), 2003.
+    """
+    if not (doppler_per_round >= 0 and low <= high):
+        raise ConfigError(f"trajectory fading: doppler_per_round {doppler_per_round} (>= 0), low {low} <= high {high}")
+    angles = 2 * np.pi * (np.arange(_PATHS) + rng.uniform()) / _PATHS
+    phases = rng.uniform(0, 2 * np.pi, _PATHS)
+    turns = doppler_per_round * np.outer(np.arange(n), np.cos(angles))
+    scattered = np.exp(1j * (2 * np.pi * turns + phases)).sum(axis=1) / _PATHS**0.5
+    line_of_sight = np.exp(2j * np.pi * rng.uniform())
+    k_factor = 10 ** (k_factor_db / 10)
+    gain = (k_factor**0.5 * line_of_sight + scattered) / (k_factor + 1) ** 0.5
+    power: NDArray[np.float64] = np.maximum(np.abs(gain) ** 2, 1e-30)
+    return np.clip(mean + 10 * np.log10(power), low, high)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.special import j0
+from scipy.stats import kstest, ncx2
 
 from hil.contract import ConfigError
 from radio import trajectory
@@ -36,3 +38,50 @@ def test_impossible_arguments_are_refused():
         trajectory.steps([], 1, 3)
     with pytest.raises(ConfigError):
         trajectory.steps([1.0], 0, 3)
+
+
+def test_independent_values_are_equally_likely_and_know_nothing_of_the_round_before():
+    x = trajectory.independent([-5.0, 0.0, 5.0, 15.0], 40_000, np.random.default_rng(64))
+    values, counts = np.unique(x, return_counts=True)
+    assert values.tolist() == [-5.0, 0.0, 5.0, 15.0]
+    np.testing.assert_allclose(counts, 10_000, rtol=0.04)
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.02
+    with pytest.raises(ConfigError, match="0 values"):
+        trajectory.independent([], 3, np.random.default_rng(64))
+
+
+def powers(k_factor_db, doppler, n, seeds):
+    """float[seeds, n], linear powers of mean 1."""
+    rows = [trajectory.fading(0, k_factor_db, doppler, -300, 100, n, np.random.default_rng(s)) for s in range(seeds)]
+    return 10 ** (np.stack(rows) / 10)
+
+
+@pytest.mark.parametrize("k_factor_db", [-40.0, 6.0])
+def test_fading_power_is_distributed_as_rayleigh_and_rice_have_it(k_factor_db):
+    power = powers(k_factor_db, 0.1, 1, 4000)[:, 0]
+    k = 10 ** (k_factor_db / 10)
+    # |line of sight + scatter|² is a non-central chi-square of two degrees; without line of sight exponential
+    assert kstest(2 * (k + 1) * power, ncx2(df=2, nc=2 * k).cdf).pvalue > 0.01
+    assert power.mean() == pytest.approx(1.0, abs=0.05)
+    if k_factor_db == -40:
+        assert kstest(power, "expon").pvalue > 0.01
+
+
+@pytest.mark.parametrize("k_factor_db", [-40.0, 3.0])
+def test_fading_correlates_as_jakes_has_it(k_factor_db):
+    doppler, k = 0.07, 10 ** (k_factor_db / 10)
+    power = powers(k_factor_db, doppler, 9, 6000)
+    j = j0(2 * np.pi * doppler * np.arange(9))
+    found = [np.corrcoef(power[:, 0], power[:, lag])[0, 1] for lag in range(9)]
+    # of powers: the square of the amplitudes' correlation, and twice it against the steady line of sight
+    np.testing.assert_allclose(found, (j**2 + 2 * k * j) / (1 + 2 * k), atol=0.05)
+
+
+def test_fading_stays_within_its_limits_around_its_mean_and_repeats_with_its_seed():
+    one, two = (trajectory.fading(10.0, -40.0, 0.2, -5.0, 14.0, 2000, np.random.default_rng(65)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert (one.min(), one.max()) == (-5.0, 14.0)
+    steady = trajectory.fading(10.0, 40.0, 0.2, -5.0, 25.0, 200, np.random.default_rng(66))
+    np.testing.assert_allclose(steady, 10.0, atol=0.4)
+    with pytest.raises(ConfigError, match="low 3"):
+        trajectory.fading(0.0, 0.0, 0.1, 3.0, 2.0, 5, np.random.default_rng(67))
