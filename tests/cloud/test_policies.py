@@ -1,132 +1,34 @@
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.policies import FixedRank, LargestUniform, SpectralGreedy, make_policy, plan_bits
-from hil.codec import BITS_PER_MODULE, CodecTarget, bits_per_direction, cut, directions, encode, overhead_bits
-from hil.contract import (
-    KEEP,
-    BaseSpec,
-    Budget,
-    ChannelState,
-    ConfigError,
-    HilError,
-    Keep,
-    LoraUpdate,
-    ModelError,
-    RankPlan,
-    RoundObservation,
-    TextState,
+from cloud.policies import (
+    KEPT,
+    AsTrained,
+    FixedRank,
+    LargestUniform,
+    RandomFeasible,
+    load_policy_file,
+    make_policy,
+    plan_bits,
+    project,
+    project_ranks,
+    share_of,
 )
-
-SHAPE = (64, 64)
-TEXT = TextState(domain="d", lexical_entropy_bits=5.0, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5)
-
-
-def observe(
-    spectra: Mapping[str, list[float]],
-    budget_bits: int,
-    *,
-    prices: Mapping[str, int] | None = None,
-    held: Mapping[str, int] | None = None,
-    shapes: Mapping[str, tuple[int, int]] | None = None,
-    overhead_bits: int = 100,
-    bits_per_module: int = 10,
-    snr_db: float = 10.0,
-) -> RoundObservation:
-    """A round in which each direction costs 50 bits, unless said otherwise."""
-    channel = ChannelState(
-        snr_db=snr_db,
-        snr_std_db=1.0,
-        age_s=0.1,
-        cfo_hz=0.0,
-        bandwidth_hz=1e6,
-        airtime_share=1.0,
-        block_error_rate=0.0,
-        goodput_bps=float("nan"),
-    )
-    return RoundObservation(
-        round_id=1,
-        channel=channel,
-        text=TEXT,
-        budget=Budget(airtime_s=1.0, bits=budget_bits),
-        module_shapes=shapes or dict.fromkeys(spectra, SHAPE),
-        r_max=max(len(spectrum) for spectrum in spectra.values()),
-        bits_per_direction=prices or dict.fromkeys(spectra, 50),
-        overhead_bits=overhead_bits,
-        bits_per_module=bits_per_module,
-        spectra={module: np.array(spectrum, np.float32) for module, spectrum in spectra.items()},
-        held=held or {},
-    )
-
-
-@st.composite
-def observations(draw: st.DrawFn) -> RoundObservation:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n, r_max = draw(st.sampled_from([1, 2, 7, 28, 224])), draw(st.sampled_from([1, 2, 8, 16, 64]))
-    names = [f"m{i}" for i in range(n)]
-    spectra = -np.sort(-np.exp(rng.normal(0, 2, (n, r_max))), axis=1) * rng.choice([0, 1, 1e-3, 1e3], (n, 1))
-    prices = {name: int(price) for name, price in zip(names, rng.integers(1, 5000, n), strict=True)}
-    everything = 500 + n * 40 + r_max * sum(prices.values())
-    budget_bits = draw(st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0])) * everything
-    return observe(
-        {name: list(row) for name, row in zip(names, spectra, strict=True)},
-        int(budget_bits),
-        prices=prices,
-        shapes={name: (int(a), int(b)) for name, a, b in zip(names, *rng.integers(1, 99, (2, n)), strict=True)},
-        held={name: int(rank) for name, rank in zip(names, rng.integers(0, 3, n), strict=True) if rng.random() < 0.7},
-        overhead_bits=500,
-        bits_per_module=40,
-        snr_db=draw(st.sampled_from([float("nan"), -5.0, 15.0])),
-    )
-
+from cloud.state import plan_bits as plan_bits_of_arrays
+from cloud.state import situation_of
+from hil.config import Settings
+from hil.contract import KEEP, ConfigError, HilError, Keep, ModelError, RankPlan, RankPolicy, RoundObservation
+from tests.cloud.observations import SHAPE, assert_legal, in_an_episode, observations, observe, recount, with_losses
 
 seeded = settings(derandomize=True, deadline=None, max_examples=60)
-
-
-def assert_legal(plan: RankPlan, obs: RoundObservation) -> None:
-    assert list(plan.ranks) == list(obs.module_shapes)
-    for module, rank in plan.ranks.items():
-        assert rank == KEEP or 0 <= rank <= min(obs.r_max, *obs.module_shapes[module])
-
-
-def recount(obs: RoundObservation, ranks: Mapping[str, int | Keep]) -> int:
-    sent = {module: rank for module, rank in ranks.items() if isinstance(rank, int) and rank > 0}
-    directions_bits = sum(obs.bits_per_direction[module] * rank for module, rank in sent.items())
-    return (
-        obs.overhead_bits
-        + len(sent) * obs.bits_per_module
-        + directions_bits
-        + 256 * any(r == KEEP for r in ranks.values())
-    )
-
-
-def greedy_by_search(obs: RoundObservation) -> dict[str, int | Keep]:
-    """Spectral greedy as one would say it: look at every module's next direction each time, and count afresh."""
-    ranks: dict[str, int | Keep] = {m: KEEP if obs.held.get(m, 0) else 0 for m in obs.module_shapes}
-    is_open = dict.fromkeys(ranks, True)
-    while True:
-        best, best_share = None, 0.0
-        for module, rank in sorted(ranks.items(), key=lambda item: 0 if item[1] == KEEP else item[1]):
-            done = 0 if rank == KEEP else rank
-            spectrum = obs.spectra[module].astype(float)[: min(obs.r_max, *obs.module_shapes[module])]
-            if is_open[module] and done < len(spectrum) and spectrum[done] > 0:
-                share = spectrum[done] ** 2 / np.sum(spectrum**2)
-                if share > best_share * (1 + 1e-12):
-                    best, best_share = module, share
-        if best is None:
-            sends = any(rank != KEEP and rank > 0 for rank in ranks.values())
-            return ranks if sends else dict.fromkeys(ranks, KEEP)
-        now = ranks[best]
-        richer = ranks | {best: 1 if now == KEEP else now + 1}
-        if recount(obs, richer) <= obs.budget.bits:
-            ranks = richer
-        else:
-            is_open[best] = False
 
 
 @seeded
@@ -146,30 +48,6 @@ def test_largest_uniform_is_legal_affordable_and_largest(obs: RoundObservation) 
 
 
 @seeded
-@given(obs=observations())
-def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(obs: RoundObservation) -> None:
-    plan = SpectralGreedy().plan(obs)
-    assert_legal(plan, obs)
-    bits = plan_bits(obs, plan)
-    assert bits <= obs.budget.bits
-    if plan.sends_nothing:
-        return
-    assert bits == recount(obs, plan.ranks)
-    for module, rank in plan.ranks.items():
-        if rank != KEEP:
-            assert not (obs.held.get(module, 0) and rank == 0)
-            if 0 < rank < min(obs.r_max, *obs.module_shapes[module]) and obs.spectra[module][rank] > 0:
-                cheapest_richer = bits + obs.bits_per_direction[module]
-                assert cheapest_richer > obs.budget.bits - (256 if KEEP not in plan.ranks.values() else 0)
-
-
-@settings(seeded, max_examples=25)
-@given(obs=observations().filter(lambda obs: len(obs.module_shapes) * obs.r_max <= 500))
-def test_greedy_agrees_with_a_search_over_every_next_direction(obs: RoundObservation) -> None:
-    assert SpectralGreedy().plan(obs).ranks == greedy_by_search(obs)
-
-
-@seeded
 @given(obs=observations(), rank=st.integers(1, 64))
 def test_fixed_rank_ignores_the_budget(obs: RoundObservation, rank: int) -> None:
     if rank > obs.r_max:
@@ -183,84 +61,6 @@ def test_fixed_rank_ignores_the_budget(obs: RoundObservation, rank: int) -> None
 
 # Shares of energy: p 0.64, 0.36; q 0.80, 0.20; r 0.50, 0.50. Order: q, p, r, r, p, q.
 KNOWN = {"p": [4.0, 3.0], "q": [0.2, 0.1], "r": [50.0, 50.0]}
-
-
-@pytest.mark.parametrize(
-    ("budget_bits", "ranks"),
-    [
-        (0, {"p": KEEP, "q": KEEP, "r": KEEP}),
-        (159, {"p": KEEP, "q": KEEP, "r": KEEP}),
-        (160, {"p": 0, "q": 1, "r": 0}),
-        (220, {"p": 1, "q": 1, "r": 0}),
-        (280, {"p": 1, "q": 1, "r": 1}),
-        (330, {"p": 1, "q": 1, "r": 2}),
-        (380, {"p": 2, "q": 1, "r": 2}),
-        (430, {"p": 2, "q": 2, "r": 2}),
-        (10**9, {"p": 2, "q": 2, "r": 2}),
-    ],
-)
-def test_greedy_by_hand(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
-    assert SpectralGreedy().plan(observe(KNOWN, budget_bits)).ranks == ranks
-
-
-def test_greedy_goes_by_relative_energy_and_not_by_energy_per_bit() -> None:
-    prices = {"p": 50, "q": 400, "r": 50}
-    assert SpectralGreedy().plan(observe(KNOWN, 510, prices=prices)).ranks == {"p": 0, "q": 1, "r": 0}
-
-
-def test_greedy_skips_a_module_whose_next_direction_does_not_fit_and_goes_on_with_the_others() -> None:
-    prices = {"p": 50, "q": 400, "r": 50}
-    assert SpectralGreedy().plan(observe(KNOWN, 509, prices=prices)).ranks == {"p": 2, "q": 0, "r": 2}
-
-
-@pytest.mark.parametrize(
-    ("budget_bits", "ranks"),
-    [
-        # 100 + 60 + 256 for q and the digest of the kept r; then 60 for p, or where that is too much 50 for q again.
-        (415, {"p": KEEP, "q": KEEP, "r": KEEP}),
-        (416, {"p": 0, "q": 1, "r": KEEP}),
-        (465, {"p": 0, "q": 1, "r": KEEP}),
-        (466, {"p": 0, "q": 2, "r": KEEP}),
-        (475, {"p": 0, "q": 2, "r": KEEP}),
-        (476, {"p": 1, "q": 1, "r": KEEP}),
-    ],
-)
-def test_greedy_keeps_a_stale_module_and_pays_for_its_digest(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
-    obs = observe(KNOWN, budget_bits, prices={"p": 50, "q": 50, "r": 1000}, held={"r": 1})
-    assert SpectralGreedy().plan(obs).ranks == ranks
-
-
-@pytest.mark.parametrize(
-    ("budget_bits", "ranks"),
-    [
-        # q would need 416 bits while p is kept; p goes out for 160, and with nothing kept r, r and p follow to 320.
-        (415, {"p": 2, "q": 0, "r": 2}),
-        # q goes out for 416, p frees the digest (220), r, r and p follow to 380; q's second would make 430.
-        (416, {"p": 2, "q": 1, "r": 2}),
-    ],
-)
-def test_greedy_has_the_digest_bits_back_once_nothing_is_kept(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
-    assert SpectralGreedy().plan(observe(KNOWN, budget_bits, held={"p": 1})).ranks == ranks
-
-
-def test_greedy_never_sends_directions_without_energy() -> None:
-    obs = observe({"p": [1.0, 0.0], "zero": [0.0, 0.0], "stale": [0.0, 0.0]}, 10**6, held={"stale": 2})
-    assert SpectralGreedy().plan(obs).ranks == {"p": 1, "zero": 0, "stale": KEEP}
-
-
-def test_greedy_sends_no_more_directions_than_a_small_module_has() -> None:
-    obs = observe({"p": [1.0, 1.0, 1.0, 1.0]}, 10**6, shapes={"p": (3, 64)})
-    assert SpectralGreedy().plan(obs).ranks == {"p": 3}
-
-
-def test_greedy_breaks_ties_by_direction_and_then_by_module() -> None:
-    spectra = {name: [1.0, 1.0, 1.0] for name in "pqr"}
-    assert SpectralGreedy().plan(observe(spectra, 100 + 3 * 10 + 4 * 50)).ranks == {"p": 2, "q": 1, "r": 1}
-
-
-def test_greedy_refuses_a_diverged_spectrum_by_name() -> None:
-    with pytest.raises(ModelError, match="the spectrum of q is not finite"):
-        SpectralGreedy().plan(observe({"p": [1.0], "q": [float("nan")]}, 10**6))
 
 
 @pytest.mark.parametrize(("budget_bits", "rank"), [(279, KEEP), (280, 1), (429, 1), (430, 2), (10**9, 2)])
@@ -282,45 +82,174 @@ def test_plan_bits_by_hand(ranks: dict[str, int | Keep], bits: int) -> None:
     assert plan_bits(observe(KNOWN, 0), RankPlan(ranks=ranks)) == bits
 
 
-@pytest.mark.parametrize("held", [{}, {"a": 2, "b": 1}])
-def test_plan_bits_is_the_length_of_the_payload_that_the_codec_makes(held: dict[str, int]) -> None:
-    rng, target = np.random.default_rng(3), CodecTarget(coefficient_bits=4)
-    base = BaseSpec(identity="a" * 64, module_shapes={"a": (9, 13), "b": (13, 9), "c": (21, 5)})
-    svd = {
-        m: directions(rng.standard_normal((4, i)), rng.standard_normal((o, 4)))
-        for m, (o, i) in base.module_shapes.items()
-    }
-    obs = observe(
-        {"a": [1.0] * 4, "b": [1.0] * 4, "c": [9.0, 1.0, 1.0, 1.0]},
-        1200,
-        prices=bits_per_direction(base, target),
-        held=held,
-        shapes=base.module_shapes,
-        overhead_bits=overhead_bits(base, target),
-        bits_per_module=BITS_PER_MODULE,
-    )
-    plan = SpectralGreedy().plan(obs)
-    kept = frozenset(module for module, rank in plan.ranks.items() if rank == KEEP)
-    update = LoraUpdate(
-        round_id=1,
-        base_identity=base.identity,
-        factors={m: cut(*svd[m], rank) for m, rank in plan.ranks.items() if rank != KEEP and rank > 0},
-        kept=kept,
-        kept_from="b" * 64 if kept else None,
-    )
-    assert update.factors
-    assert bool(kept) == bool(held)
-    assert 8 * len(encode(update, target, base=base, plan=plan)) == plan_bits(obs, plan) <= 1200
+def test_in_an_episode_a_round_gets_an_even_share_of_what_is_left() -> None:
+    obs = in_an_episode(observe(KNOWN, 1001), 4, [])
+    assert (share_of(obs).budget.bits, share_of(obs).budget.airtime_s, share_of(obs).budget.rounds) == (250, 0.25, 1)
+    assert share_of(obs, 2.0).budget.bits == 500
+    assert share_of(obs, 9.0).budget.bits == 1001
+    assert share_of(observe(KNOWN, 1001), 0.5).budget.bits == 1001
+    alone = observe(KNOWN, 300)
+    for policy in (LargestUniform(), RandomFeasible(0), AsTrained("EVA", 2)):
+        assert policy.plan(in_an_episode(observe(KNOWN, 900), 3, [])) == policy.plan(alone), policy.name
 
 
-@pytest.mark.parametrize("policy", [FixedRank(16), LargestUniform(), SpectralGreedy()], ids=lambda policy: policy.name)
-def test_a_plan_for_224_modules_of_16_directions_takes_5_ms_of_cpu_at_most(
-    policy: FixedRank | LargestUniform | SpectralGreedy,
+# ------------------------------------------------------------------------------- down to the budget
+
+
+def random_plan(obs: RoundObservation, seed: int) -> RankPlan:
+    """Ranks from 0 on, and a fifth of what is held kept."""
+    rng = np.random.default_rng(seed)
+    ranks: dict[str, int | Keep] = {}
+    for module in obs.module_shapes:
+        keeps = obs.held.get(module, 0) > 0 and rng.random() < 0.2
+        ranks[module] = KEEP if keeps else int(rng.integers(0, obs.r_max + 1))
+    return RankPlan(ranks=ranks)
+
+
+def project_by_search(obs: RoundObservation, plan: RankPlan) -> dict[str, int | Keep]:
+    """Every factor at which some rank changes, from the largest down, until one fits."""
+    ranks = {m: r if r == KEEP else min(r, *obs.module_shapes[m]) for m, r in plan.ranks.items()}
+    whole = [r for r in ranks.values() if r != KEEP and r > 0]
+    for above, below in sorted(
+        {(j, r) for r in {*whole, 1} for j in range(1, r + 1)}, key=lambda f: f[0] / f[1], reverse=True
+    ):
+        scaled = {m: r if r == KEEP else r * above // below for m, r in ranks.items()}
+        fallen = {m for m, r in scaled.items() if r == 0 and ranks[m] != 0 and obs.held.get(m, 0)}
+        scaled |= dict.fromkeys(fallen, KEEP)
+        empty = not any(r != KEEP and r > 0 for r in scaled.values())
+        if all(r == KEEP for r in scaled.values()) or (empty and above < below):
+            break
+        if recount(obs, scaled) <= obs.budget.bits:
+            return scaled
+    return dict.fromkeys(ranks, KEEP)
+
+
+@seeded
+@given(obs=observations(), seed=st.integers(0, 99))
+def test_a_projected_plan_is_scaled_by_the_largest_factor_that_fits(obs: RoundObservation, seed: int) -> None:
+    plan = random_plan(obs, seed)
+    projected = project(obs, plan)
+    assert_legal(projected, obs)
+    assert plan_bits(obs, projected) <= obs.budget.bits
+    if len(obs.module_shapes) * obs.r_max <= 500:
+        assert projected.ranks == project_by_search(obs, plan)
+
+
+@pytest.mark.parametrize(
+    ("budget_bits", "ranks"),
+    [
+        (1000, {"p": 8, "q": 4, "r": 0}),
+        (720, {"p": 8, "q": 4, "r": 0}),
+        (719, {"p": 7, "q": 3, "r": 0}),
+        (420, {"p": 4, "q": 2, "r": 0}),
+        (320, {"p": 3, "q": 1, "r": 0}),
+        (516, {"p": 5, "q": 2, "r": 0}),
+        (219, {"p": 1, "q": 0, "r": 0}),
+        (160, {"p": 1, "q": 0, "r": 0}),
+        (159, {"p": KEEP, "q": KEEP, "r": KEEP}),
+        (0, {"p": KEEP, "q": KEEP, "r": KEEP}),
+    ],
+)
+def test_project_by_hand(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
+    obs = observe(dict.fromkeys("pqr", [1.0] * 8), budget_bits)
+    assert project(obs, RankPlan(ranks={"p": 8, "q": 4, "r": 0})).ranks == ranks
+
+
+@pytest.mark.parametrize(
+    ("budget_bits", "ranks"),
+    [(4170, [8, 1]), (4169, [7, KEEP]), (3866, [7, KEEP]), (3865, [6, KEEP]), (866, [1, KEEP]), (865, [KEEP, KEEP])],
+)
+def test_a_rank_that_falls_to_nothing_keeps_what_is_held_and_pays_for_the_digest(
+    budget_bits: int, ranks: list[int | Keep]
 ) -> None:
+    # p's directions cost 510, then 500 each; q's 60, or 256 when it is kept.
+    prices = {"p": 500, "q": 50}
+    obs = observe(dict.fromkeys("pq", [1.0] * 8), budget_bits, prices=prices, held={"q": 1})
+    assert list(project(obs, RankPlan(ranks={"p": 8, "q": 1})).ranks.values()) == ranks
+
+
+def test_a_plan_that_asks_for_nothing_stays_as_it_is_where_it_fits() -> None:
+    nothing = RankPlan(ranks={"p": 0, "q": 0, "r": 0})
+    assert project(observe(KNOWN, 100), nothing) == nothing
+    assert project(observe(KNOWN, 99), nothing).sends_nothing
+    kept = RankPlan(ranks={"p": KEEP, "q": KEEP, "r": KEEP})
+    assert project(observe(KNOWN, 0), kept) == kept
+
+
+@seeded
+@given(obs=observations().map(with_losses), seed=st.integers(0, 99))
+def test_projected_arrays_are_the_projected_plan(obs: RoundObservation, seed: int) -> None:
+    plans, situation = [random_plan(obs, seed + i) for i in range(3)], situation_of(obs)
+    for plan in plans:
+        ranks = np.array([[KEPT if rank == KEEP else rank for rank in plan.ranks.values()]])
+        brought_down = project_ranks(situation, ranks)
+        projected = project(obs, plan)
+        assert [KEEP if rank == KEPT else rank for rank in brought_down[0].tolist()] == list(projected.ranks.values())
+        assert plan_bits_of_arrays(situation, brought_down, brought_down == KEPT) == plan_bits(obs, projected)
+
+
+def test_a_batch_is_brought_down_as_its_rounds_are_one_by_one() -> None:
+    obs = with_losses(observe(dict.fromkeys("pqr", [1.0] * 8), 700, held={"p": 2, "r": 1}))
+    ranks = np.random.default_rng(0).integers(-1, 9, (50, 3))
+    budgets = np.arange(50) * 20
+    one = situation_of(obs)
+    batch = replace(
+        one,
+        budget_bits=budgets,
+        last_ranks=np.repeat(one.last_ranks, 50, axis=0),
+        sent=np.repeat(one.sent, 50, axis=0),
+        kept=np.repeat(one.kept, 50, axis=0),
+    )
+    rows = [project_ranks(one, ranks[i : i + 1], budget_bits=budgets[i : i + 1])[0] for i in range(50)]
+    assert (project_ranks(batch, ranks) == rows).all()
+
+
+# ------------------------------------------------------------------------------------- random, as trained
+
+
+def test_random_plans_depend_on_seed_and_round_alone_and_cover_every_rank() -> None:
+    obs = observe({f"m{i}": [1.0] * 8 for i in range(200)}, 10**6)
+    ranks = list(RandomFeasible(3).plan(obs).ranks.values())
+    assert RandomFeasible(3).plan(obs) == RandomFeasible(3).plan(obs)
+    assert (
+        RandomFeasible(4).plan(obs) != RandomFeasible(3).plan(obs) != RandomFeasible(3).plan(replace(obs, round_id=2))
+    )
+    counts = [ranks.count(rank) for rank in range(9)]
+    assert counts[0] == 0
+    assert min(counts[1:]) >= 10
+
+
+@seeded
+@given(obs=observations(), seed=st.integers(0, 9), rounds=st.integers(1, 3))
+def test_random_plans_are_legal_and_affordable(obs: RoundObservation, seed: int, rounds: int) -> None:
+    plan = RandomFeasible(seed).plan(in_an_episode(obs, rounds, []))
+    assert_legal(plan, obs)
+    assert plan_bits(obs, plan) <= obs.budget.bits / rounds
+
+
+@pytest.mark.parametrize(
+    ("budget_bits", "ranks"), [(280, [2, 0, 1]), (279, [KEEP] * 3), (10**6, [2, 0, 1]), (0, [KEEP] * 3)]
+)
+def test_as_trained_sends_every_direction_with_energy_or_nothing(budget_bits: int, ranks: list[int | Keep]) -> None:
+    spectra = {"p": [4.0, 3.0, 1e-6], "zero": [0.0, 0.0, 0.0], "r": [50.0, 1e-5, 0.0]}
+    obs = observe(spectra, budget_bits - 10, held={"zero": 1, "p": 2}, bits_per_module=10)
+    obs = replace(obs, budget=replace(obs.budget, bits=budget_bits - 10))
+    assert list(AsTrained("AdaLoRA", 4).plan(obs).ranks.values()) == ranks
+
+
+def test_as_trained_keeps_everything_when_nothing_was_trained_and_refuses_a_diverged_spectrum() -> None:
+    assert AsTrained("EVA", 4).plan(observe({"p": [0.0]}, 10**6)).sends_nothing
+    with pytest.raises(ModelError, match="the spectrum of q is not finite"):
+        AsTrained("EVA", 4).plan(observe({"p": [1.0], "q": [float("inf")]}, 10**6))
+
+
+@pytest.mark.parametrize(
+    "policy", [FixedRank(64), LargestUniform(), RandomFeasible(0), AsTrained("EVA", 4)], ids=lambda policy: policy.name
+)
+def test_a_plan_for_224_modules_of_64_directions_takes_5_ms_of_cpu_at_most(policy: RankPolicy) -> None:
     rng = np.random.default_rng(1)
-    spectra = {f"m{i}": sorted(rng.exponential(size=16).tolist(), reverse=True) for i in range(224)}
+    spectra = {f"m{i}": sorted(rng.exponential(size=64).tolist(), reverse=True) for i in range(224)}
     obs = observe(spectra, 100 + 224 * 10 + 224 * 12 * 50, shapes=dict.fromkeys(spectra, SHAPE))
-    policy.plan(obs)
     times_s = []
     for _ in range(7):
         start_s = time.process_time()
@@ -329,20 +258,109 @@ def test_a_plan_for_224_modules_of_16_directions_takes_5_ms_of_cpu_at_most(
     assert min(times_s) <= 5e-3
 
 
-def test_make_policy_knows_its_kinds() -> None:
-    names = [make_policy("fixed", rank=4).name, make_policy("largest").name, make_policy("greedy").name]
-    assert names == ["fixed rank 4", "largest uniform", "spectral greedy"]
+# ---------------------------------------------------------------------------------------- from a name
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ({"kind": "fixed", "rank": 4}, "fixed rank 4"),
+        ({"kind": "largest"}, "largest uniform"),
+        ({"kind": "random", "seed": 3}, "random feasible"),
+        ({"kind": "greedy"}, "spectral greedy"),
+        ({"kind": "greedy", "per": "parameter"}, "greedy per parameter"),
+        ({"kind": "greedy", "per": "kfac"}, "greedy by K-FAC"),
+        ({"kind": "waterfill"}, "waterfill"),
+        ({"kind": "price", "nats_per_mbit": 0.02}, "price 0.02 nats/Mbit"),
+        ({"kind": "price", "feedback": True}, "price 0.01 nats/Mbit with feedback"),
+        ({"kind": "adalora", "rank": 2}, "AdaLoRA rank 2"),
+        ({"kind": "eva"}, "EVA rank 4"),
+    ],
+)
+def test_make_policy_takes_every_analytic_table(table: dict[str, Any], name: str) -> None:
+    policy = Settings.model_validate({"policy": table}).policy
+    assert make_policy(policy.kind, **policy.model_dump(exclude={"kind"})).name == name
 
 
 @pytest.mark.parametrize(
     ("kind", "given_settings", "message"),
     [
-        ("gredy", {}, "policy kind 'gredy' is unknown; choose one of fixed, largest, greedy"),
+        ("gredy", {}, "policy kind 'gredy' is unknown; choose one of fixed, largest, random, greedy"),
         ("fixed", {}, "policy kind 'fixed' takes rank, got none"),
-        ("greedy", {"rank": 4}, "policy kind 'greedy' takes no settings, got rank"),
+        ("largest", {"rank": 4}, "policy kind 'largest' takes no settings, got rank"),
+        ("price", {"feedback": True}, "policy kind 'price' takes feedback, nats_per_mbit, got feedback"),
+        ("eva", {"rank": 4, "seed": 1}, "policy kind 'eva' takes rank, got rank, seed"),
         ("fixed", {"rank": 0}, "fixed rank 0 sends nothing"),
+        ("greedy", {"per": "bit"}, "greedy per 'bit' is unknown; choose one of rank, parameter, kfac"),
     ],
 )
-def test_make_policy_refuses_what_it_does_not_know(kind: str, given_settings: dict[str, int], message: str) -> None:
+def test_make_policy_refuses_what_it_does_not_know(kind: str, given_settings: dict[str, Any], message: str) -> None:
     with pytest.raises(HilError, match=message):
         make_policy(kind, **given_settings)
+
+
+def test_make_policy_takes_other_kinds_by_name_or_constructor_and_their_optional_settings() -> None:
+    class Own:
+        def __init__(self, weights: str = "shipped") -> None:
+            self.name = weights
+
+        def plan(self, obs: RoundObservation) -> RankPlan:
+            raise NotImplementedError
+
+    kinds: Mapping[str, Any] = {"own": Own, "named": "cloud.policies:FixedRank"}
+    assert make_policy("own", kinds).name == "shipped"
+    assert make_policy("own", kinds, weights="w").name == "w"
+    assert make_policy("named", kinds, rank=2).name == "fixed rank 2"
+
+
+OWN_POLICY = """
+from __future__ import annotations
+from dataclasses import dataclass
+from hil.contract import RankPlan, RoundObservation
+
+@dataclass
+class Halves:
+    name: str = "halves"
+    def plan(self, obs: RoundObservation) -> RankPlan:
+        return RankPlan(ranks=dict.fromkeys(obs.module_shapes, obs.r_max // 2))
+
+class Nameless:
+    def plan(self, obs):
+        return None
+
+class Planless:
+    name = "planless"
+
+class Demanding:
+    name = "demanding"
+    def __init__(self, rank): ...
+    def plan(self, obs): ...
+"""
+
+
+def test_a_policy_of_ones_own_is_loaded_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_POLICY)
+    policy = make_policy("file", path=f"{tmp_path}/mine.py:Halves")
+    assert policy.name == "halves"
+    assert policy.plan(observe({"p": [1.0] * 6}, 0)).ranks == {"p": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent.py:Halves", r"policy file .*absent.py' is missing; write path/to/file.py:ClassName"),
+        ("mine.py", "is missing; write path/to/file.py:ClassName"),
+        ("mine.txt:Halves", r"policy file .*mine.txt is not Python; its name must end in .py"),
+        ("mine.py:Thirds", "mine.py:Thirds does not load: AttributeError: .*Thirds"),
+        ("broken.py:Halves", "broken.py:Halves does not load: SyntaxError"),
+        ("mine.py:Nameless", r"mine.py:Nameless needs an attribute name \(a string\) and a method plan\(obs\)"),
+        ("mine.py:Planless", "mine.py:Planless needs an attribute name"),
+        ("mine.py:Demanding", "mine.py:Demanding does not load: TypeError.*rank"),
+    ],
+)
+def test_a_file_that_holds_no_policy_is_refused_in_one_line(tmp_path: Path, name: str, message: str) -> None:
+    for file, text in {"mine.py": OWN_POLICY, "mine.txt": OWN_POLICY, "broken.py": "class Halves(:"}.items():
+        (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_policy_file(f"{tmp_path}/{name}")
+    assert "\n" not in str(caught.value)
