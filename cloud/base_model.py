@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,19 @@ class BaseModel:
         """Number of tokenizer pieces of a word with its leading blank."""
         return len(self.tokenizer(word, add_special_tokens=False)["input_ids"])
 
+    def check_targets(self, projections: Sequence[str]) -> None:
+        """Nothing, if the model has every one of these projections ("q_proj", ...).
+
+        Raises:
+            ModelError: it lacks some, as OPT lacks what the default `model.target_modules` names for Llama.
+        """
+        has = list(dict.fromkeys(name.rpartition(".")[2] for name in self.spec.module_shapes))
+        if lacking := [name for name in projections if name not in has]:
+            raise ModelError(
+                f"model {self.folder}: it has no {', '.join(lacking)}; "
+                f"choose model.target_modules from {', '.join(has)}"
+            )
+
     def load(self, device: torch.device) -> PreTrainedModel:
         """The model in float32 on a device, ready for LoRA.
 
@@ -69,7 +83,7 @@ def open_base_model(name: str) -> BaseModel:
     """The base model by "default", a folder, or a hub name, without loading its weights into memory.
 
     Raises:
-        ModelError: there is no model, it is damaged, or its architecture cannot be served by the edge.
+        ModelError: there is no model, it is damaged, or its architecture is neither one that the edge serves nor OPT.
     """
     folder = _folder(name)
     spec = base_spec(folder)

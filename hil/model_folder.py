@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ from hil.contract import BaseSpec, ModelError
 SUPPORTED_ARCHITECTURES: Final = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Architectures whose conversion for the edge is tested."""
 
+CLOUD_ONLY_ARCHITECTURE: Final = "OPTForCausalLM"
+"""Trained and evaluated in the cloud alone: the edge has no conversion for it."""
+
 PROJECTIONS: Final = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -34,6 +37,16 @@ PROJECTIONS: Final = (
     "mlp.down_proj",
 )
 """Projections of one layer that may be adapted, in canonical order."""
+
+OPT_PROJECTIONS: Final = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "fc1",
+    "fc2",
+)
+"""The same for OPT, whose layers are model.decoder.layers.N."""
 
 _DTYPES: Final = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER_BYTES: Final = 100_000_000
@@ -64,6 +77,30 @@ class Computation:
     rms_norm_eps: float
     rope_theta: float
     tied_embeddings: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptComputation:
+    """The same for OPT, in the words of its config.json; defaults of Hugging Face filled in.
+
+    Attributes:
+        word_embed_proj_dim: width of the token embedding; None = hidden_size.
+    """
+
+    architecture: str = CLOUD_ONLY_ARCHITECTURE
+    hidden_size: int
+    ffn_dim: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vocab_size: int
+    max_position_embeddings: int = 2048
+    word_embed_proj_dim: int | None = None
+    activation_function: str = "relu"
+    do_layer_norm_before: bool = True
+    enable_bias: bool = True
+    layer_norm_elementwise_affine: bool = True
+    _remove_final_layer_norm: bool = False
+    tie_word_embeddings: bool = True
 
 
 def config(folder: Path | str) -> dict[str, Any]:
@@ -132,10 +169,37 @@ def computation(folder: Path | str) -> Computation:
     return found
 
 
+def opt_computation(folder: Path | str) -> OptComputation:
+    """What the folder's OPT model computes.
+
+    Raises:
+        ModelError: a configuration with a hole in it, or a value of the wrong kind.
+    """
+    raw = config(folder)
+    known = {f.name: raw[f.name] for f in fields(OptComputation) if f.name in raw and f.name != "architecture"}
+    sizes = [f.name for f in fields(OptComputation) if f.default is MISSING]
+    for name in sizes:
+        if name not in known:
+            raise ModelError(f"'{folder}/config.json' lacks '{name}'; save the model again with save_pretrained")
+        if not isinstance(known[name], int) or known[name] < 1:
+            raise ModelError(f"'{folder}/config.json' holds a value of the wrong kind: {name} = {known[name]!r}")
+    return OptComputation(**known)
+
+
+def is_cloud_only(folder: Path | str) -> bool:
+    """The folder's model can be trained and evaluated in the cloud, but not served by the edge."""
+    return config(folder).get("architectures") == [CLOUD_ONLY_ARCHITECTURE]
+
+
 def _architecture(raw: Mapping[str, Any]) -> str:
     named = raw.get("architectures") or ["a model that names no architecture"]
     if len(named) == 1 and named[0] in SUPPORTED_ARCHITECTURES:
         return str(named[0])
+    if named == [CLOUD_ONLY_ARCHITECTURE]:
+        raise ModelError(
+            f"the edge can't serve {CLOUD_ONLY_ARCHITECTURE} (llama.cpp doesn't): score it in the cloud with "
+            f"`hil train` and `hil eval`, or choose one of {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
     raise ModelError(
         f"the edge can't serve '{', '.join(map(str, named))}'; it serves {', '.join(SUPPORTED_ARCHITECTURES)}: "
         "choose a model of one of these architectures"
@@ -212,7 +276,7 @@ def canonical_f16(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]
 
 
 def _stored(folder: Path) -> dict[str, _Stored]:
-    tied = bool(config(folder).get("tie_word_embeddings", False))
+    tied = bool(config(folder).get("tie_word_embeddings", is_cloud_only(folder)))  # OPT's default is True
     found: dict[str, _Stored] = {}
     for path in _weight_files(folder):
         for name, stored in _read_header(path).items():
@@ -291,10 +355,10 @@ def identity(folder: Path | str) -> str:
     file and a stored copy of a tied lm_head make no difference.
 
     Raises:
-        ModelError: whatever keeps the folder from being read or served; no tokenizer.json.
+        ModelError: whatever keeps the folder from being read or its model from being adapted; no tokenizer.json.
     """
     folder = Path(folder)
-    settings = asdict(computation(folder))
+    settings = asdict(_any_computation(folder))
     digest = hashlib.sha256(b"base model identity 1\n")
     digest.update(_canonical_json(settings))
     digest.update(hashlib.sha256(tokenizer_bytes(folder)).digest())
@@ -328,12 +392,12 @@ def base_spec(folder: Path | str) -> BaseSpec:
 
 
 def module_shapes(folder: Path | str) -> dict[str, tuple[int, int]]:
-    """Adaptable projections as (d_out, d_in), layer by layer, in the order of PROJECTIONS.
+    """Adaptable projections as (d_out, d_in), layer by layer, in the order of PROJECTIONS or OPT_PROJECTIONS.
 
     Raises:
         ModelError: a projection is missing or of another shape than the configuration says.
     """
-    model, found = computation(folder), shapes(folder)
+    model, found = _any_computation(folder), shapes(folder)
     wanted = expected_module_shapes(model)
     for module, shape in wanted.items():
         if found.get(f"{module}.weight") != shape:
@@ -345,8 +409,20 @@ def module_shapes(folder: Path | str) -> dict[str, tuple[int, int]]:
     return wanted
 
 
-def expected_module_shapes(model: Computation) -> dict[str, tuple[int, int]]:
+def _any_computation(folder: Path | str) -> Computation | OptComputation:
+    return opt_computation(folder) if is_cloud_only(folder) else computation(folder)
+
+
+def expected_module_shapes(model: Computation | OptComputation) -> dict[str, tuple[int, int]]:
     """Adaptable projections as (d_out, d_in) that follow from the configuration, in canonical order."""
+    if isinstance(model, OptComputation):
+        square, inner = (model.hidden_size, model.hidden_size), model.ffn_dim
+        per_opt_layer = (*4 * (square,), (inner, model.hidden_size), (model.hidden_size, inner))
+        return {
+            f"model.decoder.layers.{layer}.{projection}": shape
+            for layer in range(model.num_hidden_layers)
+            for projection, shape in zip(OPT_PROJECTIONS, per_opt_layer, strict=True)
+        }
     queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     hidden, inner = model.hidden_size, model.intermediate_size
     attention = ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))

@@ -159,7 +159,7 @@ def test_base_spec_lists_projections_in_canonical_order(make_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["OPTForCausalLM"]}, "can't serve 'OPTForCausalLM'; it serves LlamaForCausalLM, Qwen2"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "can't serve 'GPT2LMHeadModel'; it serves LlamaForCausalLM, Qwen2"),
         ({"architectures": None}, "names no architecture"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type = 'llama3'"),
@@ -245,3 +245,72 @@ def test_reading_a_folder_needs_neither_torch_nor_transformers(make_folder):
     command = [sys.executable, "-c", script, str(make_folder())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
+
+
+OPT_CONFIG = {
+    "architectures": ["OPTForCausalLM"],
+    "hidden_size": 16,
+    "ffn_dim": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 30,
+    "max_position_embeddings": 64,
+    "word_embed_proj_dim": 16,
+}
+OPT_SHAPES = {
+    "self_attn.q_proj": (16, 16),
+    "self_attn.k_proj": (16, 16),
+    "self_attn.v_proj": (16, 16),
+    "self_attn.out_proj": (16, 16),
+    "fc1": (24, 16),
+    "fc2": (16, 24),
+}
+
+
+@pytest.fixture
+def make_opt(make_folder) -> Callable[..., Path]:
+    rng = np.random.default_rng(5)
+    layers = {f"model.decoder.layers.{i}.{name}": shape for i in range(2) for name, shape in OPT_SHAPES.items()}
+    weights: Tensors = {f"{name}.weight": rng.standard_normal(shape, np.float32) for name, shape in layers.items()}
+    weights["model.decoder.embed_tokens.weight"] = rng.standard_normal((30, 16), np.float32)
+
+    def make(name: str = "opt", *, extra: Tensors | None = None, **config: object) -> Path:
+        folder: Path = make_folder(name, weights=weights | (extra or {}))
+        settings = {key: value for key, value in (OPT_CONFIG | config).items() if value != "absent"}
+        (folder / "config.json").write_text(json.dumps(settings))
+        return folder
+
+    return make
+
+
+def test_opt_is_adapted_in_canonical_order_and_never_served(make_opt):
+    folder = make_opt()
+    spec = model_folder.base_spec(folder)
+    expected = {f"model.decoder.layers.{i}.{name}": shape for i in range(2) for name, shape in OPT_SHAPES.items()}
+    assert list(spec.module_shapes.items()) == list(expected.items())
+    with pytest.raises(ModelError, match=r"edge can't serve OPTForCausalLM .*score it in the cloud .*`hil eval`"):
+        model_folder.computation(folder)
+
+
+def test_identity_of_opt_takes_the_defaults_of_hugging_face(make_opt):
+    expected = model_folder.identity(make_opt())
+    # Embeddings of OPT are tied unless the configuration says otherwise.
+    head = {"lm_head.weight": np.ones((30, 16), np.float32)}
+    assert model_folder.identity(make_opt("tied head stored", extra=head)) == expected
+    assert model_folder.identity(make_opt("untied", extra=head, tie_word_embeddings=False)) != expected
+    assert model_folder.identity(make_opt("relu by name", activation_function="relu", dropout=0.3)) == expected
+    assert model_folder.identity(make_opt("gelu", activation_function="gelu")) != expected
+    assert model_folder.identity(make_opt("heads", num_attention_heads=2)) != expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ffn_dim": "absent"}, "lacks 'ffn_dim'"),
+        ({"num_hidden_layers": "two"}, "wrong kind: num_hidden_layers = 'two'"),
+        ({"num_hidden_layers": 3}, r"layers\.2\.self_attn\.q_proj\.weight' should be \[16, 16\] and is missing"),
+    ],
+)
+def test_a_damaged_opt_is_named(make_opt, change, message):
+    with pytest.raises(ModelError, match=message):
+        model_folder.base_spec(make_opt(**change))
