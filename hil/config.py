@@ -319,6 +319,20 @@ AnyPolicy = (
 )
 
 
+Method = Literal["lora", "adalora", "eva"]
+
+
+def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
+    """How the update that a policy plans for is trained: the method, and its average rank where it has one."""
+    match policy:
+        case AdaLoraPolicy(rank=rank):
+            return "adalora", rank
+        case EvaPolicy(rank=rank):
+            return "eva", rank
+        case _:
+            return "lora", None
+
+
 class EnvironmentSettings(_Table):
     """[environment]: what the training environment assumes of link and measurement."""
 

@@ -25,7 +25,7 @@ from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
 from hil.conditions import conditions, seeded
-from hil.config import ControlSettings, LoopbackRadio, Settings
+from hil.config import ControlSettings, LoopbackRadio, Settings, training_of
 from hil.contract import (
     Budget,
     ChannelState,
@@ -87,7 +87,8 @@ class CloudHalf:
         self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
-        self._tuner = FineTuner(base, settings.model, settings.finetune, seed)
+        method, rank = training_of(settings.policy)
+        self._tuner = FineTuner(base, settings.model, settings.finetune, seed, method=method, target_rank=rank)
         self.module_shapes = self._tuner.module_shapes
         self.history: list[RoundSummary] = []
         self._held: dict[str, LowRankFactors] = {}

@@ -1,0 +1,448 @@
+"""Streams: rounds that are trained once at r_max and kept, to train and compare rank policies on.
+
+The cloud trains at r_max whatever is sent, so its rounds do not depend on a policy: only what the edge holds does. A
+stream keeps every round's factors as they come out of the codec, what would be missing for every rank of them, and the
+set that the round is scored on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.base_model import BaseModel, open_base_model
+from cloud.finetune import Directions, FineTuner, spectra
+from cloud.importance import Curvature, held_curve, inner_products, joined, sent_curve
+from cloud.lexicon import measure_text
+from cloud.peft_methods import Method
+from cloud.stream_scorer import MergedModel, StreamScorer
+from cloud.text import Domain, DomainSampler, default_domain, load_domains
+from hil.codec import CodecTarget, cut, decode, encode
+from hil.config import DefaultText, FileText, Settings
+from hil.contract import BaseSpec, LabelQuestion, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
+
+FORMAT: Final = 1
+"""Of the files in the cache; a file of another is made anew."""
+METHOD_VERSION: Final = 2
+"""Of what "adalora" and "eva" do; raised when that changes."""
+
+Curves = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """T rounds of training over M adapted modules at ranks up to R.
+
+    Attributes:
+        digest: names the stream: hash of all that decides it.
+        spec: the base model's identity and shapes.
+        module_shapes: adapted modules in canonical order, as (d_out, d_in).
+        r_max: R.
+        max_tokens: of one score item.
+        method, target_rank: how it was trained; a rank only for "adalora" and "eva".
+        domains, texts, score_sets: of every round.
+        base_scores, base_losses: float64[T], nothing delivered; scores are NaN for a language-model set.
+        full_scores, full_losses: float64[T], all of the round's own directions delivered.
+        spectra: float32[T, M, R], singular values.
+        sent_energy, sent_kfac: float32[T, M, R + 1], what is missing when r directions of the round are sent.
+        kept_energy, kept_kfac: float32[T, M, R + 1, T], [sent in, module, r, now]: what is missing now when the edge
+            holds r directions sent in another round; NaN for a round that is still to come.
+        payloads: every round's whole update as the codec encodes it.
+    """
+
+    digest: str
+    spec: BaseSpec
+    module_shapes: Mapping[str, tuple[int, int]]
+    r_max: int
+    max_tokens: int
+    method: Method
+    target_rank: int | None
+    domains: tuple[str, ...]
+    texts: tuple[TextState, ...]
+    score_sets: tuple[ScoreSet, ...]
+    base_scores: NDArray[np.float64]
+    base_losses: NDArray[np.float64]
+    full_scores: NDArray[np.float64]
+    full_losses: NDArray[np.float64]
+    spectra: Curves
+    sent_energy: Curves
+    sent_kfac: Curves
+    kept_energy: Curves
+    kept_kfac: Curves
+    payloads: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def n_rounds(self) -> int:
+        """T."""
+        return len(self.domains)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the adapted modules, in canonical order."""
+        return tuple(self.module_shapes)
+
+    @property
+    def base_identity(self) -> str:
+        """Of the base model that it was trained on."""
+        return self.spec.identity
+
+    def factors(self, round_id: int) -> Mapping[str, LowRankFactors]:
+        """A round's whole update as the edge decodes it; modules without any direction are absent."""
+        return _decoded(self.payloads[round_id], _Spec(self.spec))
+
+
+@dataclass(frozen=True, eq=False)
+class _Spec:
+    """A base model's spec as part of a cache's key: equal by identity."""
+
+    spec: BaseSpec
+
+    def __hash__(self) -> int:
+        return hash(self.spec.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Spec) and other.spec.identity == self.spec.identity
+
+
+@lru_cache(maxsize=64)
+def _decoded(payload: bytes, base: _Spec) -> Mapping[str, LowRankFactors]:
+    return decode(payload, base.spec).factors
+
+
+def stream_domains(settings: Settings, seed: int) -> list[str]:
+    """The domain of each round: streams.domains in a random order, each for streams.dwell rounds.
+
+    Every domain comes once before one comes again, and none twice in a row if there are two or more. A text of one
+    domain (text.kind "file" or "hub") is repeated.
+    """
+    rounds, dwell = settings.streams.rounds, settings.streams.dwell
+    if not isinstance(settings.text, DefaultText):
+        _, [name] = load_domains(settings.text, seed)
+        return [name] * rounds
+    names = list(dict.fromkeys(settings.streams.domains))
+    rng = np.random.default_rng([seed, *b"domains"])
+    visits: list[str] = []
+    while len(visits) * dwell < rounds:
+        order = [names[i] for i in rng.permutation(len(names))]
+        if visits and order[0] == visits[-1]:
+            order.append(order.pop(0))
+        visits += order
+    return [name for name in visits for _ in range(dwell)][:rounds]
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def train_stream(
+    settings: Settings,
+    *,
+    text_seed: int,
+    train_seed: int,
+    domains: Sequence[str],
+    method: Method = "lora",
+    target_rank: int | None = None,
+    on_step: Callable[[], None] = lambda: None,
+    base: BaseModel | None = None,
+) -> Stream:
+    """A stream, trained now; equal arguments give equal bits on one machine.
+
+    Args:
+        settings: text, model, finetune (streams.steps and streams.batch in place of its own), codec, streams.
+        text_seed: of the words and of what is held out for scoring.
+        train_seed: of LoRA's initial values and of the order of examples.
+        domains: one name a round.
+        method, target_rank: as FineTuner.
+        on_step: called after every step of training.
+        base: the base model where it is already open.
+    Raises:
+        ModelError, TextError: as for a run.
+    """
+    base = base or open_base_model(settings.model.base)
+    texts = _domains(settings, domains, text_seed)
+    finetune = settings.finetune.model_copy(
+        update={"steps": settings.streams.steps, "batch": settings.streams.batch, "threads": 1, "resume_from": ""}
+    )
+    tuner = FineTuner(base, settings.model, finetune, train_seed, method=method, target_rank=target_rank)
+    samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
+    rounds = _Rounds(base.spec, tuner.module_shapes, settings, len(domains))
+    states: list[TextState] = []
+    for name in domains:
+        examples = samplers[name].draw(finetune.steps * finetune.batch)
+        texts_of_round = (e.text for e in examples)
+        states.append(measure_text(texts_of_round, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces))
+        tuner.train(examples, on_step)
+        rounds.add(tuner.directions(), tuner.curvature(examples))
+    score_sets = {name: _limited(domain.score_set, settings.streams.items) for name, domain in texts.items()}
+    stream = Stream(
+        digest=stream_key(
+            settings,
+            base,
+            text_seed=text_seed,
+            train_seed=train_seed,
+            domains=domains,
+            method=method,
+            target_rank=target_rank,
+        ),
+        spec=base.spec,
+        module_shapes=tuner.module_shapes,
+        r_max=settings.model.r_max,
+        max_tokens=finetune.max_tokens,
+        method=method,
+        target_rank=target_rank,
+        domains=tuple(domains),
+        texts=tuple(states),
+        score_sets=tuple(score_sets[name] for name in domains),
+        **rounds.arrays(),
+        **dict.fromkeys(("base_scores", "base_losses", "full_scores", "full_losses"), np.full(len(domains), np.nan)),
+        payloads=tuple(rounds.payloads),
+    )
+    return _with_scores(stream, base)
+
+
+def _domains(settings: Settings, names: Sequence[str], text_seed: int) -> dict[str, Domain]:
+    if isinstance(settings.text, DefaultText):
+        return {name: default_domain(name, settings.text, text_seed) for name in dict.fromkeys(names)}
+    loaded, [only] = load_domains(settings.text, text_seed)
+    if set(names) != {only}:
+        raise TextError(f"stream of {', '.join(sorted(set(names)))}: this text has one domain, {only}")
+    return loaded
+
+
+def _limited(score_set: ScoreSet, items: int) -> ScoreSet:
+    """The first `items` questions, or half as many chunks: a chunk has many tokens that count."""
+    return replace(score_set, questions=score_set.questions[:items], chunks=score_set.chunks[: max(1, items // 2)])
+
+
+class _Rounds:
+    """What is kept of each round: payload, spectra and residuals."""
+
+    def __init__(self, spec: BaseSpec, shapes: Mapping[str, tuple[int, int]], settings: Settings, n: int) -> None:
+        self._spec, self._shapes = spec, shapes
+        self._target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
+        self._r_max = r_max = settings.model.r_max
+        m = len(shapes)
+        self.payloads: list[bytes] = []
+        self._held: dict[str, list[LowRankFactors]] = {name: [] for name in shapes}
+        self._spectra = np.zeros((n, m, r_max), np.float32)
+        self._sent = {kind: np.zeros((n, m, r_max + 1), np.float32) for kind in ("energy", "kfac")}
+        self._kept = {kind: np.full((n, m, r_max + 1, n), np.nan, np.float32) for kind in ("energy", "kfac")}
+
+    def add(self, found: Mapping[str, Directions], curvature: Mapping[str, Curvature]) -> None:
+        """One more round."""
+        t = len(self.payloads)
+        whole = {n: cut(d.u, d.s, d.vt, min(len(d.s), self._r_max)) for n, d in found.items() if len(d.s)}
+        update = LoraUpdate(round_id=t, base_identity=self._spec.identity, factors=whole)
+        self.payloads.append(encode(update, self._target, base=self._spec))
+        received = decode(self.payloads[-1], self._spec).factors
+        self._spectra[t] = list(spectra(found, self._r_max).values())
+        for m, (name, (d_out, d_in)) in enumerate(self._shapes.items()):
+            nothing = LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
+            self._held[name].append(received.get(name, nothing))
+            self._add_module(t, m, "energy", inner_products(joined(self._held[name]), None), name)
+            self._add_module(t, m, "kfac", inner_products(joined(self._held[name]), curvature.get(name)), name)
+
+    def _add_module(self, t: int, m: int, kind: str, inner: NDArray[np.float64], name: str) -> None:
+        """The curves of one module out of the inner products of all rounds' directions."""
+        ends = np.cumsum([0, *(factors.rank for factors in self._held[name])])
+        of_round = [np.arange(ends[s], ends[s + 1]) for s in range(t + 1)]
+        now = of_round[t]
+        self._sent[kind][t, m] = sent_curve(inner[np.ix_(now, now)], self._r_max)
+        for s in range(t):
+            pair = np.concatenate([of_round[s], now])
+            self._kept[kind][s, m, :, t] = held_curve(inner[np.ix_(pair, pair)], len(of_round[s]), self._r_max)
+        self._kept[kind][t, m, :, t] = self._sent[kind][t, m]
+
+    def arrays(self) -> dict[str, Any]:
+        """The arrays of a Stream."""
+        return {
+            "spectra": self._spectra,
+            **{f"sent_{kind}": curves for kind, curves in self._sent.items()},
+            **{f"kept_{kind}": curves for kind, curves in self._kept.items()},
+        }
+
+
+def _with_scores(stream: Stream, base: BaseModel) -> Stream:
+    scorer = StreamScorer(MergedModel(base, max_tokens=stream.max_tokens), stream)
+    m = len(stream.modules)
+    nothing, everything = np.zeros(m, np.int64), np.full(m, stream.r_max)
+    bare = [scorer.score(t, nothing, nothing) for t in range(stream.n_rounds)]
+    full = [scorer.score(t, np.full(m, t), everything) for t in range(stream.n_rounds)]
+    return replace(
+        stream,
+        base_scores=np.array([score for score, _ in bare]),
+        base_losses=np.array([loss for _, loss in bare]),
+        full_scores=np.array([score for score, _ in full]),
+        full_losses=np.array([loss for _, loss in full]),
+    )
+
+
+# --------------------------------------------------------------------------------------------- cache
+
+
+def stream_key(
+    settings: Settings,
+    base: BaseModel,
+    *,
+    text_seed: int,
+    train_seed: int,
+    domains: Sequence[str],
+    method: Method,
+    target_rank: int | None,
+) -> str:
+    """SHA-256 (hex) over all that decides a stream's bits, apart from the machine."""
+    text = settings.text.model_dump(exclude={"stream", "dwell"})
+    if isinstance(settings.text, DefaultText):
+        text["python"] = platform.python_version()  # whose library the prose is from
+    if isinstance(settings.text, FileText):
+        for key in ("path", "score_path"):
+            if text[key]:
+                text[key] = _file_digest(Path(text[key]))
+    decides = {
+        "format": FORMAT,
+        "base": base.spec.identity,
+        "text": text,
+        "finetune": settings.finetune.model_dump(include={"learning_rate", "alpha", "max_tokens", "device"}),
+        "model": settings.model.model_dump(include={"r_max", "target_modules"}),
+        "codec": settings.codec.model_dump(),
+        "streams": settings.streams.model_dump(include={"steps", "batch", "items"}),
+        "seeds": [text_seed, train_seed],
+        "domains": list(domains),
+        "method": [method, target_rank] if method == "lora" else [method, target_rank, METHOD_VERSION],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TextError(f"text file {path}: {error.strerror}; set text.path to a TSV, CSV or JSONL file") from error
+
+
+def cached_stream(
+    settings: Settings,
+    *,
+    text_seed: int,
+    train_seed: int,
+    domains: Sequence[str],
+    method: Method = "lora",
+    target_rank: int | None = None,
+    on_step: Callable[[], None] = lambda: None,
+    base: BaseModel | None = None,
+) -> Stream:
+    """As train_stream, but read from streams.cache where it has been trained before.
+
+    A file is written whole under another name and renamed, so several processes may share a cache. One that cannot be
+    read is trained and written anew.
+    """
+    base = base or open_base_model(settings.model.base)
+    digest = stream_key(
+        settings,
+        base,
+        text_seed=text_seed,
+        train_seed=train_seed,
+        domains=domains,
+        method=method,
+        target_rank=target_rank,
+    )
+    path = Path(settings.streams.cache) / f"{digest[:32]}.npz"
+    stream = _read(path, base.spec, digest)
+    if stream is None:
+        stream = train_stream(
+            settings,
+            text_seed=text_seed,
+            train_seed=train_seed,
+            domains=domains,
+            method=method,
+            target_rank=target_rank,
+            on_step=on_step,
+            base=base,
+        )
+        _write(path, stream)
+    return stream
+
+
+_ARRAYS: Final = (
+    "base_scores",
+    "base_losses",
+    "full_scores",
+    "full_losses",
+    "spectra",
+    "sent_energy",
+    "sent_kfac",
+    "kept_energy",
+    "kept_kfac",
+)
+
+
+def _write(path: Path, stream: Stream) -> None:
+    sets = {score_set.name: asdict(score_set) for score_set in stream.score_sets}
+    about = {
+        "format": FORMAT,
+        "digest": stream.digest,
+        "modules": list(stream.modules),
+        "r_max": stream.r_max,
+        "max_tokens": stream.max_tokens,
+        "method": stream.method,
+        "target_rank": stream.target_rank,
+        "domains": stream.domains,
+        "texts": [asdict(text) for text in stream.texts],
+        "score_sets": sets,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, Any] = {name: getattr(stream, name) for name in _ARRAYS}
+    entries["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    for t, payload in enumerate(stream.payloads):
+        entries[f"payload_{t}"] = np.frombuffer(payload, np.uint8)
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    try:
+        np.savez(partial, **entries)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path, spec: BaseSpec, digest: str) -> Stream | None:
+    """The stream in a file; None when there is none, it is damaged, or not the one asked for."""
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        payloads = tuple(arrays.pop(f"payload_{t}").tobytes() for t in range(len(about["domains"])))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    if about["format"] != FORMAT or about["digest"] != digest or set(arrays) != set(_ARRAYS):
+        return None
+    sets = {name: _score_set(entry) for name, entry in about["score_sets"].items()}
+    return Stream(
+        digest=digest,
+        spec=spec,
+        module_shapes={name: spec.module_shapes[name] for name in about["modules"]},
+        r_max=about["r_max"],
+        max_tokens=about["max_tokens"],
+        method=about["method"],
+        target_rank=about["target_rank"],
+        domains=tuple(about["domains"]),
+        texts=tuple(TextState(**entry) for entry in about["texts"]),
+        score_sets=tuple(sets[name] for name in about["domains"]),
+        payloads=payloads,
+        **arrays,
+    )
+
+
+def _score_set(entry: Mapping[str, Any]) -> ScoreSet:
+    questions = tuple(
+        LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=q["answer"]) for q in entry["questions"]
+    )
+    return ScoreSet(name=entry["name"], questions=questions, chunks=tuple(entry["chunks"]))
