@@ -1,0 +1,282 @@
+"""`hil train`: streams → fitted tables → learners, several seeds side by side → the weights that a policy loads.
+
+A stream is trained once and kept; a learner then needs a look-up a step. Every so often each learner is asked, on
+streams that it does not learn from, what its plans leave missing; the best answer's weights are the ones kept. All of
+it can be stopped and taken up again in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.base_model import BaseModel, open_base_model
+from cloud.stream_scorer import MergedModel
+from hil.config import Settings, to_toml
+from hil.contract import ConfigError
+from hil.environment import RankVectorEnv
+from hil.learners import PRICE_PER_MBIT, STEPS, TRANSLATIONS, Kind, make_learner, scoped, scopes_of
+from hil.stream_table import StreamTable
+from hil.tables import cached_table
+from hil.workers import run_jobs
+
+SELECT_SEED: Final = 1000
+"""Text seeds: streams to train on count from 0, those to select on from here, those to report on from 2000."""
+REPORT_SEED: Final = 2000
+
+RATE_EPISODES: Final = 100
+"""Episodes of one answer, the same ones every time."""
+RATES: Final = 25
+"""Answers a learner is asked for over its training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableJob:
+    """One stream to be trained and fitted."""
+
+    settings: Settings
+    text_seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One learner from one seed.
+
+    Attributes:
+        steps: environment steps in all.
+        folder: its files: checkpoint.safetensors, history.jsonl, best.safetensors.
+    """
+
+    settings: Settings
+    kind: Kind
+    seed: int
+    steps: int
+    folder: Path
+
+
+def train(
+    settings: Settings,
+    kinds: Sequence[Kind],
+    out_dir: Path,
+    *,
+    steps: int | None = None,
+    seeds: int = 1,
+    workers: int = 0,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[dict[str, Any]]:
+    """Train learners, each from several seeds, and keep the best weights of each kind as <kind>.safetensors.
+
+    Args:
+        settings: the experiment; its channel, budget and streams are what is learnt on.
+        kinds: which learners.
+        out_dir: made when missing; what is finished in it is not done again, what was begun goes on.
+        steps: environment steps of each learner; None = as many as each kind needs (STEPS).
+        seeds: learner seeds 0, 1, ...
+        workers: processes; 0 = one a core.
+        on_progress: (jobs done, all jobs, what was done last).
+    Returns:
+        The lines of training.jsonl, which the report of an evaluation draws: learner, seed, step, reward (minus the
+        mean excess loss in nats per token on the streams to select on), mbit (mean payload of a round), seconds.
+    Raises:
+        ConfigError: the folder was made with other settings.
+        HilError: a stream cannot be trained.
+    """
+    _claim(out_dir, settings)
+    tables = [
+        TableJob(settings=settings, text_seed=seed) for seed in (*_train_seeds(settings), *_select_seeds(settings))
+    ]
+    runs = [
+        TrainJob(settings=settings, kind=kind, seed=seed, steps=steps or STEPS[kind], folder=out_dir / f"{kind}-{seed}")
+        for seed in range(seeds)
+        for kind in kinds
+    ]
+    total, done = len(tables) + len(runs), 0
+
+    def count(what: str) -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total, what)
+
+    on_progress(0, total, "streams")
+    run_jobs(_make_table, tables, workers=workers, on_done=lambda job, _: count(f"stream {job.text_seed}"))
+    reference: list[dict[str, Any]] = []
+    run_jobs(_rate_random, [settings], workers=1, on_done=lambda _, entry: reference.append(entry))
+    run_jobs(_run_learner, runs, workers=workers, on_done=lambda job, best: count(_line(job, best)))
+    return reference + _collect(runs, reference, out_dir)
+
+
+def _line(job: TrainJob, best: float) -> str:
+    return f"{job.kind}, seed {job.seed}: best reward {best:+.4f}"
+
+
+def _claim(out_dir: Path, settings: Settings) -> None:
+    """Make the folder, or see that it belongs to this very training."""
+    mark = out_dir / "config.toml"
+    wanted = to_toml(settings)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
+            raise ConfigError(f"training folder {out_dir}: begun with other settings; choose another --out")
+        mark.write_text(wanted, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"training folder {out_dir}: {error.strerror}; choose another --out") from error
+
+
+def _train_seeds(settings: Settings) -> range:
+    return range(settings.streams.train)
+
+
+def _select_seeds(settings: Settings) -> range:
+    return range(SELECT_SEED, SELECT_SEED + settings.streams.select)
+
+
+# ------------------------------------------------------------------------------------------------ in a worker
+
+
+@cache
+def _opened(name: str, max_tokens: int) -> tuple[BaseModel, MergedModel]:
+    base = open_base_model(name)
+    return base, MergedModel(base, max_tokens=max_tokens)
+
+
+def _table(settings: Settings, text_seed: int) -> StreamTable:
+    base, model = _opened(settings.model.base, settings.finetune.max_tokens)
+    return cached_table(settings, text_seed=text_seed, train_seed=text_seed, base=base, model=model)
+
+
+def _make_table(job: TableJob) -> None:
+    _table(job.settings, job.text_seed)
+
+
+def _run_learner(job: TrainJob) -> float:
+    """Train to the end from wherever the folder stands; the best reward."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    tables = [_table(job.settings, seed) for seed in _train_seeds(job.settings)]
+    select = [_table(job.settings, seed) for seed in _select_seeds(job.settings)]
+    checkpoint, lines = job.folder / "checkpoint.safetensors", job.folder / "history.jsonl"
+    learner = make_learner(job.kind, tables, job.settings, job.seed)
+    history: list[dict[str, Any]] = []
+    if checkpoint.exists() and lines.exists():
+        learner.load(checkpoint)
+        history = [
+            entry for line in lines.read_text().splitlines() if (entry := json.loads(line))["step"] <= learner.steps
+        ]
+    board = _board(job.folder)
+    start_s = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    while not history or learner.steps < job.steps:
+        if history:
+            learner.advance(max(1, job.steps // RATES))
+        entry = {
+            "learner": job.kind,
+            "seed": job.seed,
+            "step": learner.steps,
+            **rate(learner, job.kind, select, job.settings),
+        }
+        entry["seconds"] = time.perf_counter() - start_s
+        if not history or entry["value"] > max(e["value"] for e in history):
+            learner.save_weights(job.folder / "best.safetensors")
+        history.append(entry)
+        board(entry)
+        learner.save(checkpoint)
+        lines.write_text("".join(json.dumps(e) + "\n" for e in history), encoding="utf-8")
+    return float(max(e["reward"] for e in history))
+
+
+class _Random:
+    """Rank vectors drawn uniformly, for the value that learning starts from."""
+
+    def __init__(self, modules: int) -> None:
+        self._rng, self._modules = np.random.default_rng(0), modules
+
+    def act(self, state: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Whatever the state."""
+        return self._rng.uniform(-1.0, 1.0, (len(state), self._modules))
+
+
+def _rate_random(settings: Settings) -> dict[str, Any]:
+    """The line of training.jsonl for random ranks brought down to the budget."""
+    select = [_table(settings, seed) for seed in _select_seeds(settings)]
+    found = rate(_Random(len(select[0].module_shapes)), "ppo", select, settings)
+    return {"learner": "random feasible", "seed": 0, "step": 0, **found, "seconds": 0.0}
+
+
+class Actor(Protocol):
+    """All that an answer needs of a learner."""
+
+    def act(self, state: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Actions without exploration."""
+        ...
+
+
+def rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> dict[str, float]:
+    """What a learner's plans leave missing on streams it does not learn from, without exploration.
+
+    Returns:
+        reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round; feasible:
+        share of plans within the budget; value: reward minus the price of its bits. What learns in both scopes of the
+        budget is asked in both: the first three are then of a budget for each round, `episode_reward` is the reward
+        with one for the episode, and the value is the mean of the two.
+    """
+    found = [_rate(learner, kind, tables, scoped(settings, scope)) for scope in scopes_of(kind, settings)]
+    first = dict(zip(("reward", "mbit", "feasible"), found[0], strict=True))
+    if len(found) > 1:
+        first["episode_reward"] = found[1][0]
+    return first | {"value": float(np.mean([reward - PRICE_PER_MBIT * mbit for reward, mbit, _ in found]))}
+
+
+def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> tuple[float, float, float]:
+    """Mean reward, Mbit sent and share of feasible plans over RATE_EPISODES episodes, the same ones every time."""
+    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind].arguments())
+    state, _ = venv.reset(seed=SELECT_SEED)
+    told: list[dict[str, Any]] = []
+    ended = False
+    while not ended:
+        state, _, terminated, _, info = venv.step(learner.act(state).astype(np.float32))
+        ended = bool(terminated.all())
+        told.append(info["final_info"] if ended else info)
+    excess = np.mean([one["excess_nats"] for one in told])
+    sent = np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])
+    return -float(excess), 1e-6 * float(sent), float(np.mean([one["feasible"] for one in told]))
+
+
+def _board(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Writes an entry to TensorBoard where that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return lambda entry: None
+    writer = SummaryWriter(str(folder))
+
+    def write(entry: dict[str, Any]) -> None:
+        for key in ("reward", "mbit", "feasible", "value"):
+            writer.add_scalar(key, entry[key], entry["step"])
+        writer.flush()
+
+    return write
+
+
+def _collect(runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_dir: Path) -> list[dict[str, Any]]:
+    """training.jsonl of all learners, and the weights of the best seed of each kind."""
+    lines: list[dict[str, Any]] = []
+    best: dict[str, tuple[float, Path]] = {}
+    for job in runs:
+        own = [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
+        lines += own
+        value = max(entry["value"] for entry in own)
+        if value > best.get(job.kind, (-math.inf, job.folder))[0]:
+            best[job.kind] = (value, job.folder)
+    text = "".join(json.dumps(e) + "\n" for e in (*reference, *lines))
+    (out_dir / "training.jsonl").write_text(text, encoding="utf-8")
+    for kind, (_, folder) in best.items():
+        shutil.copyfile(folder / "best.safetensors", out_dir / f"{kind}.safetensors")
+    return lines

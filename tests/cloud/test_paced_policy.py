@@ -1,0 +1,73 @@
+"""The default policy: a share of the budget from PPO, an exact plan within it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud.paced_policy import OCTAVES, PacedAllocator, load_agent, paced_plans, save_agent
+from cloud.policies import plan_bits
+from cloud.ppo import Ppo
+from cloud.state import PACE_STATE_SIZE, situation_of
+from hil.contract import Budget, ModelError, Residuals, RoundObservation
+from tests.cloud.observations import observe
+
+
+def round_of(rng: np.random.Generator, *, rounds: int = 1, modules: int = 12, r_max: int = 8) -> RoundObservation:
+    """A round with random expected losses, some of it held, and a budget drawn on a log scale."""
+    names = [f"m{i}" for i in range(modules)]
+    gains = np.sort(rng.exponential(1.0, (modules, r_max)) * rng.lognormal(0, 2, (modules, 1)))[:, ::-1]
+    sent = np.concatenate([gains[:, ::-1].cumsum(axis=1)[:, ::-1], np.zeros((modules, 1))], axis=1).astype(np.float32)
+    held = {name: 2 for name in names[: modules // 2]}
+    obs = observe({name: list(row) for name, row in zip(names, gains, strict=True)}, 0, held=held)
+    kept = {name: float(sent[i, 0] * rng.uniform(0, 1.5)) for i, name in enumerate(names) if name in held}
+    budget = Budget(airtime_s=1.0, bits=int(50 * modules * r_max * 10 ** rng.uniform(-3, 0.3)), rounds=rounds)
+    return replace(obs, kfac=Residuals(sent=dict(zip(names, sent, strict=True)), kept=kept), budget=budget)
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_no_plan_is_larger_than_the_budget_whatever_the_network_says(tmp_path: Path, rounds: int) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE, 1, seed=seed))
+        policy = PacedAllocator(str(tmp_path / "w.safetensors"))
+        for _ in range(20):
+            obs = round_of(rng, rounds=rounds)
+            assert plan_bits(obs, policy.plan(obs)) <= obs.budget.bits
+
+
+def test_zero_is_an_even_share_and_the_ends_are_octaves_away() -> None:
+    obs = round_of(np.random.default_rng(1), rounds=8)
+    obs = replace(obs, budget=replace(obs.budget, bits=40_000))
+    situation = situation_of(obs)
+    whole = int(situation.bits[:, -1].sum())
+    for action, share in ((-1.0, 2.0**-OCTAVES / 8), (0.0, 1 / 8), (1.0, 2.0**OCTAVES / 8)):
+        ranks, keep = paced_plans(situation, np.array([[action]]))
+        spent = int(np.take_along_axis(situation.bits, np.where(keep, 0, ranks)[0][:, np.newaxis], axis=1).sum())
+        assert spent <= 40_000 * share
+        # what is left over is less than one direction with its module and digest, or there was nothing more to send
+        assert spent > min(40_000 * share, whole) - 500
+
+
+def test_weights_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    agent = Ppo(PACE_STATE_SIZE, 1, seed=3)
+    path = tmp_path / "w.safetensors"
+    save_agent(path, agent)
+    state = np.random.default_rng(0).normal(size=(50, PACE_STATE_SIZE)).astype(np.float32)
+    ours, theirs = (a.act(state, deterministic=True).action for a in (agent, load_agent(path)))
+    assert np.abs(ours - theirs).max() < 5e-3  # float16
+    assert path.stat().st_size < 1_000_000
+
+
+def test_weights_of_something_else_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none.safetensors: .*hil train ours"):
+        load_agent(tmp_path / "none.safetensors")
+    save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE + 1, 1, seed=0))
+    with pytest.raises(ModelError, match=f"{PACE_STATE_SIZE + 1} inputs"):
+        load_agent(tmp_path / "w.safetensors")
+
+
+def test_a_round_without_expected_losses_is_refused() -> None:
+    with pytest.raises(ModelError, match="kfac"):
+        situation_of(observe({"a": [1.0]}, 100))
