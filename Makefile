@@ -3,16 +3,17 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 POLICY ?=
+ROUNDS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # llama.cpp without its tools, examples and server: builds in two thirds of the time.
 LLAMA_FLAGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
                -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_COMMON=OFF
 
-.PHONY: demo test check bench setup packages clean
+.PHONY: demo test check bench controller setup packages clean
 
 demo: $(READY)
-	@$(BIN)/hil run $(if $(POLICY),--set policy.kind=$(POLICY))
+	@$(BIN)/hil run $(if $(POLICY),--set policy.kind=$(POLICY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 test: $(READY) packages
 	@$(BIN)/python -m pytest
@@ -25,6 +26,12 @@ check: $(READY)
 
 bench: $(READY)
 	@$(BIN)/hil bench edge
+	@$(BIN)/hil bench controller
+
+# The weights that ship: streams, learners, and the best of each kind into cloud/policy_weights.
+controller: $(READY)
+	@$(BIN)/hil train --out runs/train
+	@cp runs/train/*.safetensors cloud/policy_weights/
 
 setup: $(READY)
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +29,21 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="The experiment, a 
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
 
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0 = one a core.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="A short form, minutes: few and short streams.")]
+
 _DEFAULT_CONFIG = Path("hil.toml")
+_CONTROLLER_CONFIG = Path("configs/controller.toml")
+_QUICK_STREAMS = (
+    "streams.train=2",
+    "streams.select=1",
+    "streams.report=2",
+    "streams.seeds=1",
+    "streams.rounds=3",
+    "streams.steps=20",
+    "streams.items=24",
+    'streams.domains=["jargon40", "jargon150"]',
+)
 
 
 @app.callback()
@@ -73,6 +87,96 @@ def run(
         print("hil: interrupted; the rounds that were finished are in the run's folder", file=sys.stderr)
         raise typer.Exit(130) from None
     _finish(folder, console)
+
+
+@app.command()
+def train(
+    learners: Annotated[
+        list[str] | None, typer.Argument(metavar="[LEARNER]…", help="ours, ppo, airllm, airllm-published; all of them.")
+    ] = None,
+    config: ConfigOption = _CONTROLLER_CONFIG,
+    sets: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder; one that was begun is gone on with.")] = Path("runs/train"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Environment steps; else as each learner needs.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each learner (streams.seeds).")] = None,
+    workers: WorkersOption = 0,
+    quick: QuickOption = False,
+) -> None:
+    """Train the controller: streams, fitted tables, learners; the weights end in OUT/LEARNER.safetensors."""
+    settings = load_settings(config, [*(sets or []), *(_QUICK_STREAMS if quick else ())])
+    from hil.learners import kinds_of
+    from hil.train import train as train_learners
+
+    kinds = kinds_of(learners or [])
+    console = _console()
+    with _progress(console) as progress:
+        entries = train_learners(
+            settings,
+            kinds,
+            out,
+            steps=min(steps or 2_000, 2_000) if quick else steps,
+            seeds=min(seeds or settings.streams.seeds, 1 if quick else 1000),
+            workers=workers,
+            on_progress=_counter(progress),
+        )
+    for kind in kinds:
+        best = max((e for e in entries if e["learner"] == kind), key=lambda e: e["value"])
+        console.print(
+            f"{kind}: {out / f'{kind}.safetensors'}, seed {best['seed']} at step {best['step']}: "
+            f"excess {-best['reward']:.4f} nats at {best['mbit']:.3f} Mbit a round",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command(name="eval")
+def evaluate(
+    policies: Annotated[
+        list[str] | None,
+        typer.Option("--policy", metavar="SPEC", help='"kind,key=value", "name = file.py:Class"; repeatable.'),
+    ] = None,
+    channels: Annotated[
+        list[str] | None, typer.Option("--channel", metavar="NAME", help="Of the SNR; repeatable.")
+    ] = None,
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", metavar="SCOPE", help="Of the budget: round, episode.")
+    ] = None,
+    config: ConfigOption = _CONTROLLER_CONFIG,
+    sets: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder; what is finished in it is not done again.")] = Path("runs/eval"),
+    streams: Annotated[int | None, typer.Option(min=1, help="Unseen streams (streams.report).")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Training seeds (streams.seeds).")] = None,
+    seeds_per_stream: Annotated[int, typer.Option(min=0, help="How many of them each stream gets; 0 = all.")] = 0,
+    score_on: Annotated[
+        Literal["cloud", "edge"], typer.Option(help="What scores: merged or quantised model.")
+    ] = "cloud",
+    training: Annotated[Path | None, typer.Option(help="training.jsonl of `hil train`, to draw beside.")] = None,
+    workers: WorkersOption = 0,
+    quick: QuickOption = False,
+) -> None:
+    """Compare policies on unseen streams: results.parquet, results.json and report.html."""
+    settings = load_settings(config, [*(sets or []), *(_QUICK_STREAMS if quick else ())])
+    from hil.evaluate import evaluate_verb
+
+    console = _console()
+    with _progress(console) as progress:
+        report, table = evaluate_verb(
+            settings,
+            policies=policies or [],
+            channels=channels or [],
+            scopes=scopes or [],
+            out_dir=out,
+            streams=streams,
+            seeds=seeds,
+            seeds_per_stream=seeds_per_stream,
+            score_on=score_on,
+            training=training,
+            workers=workers,
+            quick=quick,
+            on_progress=_counter(progress),
+        )
+    console.print(table)
+    console.print(f"report: {report}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -137,6 +241,26 @@ def bench_edge(config: ConfigOption = _DEFAULT_CONFIG, sets: SetOption = None, j
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
+@bench_app.command("controller")
+def bench_controller(
+    config: ConfigOption = _CONTROLLER_CONFIG,
+    sets: SetOption = None,
+    json_path: JsonOption = None,
+    random_states: Annotated[int, typer.Option(min=1, help="States that the allocator is checked on.")] = 1_000_000,
+) -> None:
+    """Environment steps a second, time of a plan, forward passes a second, infeasible plans of random states."""
+    settings = load_settings(config, sets or [])
+    import torch
+
+    from hil.controller_bench import bench
+
+    torch.set_num_threads(1)
+    figures = bench(settings, random_states=random_states)
+    _print_figures(figures)
+    if json_path:
+        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Entry point: a HilError is one line and exit code 2."""
     # Small matrices lose by BLAS threads, and figures must not depend on their number.
@@ -166,6 +290,18 @@ def _console() -> Console:
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _counter(progress: Progress) -> Callable[[int, int, str], None]:
+    """Draws (done, total, what was done last); a line each where there is no terminal to draw on."""
+    task = progress.add_task("starting", total=None)
+
+    def on_progress(done: int, total: int, what: str) -> None:
+        progress.update(task, completed=done, total=total, description=what)
+        if progress.disable:
+            progress.console.print(f"{done}/{total}  {what}", highlight=False, markup=False, soft_wrap=True)
+
+    return on_progress
 
 
 def _watcher(settings: Settings, progress: Progress) -> Watcher:
