@@ -1,8 +1,9 @@
 """Text → LoRA at r_max → singular directions → the update that a rank plan cuts out of them.
 
-Plain LoRA of peft on every adapted projection, trained at r_max whatever is sent; it goes on from round to round, and
-each update is the total since the base. Label words and language-model text share one loss: cross-entropy at the
-positions that count, so the large output matrix is applied to those only.
+LoRA of peft on every adapted projection, trained at r_max whatever is sent (or AdaLoRA or EVA, which choose the ranks
+themselves); it goes on from round to round, and each update is the total since the base. Label words and
+language-model text share one loss: cross-entropy at the positions that count, so the large output matrix is applied to
+those only.
 """
 
 from __future__ import annotations
@@ -71,8 +72,11 @@ class FineTuner:
         model: r_max and target modules.
         settings: steps, batch, learning rate.
         seed: of LoRA's initial values.
+        method: "lora" at r_max, or a method of PEFT that chooses ranks: see cloud.peft_methods.
+        target_rank: average rank of "adalora" and "eva"; None for "lora".
     Raises:
         ModelError: the weights cannot be loaded.
+        ConfigError: a target rank that does not fit the method.
     """
 
     def __init__(

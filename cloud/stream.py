@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,98 +23,17 @@ from cloud.finetune import Directions, FineTuner, spectra
 from cloud.importance import Curvature, held_curve, inner_products, joined, sent_curve
 from cloud.lexicon import measure_text
 from cloud.peft_methods import Method
+from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.stream_scorer import MergedModel, StreamScorer
 from cloud.text import Domain, DomainSampler, default_domain, load_domains
 from hil.codec import CodecTarget, cut, decode, encode
 from hil.config import DefaultText, FileText, Settings
-from hil.contract import BaseSpec, LabelQuestion, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
+from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 
-FORMAT: Final = 1
-"""Of the files in the cache; a file of another is made anew."""
+__all__ = ["Stream", "cached_stream", "stream_domains", "stream_key", "train_stream"]
+
 METHOD_VERSION: Final = 2
 """Of what "adalora" and "eva" do; raised when that changes."""
-
-Curves = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stream:
-    """T rounds of training over M adapted modules at ranks up to R.
-
-    Attributes:
-        digest: names the stream: hash of all that decides it.
-        spec: the base model's identity and shapes.
-        module_shapes: adapted modules in canonical order, as (d_out, d_in).
-        r_max: R.
-        max_tokens: of one score item.
-        method, target_rank: how it was trained; a rank only for "adalora" and "eva".
-        domains, texts, score_sets: of every round.
-        base_scores, base_losses: float64[T], nothing delivered; scores are NaN for a language-model set.
-        full_scores, full_losses: float64[T], all of the round's own directions delivered.
-        spectra: float32[T, M, R], singular values.
-        sent_energy, sent_kfac: float32[T, M, R + 1], what is missing when r directions of the round are sent.
-        kept_energy, kept_kfac: float32[T, M, R + 1, T], [sent in, module, r, now]: what is missing now when the edge
-            holds r directions sent in another round; NaN for a round that is still to come.
-        payloads: every round's whole update as the codec encodes it.
-    """
-
-    digest: str
-    spec: BaseSpec
-    module_shapes: Mapping[str, tuple[int, int]]
-    r_max: int
-    max_tokens: int
-    method: Method
-    target_rank: int | None
-    domains: tuple[str, ...]
-    texts: tuple[TextState, ...]
-    score_sets: tuple[ScoreSet, ...]
-    base_scores: NDArray[np.float64]
-    base_losses: NDArray[np.float64]
-    full_scores: NDArray[np.float64]
-    full_losses: NDArray[np.float64]
-    spectra: Curves
-    sent_energy: Curves
-    sent_kfac: Curves
-    kept_energy: Curves
-    kept_kfac: Curves
-    payloads: tuple[bytes, ...] = field(repr=False)
-
-    @property
-    def n_rounds(self) -> int:
-        """T."""
-        return len(self.domains)
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Names of the adapted modules, in canonical order."""
-        return tuple(self.module_shapes)
-
-    @property
-    def base_identity(self) -> str:
-        """Of the base model that it was trained on."""
-        return self.spec.identity
-
-    def factors(self, round_id: int) -> Mapping[str, LowRankFactors]:
-        """A round's whole update as the edge decodes it; modules without any direction are absent."""
-        return _decoded(self.payloads[round_id], _Spec(self.spec))
-
-
-@dataclass(frozen=True, eq=False)
-class _Spec:
-    """A base model's spec as part of a cache's key: equal by identity."""
-
-    spec: BaseSpec
-
-    def __hash__(self) -> int:
-        return hash(self.spec.identity)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Spec) and other.spec.identity == self.spec.identity
-
-
-@lru_cache(maxsize=64)
-def _decoded(payload: bytes, base: _Spec) -> Mapping[str, LowRankFactors]:
-    return decode(payload, base.spec).factors
 
 
 def stream_domains(settings: Settings, seed: int) -> list[str]:
@@ -357,7 +273,7 @@ def cached_stream(
         target_rank=target_rank,
     )
     path = Path(settings.streams.cache) / f"{digest[:32]}.npz"
-    stream = _read(path, base.spec, digest)
+    stream = read_stream(path, base.spec, digest)
     if stream is None:
         stream = train_stream(
             settings,
@@ -369,80 +285,5 @@ def cached_stream(
             on_step=on_step,
             base=base,
         )
-        _write(path, stream)
+        write_stream(path, stream)
     return stream
-
-
-_ARRAYS: Final = (
-    "base_scores",
-    "base_losses",
-    "full_scores",
-    "full_losses",
-    "spectra",
-    "sent_energy",
-    "sent_kfac",
-    "kept_energy",
-    "kept_kfac",
-)
-
-
-def _write(path: Path, stream: Stream) -> None:
-    sets = {score_set.name: asdict(score_set) for score_set in stream.score_sets}
-    about = {
-        "format": FORMAT,
-        "digest": stream.digest,
-        "modules": list(stream.modules),
-        "r_max": stream.r_max,
-        "max_tokens": stream.max_tokens,
-        "method": stream.method,
-        "target_rank": stream.target_rank,
-        "domains": stream.domains,
-        "texts": [asdict(text) for text in stream.texts],
-        "score_sets": sets,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, Any] = {name: getattr(stream, name) for name in _ARRAYS}
-    entries["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    for t, payload in enumerate(stream.payloads):
-        entries[f"payload_{t}"] = np.frombuffer(payload, np.uint8)
-    partial = path.with_suffix(f".{os.getpid()}.npz")
-    try:
-        np.savez(partial, **entries)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _read(path: Path, spec: BaseSpec, digest: str) -> Stream | None:
-    """The stream in a file; None when there is none, it is damaged, or not the one asked for."""
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays.pop("about").tobytes())
-        payloads = tuple(arrays.pop(f"payload_{t}").tobytes() for t in range(len(about["domains"])))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-    if about["format"] != FORMAT or about["digest"] != digest or set(arrays) != set(_ARRAYS):
-        return None
-    sets = {name: _score_set(entry) for name, entry in about["score_sets"].items()}
-    return Stream(
-        digest=digest,
-        spec=spec,
-        module_shapes={name: spec.module_shapes[name] for name in about["modules"]},
-        r_max=about["r_max"],
-        max_tokens=about["max_tokens"],
-        method=about["method"],
-        target_rank=about["target_rank"],
-        domains=tuple(about["domains"]),
-        texts=tuple(TextState(**entry) for entry in about["texts"]),
-        score_sets=tuple(sets[name] for name in about["domains"]),
-        payloads=payloads,
-        **arrays,
-    )
-
-
-def _score_set(entry: Mapping[str, Any]) -> ScoreSet:
-    questions = tuple(
-        LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=q["answer"]) for q in entry["questions"]
-    )
-    return ScoreSet(name=entry["name"], questions=questions, chunks=tuple(entry["chunks"]))

@@ -20,7 +20,7 @@ from cloud.text import Example
 from hil.contract import LowRankFactors, ModelError, ScoreSet
 
 if TYPE_CHECKING:
-    from cloud.stream import Stream
+    from cloud.stream_file import Stream
 
 BATCH: Final = 32
 """Sequences of one forward pass; sorted by length, so that little padding is computed."""

@@ -16,8 +16,8 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from hil.contract import KEEP, ConfigError
-from hil.figure_style import inline_svg
-from hil.plots import Plot, comparison_plot, run_plots, score_kinds
+from hil.page import details_html, facts_html, figure_html, glossary_html, table_html, write_page
+from hil.plots import comparison_plot, run_plots, score_kinds
 from hil.runlog import Run, Value, comparable
 
 Row = Mapping[str, Value]
@@ -91,18 +91,8 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     if len(runs) > 1:
         body.append(_comparison(runs))
     body += [_run_section(run, f"r{i}", one_of_many=len(runs) > 1) for i, run in enumerate(runs, start=1)]
-    body.append(_glossary())
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE_SHEET}</style></head>\n<body><main>\n"
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
-    )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"report {path}: {error.strerror}; choose another place") from error
+    body.append(glossary_html(_GLOSSARY))
+    write_page(path, title, body)
 
 
 # ------------------------------------------------------------------------------------------- what a run says
@@ -246,23 +236,23 @@ def _tiles(total: Mapping[str, Value]) -> list[tuple[str, str]]:
 
 
 def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(run))
     tiles = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in _tiles(summary(run)))
     versions = json.dumps({k: run.manifest.get(k) for k in ("platform", "versions")}, indent=2, default=str)
     parts = [
         f"<h2>{escape(f'{anchor[1:]} {run.name}')}</h2>" if one_of_many else "",
-        f'<dl class="facts">{facts}</dl>',
+        facts_html(_facts(run)),
         f'<div class="tiles">{tiles}</div>',
         _reality(run),
-        *(_figure(plot, f"{anchor}f{i}") for i, plot in enumerate(run_plots(run, brief=one_of_many))),
+        *(figure_html(plot, f"{anchor}f{i}") for i, plot in enumerate(run_plots(run, brief=one_of_many))),
         "<h3>All rounds</h3>" if run.rows else '<p class="note">No round was completed.</p>',
-        _table(
+        table_html(
             [head for head, _, _ in _COLUMNS],
             [[cell(row) for _, cell, _ in _COLUMNS] for row in run.rows],
+            text_columns=_TEXT_COLUMNS,
             marked=[status == "refused" for status in run.texts("edge.status")],
         ),
-        f"<details><summary>Configuration (config.toml)</summary><pre>{escape(run.config_toml)}</pre></details>",
-        f"<details><summary>Versions</summary><pre>{escape(versions)}</pre></details>",
+        details_html("Configuration (config.toml)", run.config_toml),
+        details_html("Versions", versions),
     ]
     return f'<section id="{anchor}">' + "\n".join(part for part in parts if part) + "</section>"
 
@@ -274,26 +264,6 @@ def _reality(run: Run) -> str:
     lines = [(word, line) for word in ("simulated", "emulated") for line in run.manifest.get(word) or ()]
     items = "".join(f"<li><b>{word}</b> {escape(str(line))}</li>" for word, line in lines)
     return f'<div class="note">What was not real in this run:<ul>{items or "<li>nothing</li>"}</ul></div>'
-
-
-def _figure(plot: Plot, prefix: str) -> str:
-    svg = inline_svg(plot.figure, prefix).replace("<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1)
-    return f"<figure><h3>{escape(plot.title)}</h3>{svg}<figcaption>{escape(plot.caption)}</figcaption></figure>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, marked: Sequence[bool] = ()) -> str:
-    """A table that scrolls sideways; text columns to the left, numbers to the right, marked rows stand out."""
-    if not rows:
-        return ""
-    sides = [' class="t"' if head in _TEXT_COLUMNS else "" for head in heads]
-    top = "".join(f"<th{side}>{escape(head)}</th>" for head, side in zip(heads, sides, strict=True))
-    lines = []
-    for i, row in enumerate(rows):
-        cells = "".join(f"<td{side}>{escape(text)}</td>" for text, side in zip(row, sides, strict=True))
-        start = '<tr class="bad">' if i < len(marked) and marked[i] else "<tr>"
-        lines.append(f"{start}{cells}</tr>")
-    body = "\n".join(lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _comparison(runs: Sequence[Run]) -> str:
@@ -323,12 +293,11 @@ def _comparison(runs: Sequence[Run]) -> str:
     ).split("|")
     links = " · ".join(f'<a href="#r{i}">{escape(name)}</a>' for i, name in enumerate(names, start=1))
     plot = comparison_plot(runs, names)
-    return f"<nav>{links}</nav>" + _table(heads, rows) + (_figure(plot, "c") if plot else "")
-
-
-def _glossary() -> str:
-    entries = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _GLOSSARY)
-    return f"<section><h2>Glossary</h2><dl>{entries}</dl></section>"
+    return (
+        f"<nav>{links}</nav>"
+        + table_html(heads, rows, text_columns=_TEXT_COLUMNS)
+        + (figure_html(plot, "c") if plot else "")
+    )
 
 
 _GLOSSARY = (
@@ -351,31 +320,3 @@ _GLOSSARY = (
     ("Lexical entropy", "Shannon entropy of the batch's word distribution, in bits per word."),
     ("OOV", "Share of words that the base model's lexicon lacks."),
 )
-
-_STYLE_SHEET = """
-:root{color-scheme:light dark;--ink:#1b1e22;--soft:#5d6670;--page:#fff;--card:#f4f6f8;--line:#d9dee3;--bad:#b3400014}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--soft:#9aa4ae;--page:#14171a;--card:#1e2327;--line:#343b42;
---bad:#ff8c4a26}}
-@media print{.scroll{overflow:visible}figure{break-inside:avoid}}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:60rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
-h1{font-size:1.7rem;margin:.5rem 0 1rem}h2{font-size:1.3rem;margin:2.5rem 0 .75rem;border-top:1px solid var(--line);
-padding-top:1.5rem}h3{font-size:1.05rem;margin:0 0 .5rem}a{color:inherit}nav{margin:0 0 1rem;color:var(--soft)}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.5rem 1.5rem;margin:0 0 1.25rem}
-.facts dt{font-size:.8rem;color:var(--soft);margin:0}.facts dd{margin:0;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem;margin:0 0 1.25rem}
-.tiles div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
-.tiles b{display:block;font-size:1.15rem;font-weight:600;font-variant-numeric:tabular-nums}
-.tiles span{font-size:.8rem;color:var(--soft)}
-.note{border-left:3px solid #e69f00;background:var(--card);padding:.6rem .9rem;margin:0 0 1.5rem}
-.note ul{margin:.25rem 0 0;padding-left:1.2rem}
-figure{margin:2.25rem 0}figure svg{display:block;width:100%;height:auto}
-figcaption{color:var(--soft);font-size:.87rem;margin-top:.4rem}
-.scroll{overflow:auto;max-height:36rem;border:1px solid var(--line);border-radius:.5rem;margin:0 0 1.25rem}
-table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:.28rem .55rem;text-align:right;white-space:nowrap}th{position:sticky;top:0;background:var(--card);
-font-weight:600;white-space:normal;vertical-align:bottom}.t{text-align:left}
-tbody tr+tr td{border-top:1px solid var(--line)}.bad td{background:var(--bad)}
-details{margin:.5rem 0}summary{cursor:pointer;color:var(--soft)}pre{background:var(--card);padding:.75rem;overflow:auto;
-border-radius:.5rem;font-size:.8rem}dt{font-weight:600;margin-top:.5rem}dd{margin:0 0 0 1rem}
-"""

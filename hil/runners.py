@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud.policies import keep_all, plan_bits
 from hil.codec import BITS_PER_MODULE
@@ -35,7 +36,6 @@ from hil.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_
 
 if TYPE_CHECKING:
     from cloud.stream import Stream
-    from cloud.stream_scorer import StreamScorer
     from hil.loop import Loop
     from hil.rows import Round
 
@@ -234,6 +234,16 @@ class SurrogateRunner:
         )
 
 
+class Scorer(Protocol):
+    """What an edge would come to on a round's score set: cloud.stream_scorer, or the quantised model itself."""
+
+    def score(
+        self, round_id: int, held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
+    ) -> tuple[float, float]:
+        """Score and loss in nats per token of a held state."""
+        ...
+
+
 class StreamRunner(SurrogateRunner):
     """One trained stream, scored by real forward passes of the merged model.
 
@@ -243,7 +253,7 @@ class StreamRunner(SurrogateRunner):
         settings: budget, radio, environment, and the codec's bits per coefficient.
     """
 
-    def __init__(self, stream: Stream, scorer: StreamScorer, settings: Settings) -> None:
+    def __init__(self, stream: Stream, scorer: Scorer, settings: Settings) -> None:
         table = table_of(stream, coefficient_bits=settings.codec.coefficient_bits)
         super().__init__([table], settings)
         self._scorer = scorer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from cloud.base_model import BaseModel
 from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
 from hil.config import Settings
+from hil.runners import Scorer
 from hil.stream_table import Knots, StreamTable, table_of
 
 KNOTS: Final = 12
@@ -33,14 +34,6 @@ STALE_PLANS: Final = 12
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class Scorer(Protocol):
-    """A real forward pass: cloud.stream.StreamScorer bound to one stream."""
-
-    def score(self, round_id: int, held_round: Ints, held_rank: Ints) -> tuple[float, float]:
-        """Score and loss in nats of a held state."""
-        ...
 
 
 def cached_table(

@@ -1,8 +1,8 @@
 """`hil train`: streams → fitted tables → learners, several seeds side by side → the weights that a policy loads.
 
 A stream is trained once and kept; a learner then needs a look-up a step. Every so often each learner is asked, on
-streams that it does not learn from, what its plans leave missing; the best answer's weights are the ones kept. All of
-it can be stopped and taken up again in the same folder.
+streams that it does not learn from, what its plans leave missing; the best answer's weights are the ones kept (of
+AirLLM the last). All of it can be stopped and taken up again in the same folder.
 """
 
 from __future__ import annotations
@@ -183,13 +183,18 @@ def _run_learner(job: TrainJob) -> float:
             **rate(learner, job.kind, select, job.settings),
         }
         entry["seconds"] = time.perf_counter() - start_s
-        if not history or entry["value"] > max(e["value"] for e in history):
+        if _is_kept(job.kind, entry, history):
             learner.save_weights(job.folder / "best.safetensors")
         history.append(entry)
         board(entry)
         learner.save(checkpoint)
         lines.write_text("".join(json.dumps(e) + "\n" for e in history), encoding="utf-8")
     return float(max(e["reward"] for e in history))
+
+
+def _is_kept(kind: Kind, entry: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
+    """The best answer's weights are kept; of AirLLM the last one's, as the paper selects none."""
+    return kind.startswith("airllm") or not history or entry["value"] > max(e["value"] for e in history)
 
 
 class _Random:
@@ -272,7 +277,7 @@ def _collect(runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_
     for job in runs:
         own = [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
         lines += own
-        value = max(entry["value"] for entry in own)
+        value = own[-1]["value"] if job.kind.startswith("airllm") else max(entry["value"] for entry in own)
         if value > best.get(job.kind, (-math.inf, job.folder))[0]:
             best[job.kind] = (value, job.folder)
     text = "".join(json.dumps(e) + "\n" for e in (*reference, *lines))

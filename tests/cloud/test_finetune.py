@@ -1,14 +1,17 @@
 """LoRA at r_max, its exact cut, and going on where it stopped."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
-from cloud.base_model import open_base_model
+from cloud.base_model import DEFAULT_MODEL, open_base_model
 from cloud.finetune import FineTuner, cut_update, spectra
 from cloud.text import Example, default_domain
 from hil.config import DefaultText, FinetuneSettings, ModelSettings
-from hil.contract import KEEP, ModelError, RankPlan
+from hil.contract import KEEP, ConfigError, ModelError, RankPlan
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=4, batch=8, threads=1)
@@ -105,7 +108,7 @@ def test_it_goes_on_bit_for_bit_from_a_saved_state(base, domain, tmp_path):
 def test_a_state_of_other_shape_or_no_state_is_refused(base, trained, tmp_path):
     trained.save(tmp_path / "state.safetensors")
     other = FineTuner(base, ModelSettings(r_max=2), SETTINGS, seed=0)
-    with pytest.raises(ModelError, match="made for another base model, r_max or target_modules"):
+    with pytest.raises(ModelError, match="made for another base model, method, r_max or target"):
         other.load(tmp_path / "state.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"12345678")
     for name in ("broken.safetensors", "gone.safetensors"):
@@ -134,3 +137,127 @@ def test_long_prompts_lose_their_front(base):
     assert len(ids) == 8
     assert start == 7
     assert base.tokenizer.decode(ids).endswith("verdict: bad")
+
+
+# -------------------------------------------------------------------------------------- other methods
+
+
+def _tuner(base, method, target_rank, **settings):
+    settings = SETTINGS.model_copy(update=settings)
+    return FineTuner(base, MODEL, settings, seed=0, method=method, target_rank=target_rank)
+
+
+def test_adalora_comes_down_to_its_target_in_every_round(base, domain):
+    tuner = _tuner(base, "adalora", 2)
+    assert sum(len(d.s) for d in tuner.directions().values()) == 0
+    for round_id in range(2):
+        tuner.train(domain.train[40 * round_id : 40 * round_id + 40])
+        ranks = {name: len(d.s) for name, d in tuner.directions().items()}
+        assert list(ranks) == list(tuner.module_shapes)
+        assert 1.5 * len(ranks) < sum(ranks.values()) <= 2 * len(ranks)
+        assert len(set(ranks.values())) > 1
+
+
+@pytest.mark.parametrize(("method", "target_rank"), [("adalora", 2), ("eva", 2)])
+def test_directions_are_all_that_the_adapters_do(base, domain, method, target_rank):
+    tuner = _tuner(base, method, target_rank)
+    tuner.train(domain.train[:32])
+    merged = base.load(torch.device("cpu"))
+    ids = torch.tensor([[5, 17, 300, 42, 7]])
+    with torch.no_grad():
+        for name, d in tuner.directions().items():
+            assert d.u.shape[1] == len(d.s) == len(d.vt) <= MODEL.r_max
+            merged.get_submodule(name).weight += torch.from_numpy((d.u * d.s @ d.vt).astype(np.float32))
+        bare, expected = base.load(torch.device("cpu"))(ids).logits, tuner._model(input_ids=ids).logits
+        torch.testing.assert_close(merged(ids).logits, expected, atol=2e-4, rtol=0)
+    assert (bare - expected).abs().max() > 1e-2
+
+
+def test_adaloras_penalty_is_the_one_that_peft_adds(base, domain):
+    tuner = _tuner(base, "adalora", 2)
+    tuner.train(domain.train[:16])
+    ids = torch.tensor([[5, 17, 300, 42, 7]])
+    with torch.no_grad():
+        plain = tuner._model.get_base_model()(input_ids=ids, labels=ids).loss
+        with_penalty = tuner._model(input_ids=ids, labels=ids).loss
+        assert tuner._adalora.penalty().item() == pytest.approx((with_penalty - plain).item(), rel=1e-4)
+
+
+def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
+    tuner = _tuner(base, "eva", 2)
+    spread = []
+    for round_id in range(2):
+        tuner.train(domain.train[40 * round_id : 40 * round_id + 40])
+        spread.append([len(d.s) for d in tuner.directions().values()])
+    assert spread[0] == spread[1]
+    assert sum(spread[0]) == 2 * len(tuner.module_shapes)
+    assert len(set(spread[0])) > 1
+    assert max(spread[0]) <= MODEL.r_max
+
+
+@pytest.mark.parametrize("method", ["adalora", "eva"])
+def test_other_methods_go_on_bit_for_bit_too(base, domain, tmp_path, method):
+    whole = _tuner(base, method, 2)
+    whole.train(domain.train[:32])
+    whole.save(tmp_path / "state.safetensors")
+    loss = whole.train(domain.train[32:48])
+    resumed = FineTuner(base, MODEL, SETTINGS, seed=99, method=method, target_rank=2)
+    resumed.load(tmp_path / "state.safetensors")
+    assert resumed.train(domain.train[32:48]) == loss
+    for name, d in whole.directions().items():
+        np.testing.assert_array_equal(resumed.directions()[name].s, d.s)
+    with pytest.raises(ModelError, match="another base model, method"):
+        FineTuner(base, MODEL, SETTINGS, seed=0).load(tmp_path / "state.safetensors")
+
+
+def test_target_ranks_that_cannot_be_are_refused(base, domain):
+    for method, rank in (("lora", 2), ("adalora", None), ("eva", 5), ("adalora", 0)):
+        with pytest.raises(ConfigError, match=f"target_rank = {rank} with method '{method}'"):
+            _tuner(base, method, rank)
+    with pytest.raises(ConfigError, match="AdaLoRA needs at least 2 steps a round"):
+        _tuner(base, "adalora", 2).train(domain.train[:8])
+
+
+def test_adalora_at_r_max_masks_nothing(base, domain):
+    tuner = _tuner(base, "adalora", MODEL.r_max)
+    tuner.train(domain.train[:32])
+    assert {len(d.s) for d in tuner.directions().values()} == {MODEL.r_max}
+
+
+@pytest.fixture(scope="module")
+def opt(tmp_path_factory):
+    """A tiny OPT whose own dropout is on, with the tokenizer of the default model."""
+    folder = tmp_path_factory.mktemp("opt")
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=2048,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        dropout=0.5,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    OPTForCausalLM(config).half().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEFAULT_MODEL / name, folder)
+    return open_base_model(str(folder))
+
+
+@pytest.mark.parametrize(("method", "target_rank"), [("lora", None), ("adalora", 2), ("eva", 2)])
+def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_rank):
+    model = ModelSettings(r_max=4, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"])
+    tuners = [FineTuner(opt, model, SETTINGS, seed=0, method=method, target_rank=target_rank) for _ in range(2)]
+    losses = [tuner.train(domain.train[:32]) for tuner in tuners]
+    assert losses[0] == losses[1]
+    found, curvature = tuners[0].directions(), tuners[0].curvature(domain.train[:16])
+    assert list(found) == list(opt.spec.module_shapes)
+    assert len(found) == 12
+    for name, (d_out, d_in) in opt.spec.module_shapes.items():
+        if len(found[name].s):
+            assert (len(curvature[name].g.diagonal), len(curvature[name].x.diagonal)) == (d_out, d_in)
+    assert np.isfinite(tuners[0].score(domain.score_set)[1])

@@ -19,7 +19,7 @@ def round_of(rng: np.random.Generator, *, rounds: int = 1, modules: int = 12, r_
     names = [f"m{i}" for i in range(modules)]
     gains = np.sort(rng.exponential(1.0, (modules, r_max)) * rng.lognormal(0, 2, (modules, 1)))[:, ::-1]
     sent = np.concatenate([gains[:, ::-1].cumsum(axis=1)[:, ::-1], np.zeros((modules, 1))], axis=1).astype(np.float32)
-    held = {name: 2 for name in names[: modules // 2]}
+    held = dict.fromkeys(names[: modules // 2], 2)
     obs = observe({name: list(row) for name, row in zip(names, gains, strict=True)}, 0, held=held)
     kept = {name: float(sent[i, 0] * rng.uniform(0, 1.5)) for i, name in enumerate(names) if name in held}
     budget = Budget(airtime_s=1.0, bits=int(50 * modules * r_max * 10 ** rng.uniform(-3, 0.3)), rounds=rounds)

@@ -1,0 +1,159 @@
+"""The claims of arXiv 2507.11515 put to an evaluation: `python -m hil.claims runs/eval runs/train/training.jsonl`.
+
+Score at equal bits on the air, bits and parameters at equal loss, environment steps to a common target; each for every
+policy, against several others, with intervals over the streams. The answers are Markdown tables.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hil.evaluation_summary import Rows, chosen, names, read_rows
+from hil.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, loss_levels, steps_to_target
+
+BEST_CHANNEL: Final = "15 dB"
+"""Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
+_N_BOOT: Final = 2000
+
+Floats = NDArray[np.float64]
+
+
+def curve(rows: Rows, x: str, y: str, channels: Sequence[str]) -> Curve:
+    """A point for each channel: means of x and y over a stream's rounds, in which both are finite; a row a stream."""
+    streams = sorted(names(rows, "stream"))
+    points = np.full((2, len(streams), len(channels)), np.nan)
+    for i, stream in enumerate(streams):
+        for j, channel in enumerate(channels):
+            part = chosen(rows, stream=stream, channel=channel)
+            finite = np.isfinite(part[y].astype(np.float64))
+            if finite.any():
+                points[:, i, j] = [part[key][finite].astype(np.float64).mean() for key in (x, y)]
+    whole = np.isfinite(points).all(axis=(0, 2))
+    return Curve(np.array(streams)[whole], points[0][whole], points[1][whole])
+
+
+def gap_at_equal_bits(a: Curve, b: Curve, seed: int = 0) -> Interval:
+    """How much y of curve `a` lies above that of `b`, at the mean bits of b's only point.
+
+    Args:
+        a: at least two points, interpolated linearly in log bits.
+        b: one point.
+        seed: of the bootstrap over the streams that both have.
+    """
+    both = np.intersect1d(a.clusters, b.clusters)
+    at_a, at_b = np.searchsorted(a.clusters, both), np.searchsorted(b.clusters, both)
+
+    def gap(drawn: NDArray[np.int64]) -> float:
+        bits, y = a.bits[at_a][drawn].mean(axis=0), a.loss[at_a][drawn].mean(axis=0)
+        order = np.argsort(bits)
+        target = b.bits[at_b][drawn, 0].mean()
+        if not bits[order[0]] <= target <= bits[order[-1]]:
+            return float("nan")
+        mine = np.interp(np.log(target), np.log(bits[order]), y[order])
+        return float(mine - b.loss[at_b][drawn, 0].mean())
+
+    rng = np.random.default_rng(seed)
+    draws = np.array([gap(rng.integers(len(both), size=len(both))) for _ in range(_N_BOOT)])
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return Interval(gap(np.arange(len(both))), float(low), float(high))
+
+
+def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
+    """Lines: each policy against what AdaLoRA or EVA reach at their own bits."""
+    channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
+    yield "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |"
+    yield "|---|---|---|---|---|---|"
+    for rival in trained:
+        theirs = chosen(rows, policy=rival, channel=BEST_CHANNEL)
+        for policy in policies:
+            ours = chosen(rows, policy=policy)
+            gaps = [
+                gap_at_equal_bits(
+                    curve(ours, "payload_bits", y, channels), curve(theirs, "payload_bits", y, [BEST_CHANNEL])
+                )
+                for y in ("score", "excess_nats")
+            ]
+            loss = curve(theirs, "payload_bits", "excess_nats", [BEST_CHANNEL])
+            rng = np.random.default_rng(0)
+            level = float(loss.loss.mean())
+            [ratio] = bits_at_equal_loss(curve(ours, "payload_bits", "excess_nats", channels), loss, [level], rng)
+            yield (
+                f"| {policy} | {rival} | {1e-3 * loss.bits.mean():.0f} | {show(gaps[0], '+.2f', 100)} "
+                f"| {show(gaps[1], '+.4f')} | {show(ratio, '.3f')} |"
+            )
+
+
+def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]) -> Iterable[str]:
+    """Lines: bits and parameters over the reference's, at three losses that the reference reaches."""
+    channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
+    yield "| policy | against | excess loss, nats | bits, ratio | parameters, ratio |"
+    yield "|---|---|---|---|---|"
+    for reference in references:
+        theirs = chosen(rows, policy=reference)
+        for policy in policies:
+            ratios = []
+            for x in ("payload_bits", "parameters"):
+                mine, base = (curve(r, x, "excess_nats", channels) for r in (chosen(rows, policy=policy), theirs))
+                levels = loss_levels(base)
+                ratios.append(bits_at_equal_loss(mine, base, levels, np.random.default_rng(0)))
+            for level, bits, parameters in zip(levels, *ratios, strict=True):
+                yield (f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | {show(parameters, '.3f')} |")
+
+
+def steps(histories: Sequence[History]) -> Iterable[str]:
+    """Lines: environment steps to random + 95 % of (PPO alone's final - random), learner by learner."""
+    random = next(h.reward[0] for h in histories if h.name == "random feasible")
+    final = float(np.mean([h.reward[-1] for h in histories if h.name == "ppo"]))
+    target = random + 0.95 * (final - random)
+    yield f"Minus nats of excess loss: random feasible {random:.4f}, PPO alone {final:.4f}, target {target:.4f}."
+    yield ""
+    yield "| learner | at step 0 | best | at the end | area under the curve | steps to the target, seed by seed |"
+    yield "|---|---|---|---|---|---|"
+    for name in dict.fromkeys(h.name for h in histories if h.name != "random feasible"):
+        own = [h for h in histories if h.name == name]
+        reached = [steps_to_target(h, target) for h in own]
+        means = [
+            np.mean(x)
+            for x in zip(*((h.reward[0], max(h.reward), h.reward[-1], area_under(h)) for h in own), strict=True)
+        ]
+        told = ", ".join("never" if r is None else f"{r:.0f}" for r in reached)
+        yield f"| {name} | " + " | ".join(f"{m:.4f}" for m in means) + f" | {told} |"
+
+
+def show(interval: Interval | None, form: str, scale: float = 1.0) -> str:
+    """Mean [low, high], or a dash where the level is out of reach."""
+    if interval is None or not np.isfinite(interval.mean):
+        return "–"
+    mean, low, high = (format(scale * value, form) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def main(folder: Path, training: Path | None) -> None:
+    """Print all tables of an evaluation."""
+    from hil.evaluation_report import read_histories
+
+    rows = read_rows(folder / "results.parquet")
+    every = names(rows, "policy")
+    trained = [name for name in every if name.startswith(("adalora", "eva"))]
+    cut = [name for name in ("ours", "largest", "greedy by K-FAC", "airllm", "airllm as published") if name in every]
+    tables = [against_trained(rows, cut, trained)] if trained else []
+    references = [name for name in ("largest", "greedy by K-FAC") if name in every]
+    tables.append(
+        at_equal_loss(
+            rows, [n for n in every if n not in (*trained, *references) or n == "greedy by K-FAC"], references
+        )
+    )
+    if training:
+        tables.append(steps(read_histories(training)))
+    for table in tables:
+        print("\n".join(table), end="\n\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,0 +1,111 @@
+"""A trained stream made ready for an evaluation: its rounds, what scores them, and what the scores lie between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from hil.config import Settings
+from hil.evaluation_grid import Method
+from hil.runners import RoundRunner, Scorer, StreamRunner
+
+if TYPE_CHECKING:
+    from cloud.stream import Stream
+    from cloud.stream_scorer import MergedModel
+
+ScoreOn = Literal["cloud", "edge"]
+"""The merged model in float32, or the quantised model in llama.cpp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What a round's scores lie between: nothing delivered, and all r_max directions of it delivered."""
+
+    base_score: float
+    base_loss_nats: float
+    full_score: float
+    full_loss_nats: float
+
+
+class Bench(Protocol):
+    """A trained stream, ready to be planned on."""
+
+    @property
+    def anchors(self) -> Sequence[Anchors]:
+        """Of every round."""
+        ...
+
+    def runner(self, settings: Settings) -> RoundRunner:
+        """Episodes on it with these settings' air and budget."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+OpenBench = Callable[[Settings, int, int, Method, int | None, ScoreOn], Bench]
+"""(settings, stream, training seed, method, its average rank, what scores) → Bench."""
+
+
+class StreamBench:
+    """One trained stream with a scorer that every runner shares, and so every policy.
+
+    Args:
+        stream: trained at r_max.
+        scorer: of that stream.
+        on_close: frees what the scorer holds.
+    """
+
+    def __init__(self, stream: Stream, scorer: Scorer, on_close: Callable[[], None] = lambda: None) -> None:
+        self._stream, self._scorer, self.close = stream, scorer, on_close
+        m = len(stream.modules)
+        nothing, everything = np.full(m, -1), np.full(m, stream.r_max)
+        self.anchors = tuple(
+            Anchors(*scorer.score(t, nothing, nothing), *scorer.score(t, np.full(m, t), everything))
+            for t in range(stream.n_rounds)
+        )
+
+    def runner(self, settings: Settings) -> RoundRunner:
+        """See Bench."""
+        return StreamRunner(self._stream, self._scorer, settings)
+
+
+def open_stream_bench(
+    settings: Settings, stream: int, train_seed: int, method: Method, target_rank: int | None, score_on: ScoreOn
+) -> Bench:
+    """The stream of that text seed from the cache of [streams], trained if it is not there.
+
+    Raises:
+        ModelError, TextError, DeviceError: base model, text or edge cannot be used.
+    """
+    from cloud.stream import cached_stream, stream_domains
+    from cloud.stream_scorer import StreamScorer
+
+    trained = cached_stream(
+        settings,
+        text_seed=stream,
+        train_seed=train_seed,
+        domains=stream_domains(settings, stream),
+        method=method,
+        target_rank=target_rank,
+    )
+    if score_on == "edge":
+        from hil.edge_scorer import EdgeScorer
+
+        scorer = EdgeScorer(trained, settings)
+        return StreamBench(trained, scorer, scorer.close)
+    return StreamBench(trained, StreamScorer(_merged_model(settings.model.base, trained.max_tokens), trained))
+
+
+@lru_cache(maxsize=1)
+def _merged_model(base: str, max_tokens: int) -> MergedModel:
+    """One for all streams of a process: they differ in what is merged into it."""
+    from cloud.base_model import open_base_model
+    from cloud.stream_scorer import MergedModel
+
+    return MergedModel(open_base_model(base), max_tokens=max_tokens)
