@@ -9,6 +9,7 @@ import torch
 
 from cloud.base_model import DEFAULT_MODEL, open_base_model
 from cloud.finetune import FineTuner, cut_update
+from cloud.peft_methods import adapted_layers
 from cloud.text import default_domain, load_domains
 from edge_device.adapter import write_adapter
 from edge_device.gguf_model import convert, inspect
@@ -99,7 +100,7 @@ def test_edge_computes_what_peft_computes(base, f16, tmp_path):
 def _put_back(tuner, update):
     """Make the trained LoRA exactly the cut update."""
     with torch.no_grad():
-        for name, module in tuner._adapted():
+        for name, module in adapted_layers(tuner._model).items():
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
             a.zero_()
             b.zero_()

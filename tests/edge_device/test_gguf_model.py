@@ -129,7 +129,7 @@ def test_missing_and_surplus_tensors_are_named(small, tmp_path, change, message)
 
 def test_an_unsupported_architecture_is_refused_by_name(small, tmp_path):
     _edit_json(small / "config.json", lambda config: config.update(architectures=["OPTForCausalLM"]))
-    with pytest.raises(ModelError, match="can't serve 'OPTForCausalLM'; it serves LlamaForCausalLM"):
+    with pytest.raises(ModelError, match=r"can't serve OPTForCausalLM .* choose one of LlamaForCausalLM"):
         convert(small, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
 

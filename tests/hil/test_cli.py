@@ -76,7 +76,7 @@ def test_no_hil_toml_here(tmp_path):
 def _one_tensor_short(folder):
     shutil.copytree(ROOT / "cloud/default_model", folder)
     config = json.loads((folder / "config.json").read_text())
-    config["architectures"] = ["OPTForCausalLM"]
+    config["architectures"] = ["GPT2LMHeadModel"]
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -84,14 +84,14 @@ def _one_tensor_short(folder):
     ("overrides", "parts"),
     [
         (["model.base=./no-such-model"], ["no-such-model"]),
-        (["model.base={tmp}/opt"], ["OPTForCausalLM", "Qwen3ForCausalLM"]),
+        (["model.base={tmp}/gpt2"], ["GPT2LMHeadModel", "Qwen3ForCausalLM"]),
         (["text.kind=file", "text.path={tmp}/empty.tsv"], ["empty.tsv", "empty"]),
         (["text.kind=file", "text.path={tmp}/x.csv", "text.label_column=mood"], ["no column", "text", "mood"]),
         (["finetune.resume_from={tmp}/gone.safetensors"], ["gone.safetensors"]),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_a_readable_folder(verb, tmp_path, small_overrides, overrides, parts):
-    _one_tensor_short(tmp_path / "opt")
+    _one_tensor_short(tmp_path / "gpt2")
     (tmp_path / "empty.tsv").write_text("")
     (tmp_path / "x.csv").write_text("text,label\na,1\nb,0\n")
     out = tmp_path / "runs"
