@@ -27,7 +27,6 @@ from cloud.peft_methods import (
     PREFIX,
     RATE_FACTORS,
     AdaLoraRounds,
-    Method,
     adapted_layers,
     adapted_model,
     initialize_eva,
@@ -38,6 +37,7 @@ from cloud.text import Example
 from hil.codec import cut, directions
 from hil.config import FinetuneSettings, ModelSettings
 from hil.contract import KEEP, LoraUpdate, ModelError, RankPlan, ScoreSet
+from hil.policy_settings import Method
 
 EncodedExample = tuple[list[int], int]
 """Token ids of an example, and the position of the first one that counts in the loss."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ from transformers import PreTrainedModel
 
 from hil.config import ModelSettings
 from hil.contract import ConfigError
-
-Method = Literal["lora", "adalora", "eva"]
+from hil.policy_settings import Method
 
 ADAPTER: Final = "default"
 """PEFT's name of the only adapter."""

@@ -22,13 +22,13 @@ from cloud.base_model import BaseModel, open_base_model
 from cloud.finetune import Directions, FineTuner, spectra
 from cloud.importance import Curvature, held_curve, inner_products, joined, sent_curve
 from cloud.lexicon import measure_text
-from cloud.peft_methods import Method
 from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.stream_scorer import MergedModel, StreamScorer
 from cloud.text import Domain, DomainSampler, default_domain, load_domains
 from hil.codec import CodecTarget, cut, decode, encode
 from hil.config import DefaultText, FileText, Settings
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
+from hil.policy_settings import Method
 
 __all__ = ["Stream", "cached_stream", "stream_domains", "stream_key", "train_stream"]
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.peft_methods import Method
 from hil.codec import decode
 from hil.contract import BaseSpec, LabelQuestion, LowRankFactors, ScoreSet, TextState
+from hil.policy_settings import Method
 
 FORMAT: Final = 1
 """Of the files; a file of another is as good as none."""

@@ -15,27 +15,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from hil.contract import ConfigError
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
+from hil.policy_settings import AnyPolicy, OursPolicy, Table
 
 # ---------------------------------------------------------------------------------------- trajectories
 
 
-class Constant(_Table):
+class Constant(Table):
     """The same value in every round; a bare number means this."""
 
     kind: Literal["constant"] = "constant"
     value: float
 
 
-class Steps(_Table):
+class Steps(Table):
     """Each value for `dwell` rounds, then from the start."""
 
     kind: Literal["steps"]
@@ -43,7 +39,7 @@ class Steps(_Table):
     dwell: int = Field(default=1, ge=1)
 
 
-class GaussMarkov(_Table):
+class GaussMarkov(Table):
     """A stationary Gauss-Markov walk that is kept within [low, high]."""
 
     kind: Literal["gauss_markov"]
@@ -54,14 +50,14 @@ class GaussMarkov(_Table):
     high: float
 
 
-class Independent(_Table):
+class Independent(Table):
     """In every round one of `values`, each as likely as the others, whatever came before."""
 
     kind: Literal["independent"]
     values: list[float] = Field(min_length=1)
 
 
-class Fading(_Table):
+class Fading(Table):
     """Block fading of the mean power: Rayleigh, or Rician where a line of sight is given; in dB, held within limits."""
 
     kind: Literal["fading"]
@@ -74,7 +70,7 @@ class Fading(_Table):
     high: float
 
 
-class Replay(_Table):
+class Replay(Table):
     """What a recorded run measured, round by round, from the start again when it ends."""
 
     kind: Literal["replay"]
@@ -124,7 +120,7 @@ ShareTrajectory = Annotated[
 # ---------------------------------------------------------------------------------------------- tables
 
 
-class RunSettings(_Table):
+class RunSettings(Table):
     """[run]: one experiment."""
 
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -135,7 +131,7 @@ class RunSettings(_Table):
     """False: the control run. Everything happens but the transmission, so the edge keeps its untouched model."""
 
 
-class BudgetSettings(_Table):
+class BudgetSettings(Table):
     """[budget]: what may be spent."""
 
     airtime_s: float = Field(default=0.4, gt=0, le=3600)
@@ -143,7 +139,7 @@ class BudgetSettings(_Table):
     scope: Literal["round", "episode"] = "round"
 
 
-class DefaultText(_Table):
+class DefaultText(Table):
     """[text] kind = "default": generated reports and standard-library prose, by domain."""
 
     kind: Literal["default"] = "default"
@@ -153,7 +149,7 @@ class DefaultText(_Table):
     score_examples: int = Field(default=400, ge=2, le=100_000)
 
 
-class _LabelColumns(_Table):
+class _LabelColumns(Table):
     text_column: str = "text"
     label_column: str = ""
     """Column of the label; "" = language-model text without labels."""
@@ -170,7 +166,7 @@ class FileText(_LabelColumns):
     path: str
     score_path: str = ""
     """File to score on; "" = a tenth of `path`, held out."""
-    columns: list[str] = []
+    columns: list[str] = Field(default=[])
     """Names of the columns of a TSV or CSV without a header line; [] = the first line names them."""
 
 
@@ -191,7 +187,7 @@ PROJECTIONS: list[Projection] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_p
 """Of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
 
 
-class ModelSettings(_Table):
+class ModelSettings(Table):
     """[model]: the base model and where LoRA goes."""
 
     base: str = "default"
@@ -200,7 +196,7 @@ class ModelSettings(_Table):
     target_modules: list[Projection] = Field(default=PROJECTIONS, min_length=1)
 
 
-class FinetuneSettings(_Table):
+class FinetuneSettings(Table):
     """[finetune]: what the cloud does in a round."""
 
     steps: int = Field(default=50, ge=1, le=100_000)
@@ -215,125 +211,7 @@ class FinetuneSettings(_Table):
     """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the base model."""
 
 
-class FixedPolicy(_Table):
-    """[policy] kind = "fixed": the same rank everywhere, whatever it costs."""
-
-    kind: Literal["fixed"]
-    rank: int = Field(ge=1, le=64)
-
-
-class LargestPolicy(_Table):
-    """[policy] kind = "largest": the largest uniform rank that fits the budget."""
-
-    kind: Literal["largest"]
-
-
-class RandomPolicy(_Table):
-    """[policy] kind = "random": ranks drawn uniformly, brought down to what the budget holds."""
-
-    kind: Literal["random"]
-    seed: int = Field(default=0, ge=0, lt=2**63)
-
-
-class GreedyPolicy(_Table):
-    """[policy] kind = "greedy": direction by direction, the one that promises most first."""
-
-    kind: Literal["greedy"]
-    per: Literal["rank", "parameter", "kfac"] = "rank"
-    """Share of the module's energy for each direction, for each parameter of it, or loss by K-FAC for each bit."""
-
-
-class WaterfillPolicy(_Table):
-    """[policy] kind = "waterfill": every direction above one level of energy per parameter for the whole model."""
-
-    kind: Literal["waterfill"]
-
-
-class PricePolicy(_Table):
-    """[policy] kind = "price": the exact plan at one price of a bit, constant or steered by what is left to spend."""
-
-    kind: Literal["price"]
-    nats_per_mbit: float = Field(default=0.01, ge=0, le=1000)
-    feedback: bool = False
-    """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
-
-
-class AdaLoraPolicy(_Table):
-    """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
-
-    kind: Literal["adalora"]
-    rank: int = Field(default=4, ge=1, le=64)
-
-
-class EvaPolicy(_Table):
-    """[policy] kind = "eva": PEFT's EVA spreads this average rank by the activations, and all of it is sent."""
-
-    kind: Literal["eva"]
-    rank: int = Field(default=4, ge=1, le=64)
-
-
-class PpoPolicy(_Table):
-    """[policy] kind = "ppo": PPO alone picks every rank, projected onto the budget."""
-
-    kind: Literal["ppo"]
-    weights: str = ""
-    """File of `hil train`; "" = the one that ships."""
-
-
-class AirLlmPolicy(_Table):
-    """[policy] kind = "airllm": PPO and conditional DDIM as the paper has them."""
-
-    kind: Literal["airllm"]
-    weights: str = ""
-    project: bool = True
-    """Bring a plan that is too large down to the budget; false = it is not sent, as in the paper."""
-
-
-class OursPolicy(_Table):
-    """[policy] kind = "ours": the exact allocator, at a pace that PPO sets."""
-
-    kind: Literal["ours"] = "ours"
-    weights: str = ""
-
-
-class FilePolicy(_Table):
-    """[policy] kind = "file": a class of your own, "path/to/file.py:ClassName"."""
-
-    kind: Literal["file"]
-    path: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")
-
-
-AnyPolicy = (
-    FixedPolicy
-    | LargestPolicy
-    | RandomPolicy
-    | GreedyPolicy
-    | WaterfillPolicy
-    | PricePolicy
-    | AdaLoraPolicy
-    | EvaPolicy
-    | PpoPolicy
-    | AirLlmPolicy
-    | OursPolicy
-    | FilePolicy
-)
-
-
-Method = Literal["lora", "adalora", "eva"]
-
-
-def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
-    """How the update that a policy plans for is trained: the method, and its average rank where it has one."""
-    match policy:
-        case AdaLoraPolicy(rank=rank):
-            return "adalora", rank
-        case EvaPolicy(rank=rank):
-            return "eva", rank
-        case _:
-            return "lora", None
-
-
-class EnvironmentSettings(_Table):
+class EnvironmentSettings(Table):
     """[environment]: what the training environment assumes of link and measurement."""
 
     link: Literal["shannon", "modem"] = "shannon"
@@ -350,7 +228,7 @@ class EnvironmentSettings(_Table):
     """Share of rounds whose sounding goes unanswered."""
 
 
-class StreamsSettings(_Table):
+class StreamsSettings(Table):
     """[streams]: rounds that are trained once at r_max and kept, to train and compare policies on."""
 
     rounds: int = Field(default=6, ge=2, le=64)
@@ -373,13 +251,13 @@ class StreamsSettings(_Table):
     cache: str = ".cache/streams"
 
 
-class CodecSettings(_Table):
+class CodecSettings(Table):
     """[codec]: how an update becomes bytes."""
 
     coefficient_bits: Literal[4, 8] = 8
 
 
-class ChannelSettings(_Table):
+class ChannelSettings(Table):
     """[radio.channel]: what the simulated air does."""
 
     snr_db: SnrTrajectory = GaussMarkov(kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0)
@@ -389,7 +267,7 @@ class ChannelSettings(_Table):
     feedback_delay_s: float = Field(default=0.02, ge=0, le=60)
 
 
-class LoopbackRadio(_Table):
+class LoopbackRadio(Table):
     """[radio] kind = "loopback": a simulated channel in place of the air."""
 
     kind: Literal["loopback"] = "loopback"
@@ -401,7 +279,7 @@ class LoopbackRadio(_Table):
     channel: ChannelSettings = ChannelSettings()
 
 
-class ControlSettings(_Table):
+class ControlSettings(Table):
     """[control]: how the two halves talk beside the radio."""
 
     url: str = Field(default="inprocess:", pattern=r"^(inprocess:|mqtt://[^/\s]+)$")
@@ -411,7 +289,7 @@ class ControlSettings(_Table):
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
 
 
-class EdgeSettings(_Table):
+class EdgeSettings(Table):
     """[edge]: the quantised model and the process that serves it."""
 
     quant: Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"] = "Q4_K_M"
@@ -426,7 +304,7 @@ def _default_kind(kind: str) -> BeforeValidator:
     return BeforeValidator(lambda table: {"kind": kind, **table} if isinstance(table, dict) else table)
 
 
-class Settings(_Table):
+class Settings(Table):
     """A whole hil.toml."""
 
     run: RunSettings = RunSettings()

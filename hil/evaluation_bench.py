@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from hil.config import Settings
-from hil.evaluation_grid import Method
+from hil.policy_settings import Method
 from hil.runners import RoundRunner, Scorer, StreamRunner
 
 if TYPE_CHECKING:

@@ -12,22 +12,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import cloud
-from hil.config import (
-    AdaLoraPolicy,
-    AirLlmPolicy,
-    AnyPolicy,
-    EvaPolicy,
-    FilePolicy,
-    OursPolicy,
-    PpoPolicy,
-    Settings,
-    parse_settings,
-)
+from hil.config import Settings, parse_settings
 from hil.contract import ConfigError
+from hil.policy_settings import AirLlmPolicy, AnyPolicy, FilePolicy, Method, OursPolicy, PpoPolicy, training_of
 
 Scope = Literal["round", "episode"]
 SCOPES: Final[tuple[Scope, ...]] = ("round", "episode")
-Method = Literal["lora", "adalora", "eva"]
 
 _SHIPPED_WEIGHTS: Final = Path(cloud.__path__[0]) / "policy_weights"
 
@@ -47,13 +37,7 @@ class Contestant:
     @property
     def training(self) -> tuple[Method, int | None]:
         """How the streams that it plans on are trained: the method, and its average rank where it has one."""
-        match self.members[0]:
-            case AdaLoraPolicy(rank=rank):
-                return "adalora", rank
-            case EvaPolicy(rank=rank):
-                return "eva", rank
-            case _:
-                return "lora", None
+        return training_of(self.members[0])
 
     def fingerprint(self) -> str:
         """Hash of all that decides what it does: its settings, and the bytes of the files they name.

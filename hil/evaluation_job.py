@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cloud.policies import make_policy
-from hil.config import AnyPolicy, Settings
+from hil.config import Settings
 from hil.contract import KEEP, HilError, RankPolicy, RoundObservation
 from hil.evaluation_bench import Anchors, Bench, OpenBench, ScoreOn
-from hil.evaluation_grid import Channel, Contestant, Method, Scope, cell_settings
+from hil.evaluation_grid import Channel, Contestant, Scope, cell_settings
+from hil.policy_settings import AnyPolicy, Method
 from hil.runners import RoundResult, RoundRunner
 
 Row = dict[str, Any]

@@ -25,7 +25,7 @@ from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
 from hil.conditions import conditions, seeded
-from hil.config import ControlSettings, LoopbackRadio, Settings, training_of
+from hil.config import ControlSettings, LoopbackRadio, Settings
 from hil.contract import (
     Budget,
     ChannelState,
@@ -40,6 +40,7 @@ from hil.contract import (
 from hil.control import Bus, BusFeedback, InProcessBus
 from hil.messages import OfferMessage, ReceiptMessage, Role, StatusMessage
 from hil.mqtt import connect
+from hil.policy_settings import training_of
 from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, airtime_s, payload_bits
 from radio.loopback import Loopback, VirtualClock
 from radio.ofdm import N_FFT

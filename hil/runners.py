@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cloud.policies import keep_all, plan_bits
 from hil.codec import BITS_PER_MODULE
-from hil.config import LargestPolicy, Settings
+from hil.config import Settings
 from hil.contract import (
     KEEP,
     Budget,
@@ -32,6 +32,7 @@ from hil.contract import (
     RoundObservation,
     RoundSummary,
 )
+from hil.policy_settings import LargestPolicy
 from hil.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hil.config import Constant, FixedPolicy, Settings, Steps, load_settings, parse_settings, to_toml
+from hil.config import Constant, Settings, Steps, load_settings, parse_settings, to_toml
 from hil.contract import ConfigError
+from hil.policy_settings import FixedPolicy
 
 SHIPPED = Path(__file__).parents[2] / "hil.toml"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cloud.policies import LargestUniform
-from hil.config import FixedPolicy, OursPolicy, RandomPolicy, Settings, parse_settings
+from hil.config import Settings, parse_settings
 from hil.contract import ConfigError
 from hil.evaluate import Grid, evaluate
 from hil.evaluation_grid import (
@@ -28,6 +28,7 @@ from hil.evaluation_grid import (
 )
 from hil.evaluation_job import rank_column, trace_seed
 from hil.evaluation_summary import Rows, chosen, read_rows
+from hil.policy_settings import FixedPolicy, OursPolicy, RandomPolicy
 from hil.runners import SurrogateRunner
 from tests.hil.invented_bench import invented_table, open_invented
 

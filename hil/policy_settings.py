@@ -1,0 +1,131 @@
+"""[policy] of hil.toml: a table for every kind of rank policy; and what all tables of settings are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Table(BaseModel):
+    """A table of hil.toml: unknown keys, other types and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FixedPolicy(Table):
+    """[policy] kind = "fixed": the same rank everywhere, whatever it costs."""
+
+    kind: Literal["fixed"]
+    rank: int = Field(ge=1, le=64)
+
+
+class LargestPolicy(Table):
+    """[policy] kind = "largest": the largest uniform rank that fits the budget."""
+
+    kind: Literal["largest"]
+
+
+class RandomPolicy(Table):
+    """[policy] kind = "random": ranks drawn uniformly, brought down to what the budget holds."""
+
+    kind: Literal["random"]
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class GreedyPolicy(Table):
+    """[policy] kind = "greedy": direction by direction, the one that promises most first."""
+
+    kind: Literal["greedy"]
+    per: Literal["rank", "parameter", "kfac"] = "rank"
+    """Share of the module's energy for each direction, for each parameter of it, or loss by K-FAC for each bit."""
+
+
+class WaterfillPolicy(Table):
+    """[policy] kind = "waterfill": every direction above one level of energy per parameter for the whole model."""
+
+    kind: Literal["waterfill"]
+
+
+class PricePolicy(Table):
+    """[policy] kind = "price": the exact plan at one price of a bit, constant or steered by what is left to spend."""
+
+    kind: Literal["price"]
+    nats_per_mbit: float = Field(default=0.01, ge=0, le=1000)
+    feedback: bool = False
+    """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
+
+
+class AdaLoraPolicy(Table):
+    """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
+
+    kind: Literal["adalora"]
+    rank: int = Field(default=4, ge=1, le=64)
+
+
+class EvaPolicy(Table):
+    """[policy] kind = "eva": PEFT's EVA spreads this average rank by the activations, and all of it is sent."""
+
+    kind: Literal["eva"]
+    rank: int = Field(default=4, ge=1, le=64)
+
+
+class PpoPolicy(Table):
+    """[policy] kind = "ppo": PPO alone picks every rank, projected onto the budget."""
+
+    kind: Literal["ppo"]
+    weights: str = ""
+    """File of `hil train`; "" = the one that ships."""
+
+
+class AirLlmPolicy(Table):
+    """[policy] kind = "airllm": PPO and conditional DDIM as the paper has them."""
+
+    kind: Literal["airllm"]
+    weights: str = ""
+    project: bool = True
+    """Bring a plan that is too large down to the budget; false = it is not sent, as in the paper."""
+
+
+class OursPolicy(Table):
+    """[policy] kind = "ours": the exact allocator, at a pace that PPO sets."""
+
+    kind: Literal["ours"] = "ours"
+    weights: str = ""
+
+
+class FilePolicy(Table):
+    """[policy] kind = "file": a class of your own, "path/to/file.py:ClassName"."""
+
+    kind: Literal["file"]
+    path: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$")
+
+
+AnyPolicy = (
+    FixedPolicy
+    | LargestPolicy
+    | RandomPolicy
+    | GreedyPolicy
+    | WaterfillPolicy
+    | PricePolicy
+    | AdaLoraPolicy
+    | EvaPolicy
+    | PpoPolicy
+    | AirLlmPolicy
+    | OursPolicy
+    | FilePolicy
+)
+
+
+Method = Literal["lora", "adalora", "eva"]
+
+
+def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
+    """How the update that a policy plans for is trained: the method, and its average rank where it has one."""
+    match policy:
+        case AdaLoraPolicy(rank=rank):
+            return "adalora", rank
+        case EvaPolicy(rank=rank):
+            return "eva", rank
+        case _:
+            return "lora", None
