@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.evaluation_summary import Rows, chosen, names, read_rows
-from hil.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, loss_levels, steps_to_target
+from hil.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, steps_to_target
 
 BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
@@ -89,21 +89,36 @@ def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str])
             )
 
 
+def common_levels(a: Curve, b: Curve) -> list[float]:
+    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way on a log scale."""
+    best = max(float(c.loss.mean(axis=0).min()) for c in (a, b))
+    worst = min(float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b))
+    return [best * (worst / best) ** share for share in (0.25, 0.5, 0.75)] if 0 < best < worst else []
+
+
 def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]) -> Iterable[str]:
-    """Lines: bits and parameters over the reference's, at three losses that the reference reaches."""
+    """Lines: bits and parameters over the reference's, at three losses that both reach."""
     channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
     yield "| policy | against | excess loss, nats | bits, ratio | parameters, ratio |"
     yield "|---|---|---|---|---|"
     for reference in references:
         theirs = chosen(rows, policy=reference)
         for policy in policies:
-            ratios = []
-            for x in ("payload_bits", "parameters"):
-                mine, base = (curve(r, x, "excess_nats", channels) for r in (chosen(rows, policy=policy), theirs))
-                levels = loss_levels(base)
-                ratios.append(bits_at_equal_loss(mine, base, levels, np.random.default_rng(0)))
-            for level, bits, parameters in zip(levels, *ratios, strict=True):
-                yield (f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | {show(parameters, '.3f')} |")
+            if policy == reference:
+                continue
+            mine = chosen(rows, policy=policy)
+            levels = common_levels(*(curve(r, "payload_bits", "excess_nats", channels) for r in (mine, theirs)))
+            bits_ratios, parameter_ratios = (
+                bits_at_equal_loss(
+                    curve(mine, x, "excess_nats", channels),
+                    curve(theirs, x, "excess_nats", channels),
+                    levels,
+                    np.random.default_rng(0),
+                )
+                for x in ("payload_bits", "parameters")
+            )
+            for level, bits, parameters in zip(levels, bits_ratios, parameter_ratios, strict=True):
+                yield f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | {show(parameters, '.3f')} |"
 
 
 def steps(histories: Sequence[History]) -> Iterable[str]:

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 N_BOOT: Final = 2000
 """Bootstrap samples unless told otherwise."""
 
+_LEAST_LOSS: Final = 1e-4
+"""Losses below count as this much: an excess loss may come out at 0 or less."""
 _CONFIDENCE: Final = 0.95
 _MAX_OUT_OF_REACH: Final = 0.05
 """Share of bootstrap samples that may miss a level before no interval is given for it."""
@@ -124,8 +126,9 @@ def bits_at_equal_loss(
     For each level: the curves of all rows are averaged point by point (bits and loss over the rows), points without
     any bits are left out, the others are sorted by bits and made falling in loss by pooling neighbours that rise
     (isotonic regression; a pooled point has the mean loss and the mean log bits of its members), and log bits are
-    interpolated linearly against loss. The bootstrap draws whole clusters, the same for both curves, and does all of
-    this anew with the rows it drew; the interval is that of `clustered_mean`.
+    interpolated linearly against log loss, about straight where loss falls by a factor with every bit. The bootstrap
+    draws whole clusters, the same for both curves, and does all of this anew with the rows it drew; the interval is
+    that of `clustered_mean`.
 
     Args:
         a, b: over the same clusters.
@@ -167,7 +170,8 @@ def _log_bits(curve: Curve, names: NDArray[Any], drawn: Floats, levels: Floats) 
     log_bits, loss = _falling(weight @ curve.bits, weight @ curve.loss)
     if not len(loss):
         return np.full(len(levels), np.nan)
-    return np.interp(levels, loss[::-1], log_bits[::-1], left=np.nan, right=np.nan)
+    wanted, known = (np.log(np.maximum(x, _LEAST_LOSS)) for x in (levels, loss[::-1]))
+    return np.interp(wanted, known, log_bits[::-1], left=np.nan, right=np.nan)
 
 
 def _falling(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:

@@ -102,10 +102,11 @@ def test_a_level_out_of_reach_has_no_ratio() -> None:
 def test_nothing_sent_is_no_point_and_a_bump_is_pooled() -> None:
     bits = np.array([[0.0, 10.0, 100.0, 1000.0]])
     curve = Curve(np.array([0]), bits, np.array([[9.0, 3.0, 4.0, 1.0]]))  # 3 and 4 pool: 3.5 at 10^1.5
-    line = Curve(np.array([0]), np.array([[1.0, 1e4]]), np.array([[5.0, 1.0]]))  # log10 bits = 5 - loss
-    (ratio,) = bits_at_equal_loss(curve, line, [2.25], np.random.default_rng(0), n_boot=10)
+    line = Curve(np.array([0]), np.array([[1.0, 1e4]]), np.array([[16.0, 1.0]]))  # log10 bits = 4 - log2 loss
+    level = 3.5**0.5  # half-way from 3.5 to 1, as logarithms
+    (ratio,) = bits_at_equal_loss(curve, line, [level], np.random.default_rng(0), n_boot=10)
     assert ratio is not None
-    assert ratio.mean == pytest.approx(10 ** ((1.5 + 3) / 2 - (5 - 2.25)))
+    assert ratio.mean == pytest.approx(10 ** ((1.5 + 3) / 2 - (4 - np.log2(level))))
     assert loss_levels(curve, (0.0, 0.5, 1.0)) == [1.0, 2.25, 3.5]
 
 
