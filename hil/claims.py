@@ -7,7 +7,7 @@ policy, against several others, with intervals over the streams. The answers are
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,22 +46,54 @@ def gap_at_equal_bits(a: Curve, b: Curve, seed: int = 0) -> Interval:
         b: one point.
         seed: of the bootstrap over the streams that both have.
     """
+
+    def gap(bits: Floats, y: Floats, at_bits: float, at_y: float) -> float:
+        order = np.argsort(bits)
+        if not bits[order[0]] <= at_bits <= bits[order[-1]]:
+            return float("nan")
+        return float(np.interp(np.log(at_bits), np.log(bits[order]), y[order])) - at_y
+
+    return _bootstrapped(gap, a, b, seed)
+
+
+def bits_at_equal_y(a: Curve, b: Curve, seed: int = 0) -> Interval:
+    """Bits at which curve `a` comes to the y of b's only point, over that point's bits.
+
+    Args:
+        a: at least two points; log bits are interpolated linearly against y, which must fall.
+        b: one point.
+        seed: of the bootstrap over the streams that both have.
+    """
+
+    def ratio(bits: Floats, y: Floats, at_bits: float, at_y: float) -> float:
+        order = np.argsort(y)
+        if not y[order[0]] <= at_y <= y[order[-1]]:
+            return float("nan")
+        return float(np.exp(np.interp(at_y, y[order], np.log(bits[order])))) / at_bits
+
+    return _bootstrapped(ratio, a, b, seed)
+
+
+def _bootstrapped(figure: Callable[[Floats, Floats, float, float], float], a: Curve, b: Curve, seed: int) -> Interval:
+    """figure(a's bits, a's y, b's bits, b's y) of averages over streams; draws in which it has no answer are left out.
+
+    NaN bounds where more than a tenth of the draws have none.
+    """
     both = np.intersect1d(a.clusters, b.clusters)
     at_a, at_b = np.searchsorted(a.clusters, both), np.searchsorted(b.clusters, both)
 
-    def gap(drawn: NDArray[np.int64]) -> float:
+    def of(drawn: NDArray[np.int64]) -> float:
         bits, y = a.bits[at_a][drawn].mean(axis=0), a.loss[at_a][drawn].mean(axis=0)
-        order = np.argsort(bits)
-        target = b.bits[at_b][drawn, 0].mean()
-        if not bits[order[0]] <= target <= bits[order[-1]]:
-            return float("nan")
-        mine = np.interp(np.log(target), np.log(bits[order]), y[order])
-        return float(mine - b.loss[at_b][drawn, 0].mean())
+        sends = bits > 0
+        point = b.bits[at_b][drawn, 0].mean(), b.loss[at_b][drawn, 0].mean()
+        return figure(bits[sends], y[sends], float(point[0]), float(point[1]))
 
     rng = np.random.default_rng(seed)
-    draws = np.array([gap(rng.integers(len(both), size=len(both))) for _ in range(_N_BOOT)])
+    draws = np.array([of(rng.integers(len(both), size=len(both))) for _ in range(_N_BOOT)])
+    if np.isnan(draws).mean() > 0.1:
+        return Interval(of(np.arange(len(both))), float("nan"), float("nan"))
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    return Interval(gap(np.arange(len(both))), float(low), float(high))
+    return Interval(of(np.arange(len(both))), float(low), float(high))
 
 
 def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
@@ -80,9 +112,7 @@ def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str])
                 for y in ("score", "excess_nats")
             ]
             loss = curve(theirs, "payload_bits", "excess_nats", [BEST_CHANNEL])
-            rng = np.random.default_rng(0)
-            level = float(loss.loss.mean())
-            [ratio] = bits_at_equal_loss(curve(ours, "payload_bits", "excess_nats", channels), loss, [level], rng)
+            ratio = bits_at_equal_y(curve(ours, "payload_bits", "excess_nats", channels), loss)
             yield (
                 f"| {policy} | {rival} | {1e-3 * loss.bits.mean():.0f} | {show(gaps[0], '+.2f', 100)} "
                 f"| {show(gaps[1], '+.4f')} | {show(ratio, '.3f')} |"

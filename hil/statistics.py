@@ -158,9 +158,10 @@ def bits_at_equal_loss(
 
 
 def loss_levels(curve: Curve, shares: Sequence[float] = (0.25, 0.5, 0.75)) -> list[float]:
-    """Losses at these shares of the way from the curve's best average loss to its worst, best first."""
+    """Losses at these shares of the way from the curve's best average loss to its worst on a log scale, best first."""
     _, loss = _falling(curve.bits.mean(axis=0), curve.loss.mean(axis=0))
-    return [float(loss[-1] + share * (loss[0] - loss[-1])) for share in shares] if len(loss) > 1 else []
+    loss = np.maximum(loss, _LEAST_LOSS)
+    return [float(loss[-1] * (loss[0] / loss[-1]) ** share) for share in shares] if len(loss) > 1 else []
 
 
 def _log_bits(curve: Curve, names: NDArray[Any], drawn: Floats, levels: Floats) -> Floats:

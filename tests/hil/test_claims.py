@@ -1,0 +1,68 @@
+"""The paper's claims, on rows whose answers are known."""
+
+import numpy as np
+import pytest
+
+from hil.claims import against_trained, at_equal_loss, bits_at_equal_y, common_levels, curve, gap_at_equal_bits, steps
+from hil.statistics import Curve, History
+
+CHANNELS = ["0 dB", "5 dB", "10 dB", "15 dB"]
+
+
+def rows(**policies):
+    """Policy → bits of its excess loss: loss = 1e5 / bits × factor, one round a stream and channel."""
+    columns = {key: [] for key in ("policy", "channel", "stream", "payload_bits", "parameters", "excess_nats", "score")}
+    for name, (factor, all_bits) in policies.items():
+        for stream in range(6):
+            for channel, bits in zip(CHANNELS, all_bits, strict=True):
+                noise = 1 + 0.1 * np.sin(7 * stream)
+                loss = factor * 1e5 / bits * noise
+                values = (name, channel, stream, bits, bits / 8, loss, 1 - loss / 10)
+                for key, value in zip(columns, values, strict=True):
+                    columns[key].append(value)
+    return {key: np.array(values) for key, values in columns.items()}
+
+
+BITS = [1e5, 2e5, 4e5, 8e5]
+
+
+def test_half_the_loss_at_equal_bits_is_half_the_bits_at_equal_loss():
+    found = rows(ours=(0.5, BITS), largest=(1.0, BITS))
+    lines = list(at_equal_loss(found, ["ours"], ["largest"]))[2:]
+    assert len(lines) == 3
+    assert all("| 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] |" in line for line in lines)
+
+
+def test_a_rival_with_one_point_is_met_at_its_own_bits():
+    found = rows(ours=(0.5, BITS), **{"adalora 4": (1.0, [3e5] * 4)})
+    mine = curve({k: v[found["policy"] == "ours"] for k, v in found.items()}, "payload_bits", "excess_nats", CHANNELS)
+    theirs = Curve(mine.clusters, np.full((6, 1), 3e5), 2 * 0.5 * 1e5 / 3e5 * (mine.loss[:, :1] / mine.loss[0, 0]))
+    gap = gap_at_equal_bits(mine, theirs)
+    # ours on the line between (2e5, .25) and (4e5, .125) in log bits, times each stream's factor
+    at = 0.25 + (0.125 - 0.25) * np.log2(1.5)
+    noise = mine.loss[:, 0] / 0.5
+    assert gap.mean == pytest.approx((at * noise).mean() - theirs.loss.mean(), rel=1e-6)
+    assert gap.low <= gap.mean <= gap.high < 0
+    ratio = bits_at_equal_y(mine, theirs)
+    level = theirs.loss.mean() / noise.mean()  # 1/3: between (1e5, .5) and (2e5, .25) in log bits
+    assert ratio.mean == pytest.approx(1e5 * 2 ** ((0.5 - level) / 0.25) / 3e5, rel=1e-6)
+    [line] = list(against_trained(found, ["ours"], ["adalora 4"]))[2:]
+    assert line.startswith("| ours | adalora 4 | 300 |")
+
+
+def test_levels_lie_within_both_curves():
+    a, b = (
+        Curve(np.arange(2), np.tile(BITS, (2, 1)), np.tile(loss, (2, 1))) for loss in ([8, 4, 2, 1], [4, 2, 1, 0.5])
+    )
+    assert common_levels(a, b) == pytest.approx([4**0.25, 4**0.5, 4**0.75])
+
+
+def test_the_target_lies_between_chance_and_ppo_alone():
+    def history(name, rewards):
+        return History(name, 0, tuple(range(0, 100 * len(rewards), 100)), tuple(rewards))
+
+    lines = list(steps([history("random feasible", [-1.0]), history("ppo", [-1.0, -0.5, 0.0]), history("ours", [0.1])]))
+    assert "target -0.0500" in lines[0]
+    assert lines[4].startswith("| ppo |")
+    assert lines[4].endswith("| 190 |")
+    assert lines[5].endswith("| 0 |")
