@@ -151,7 +151,7 @@ class AirLlmPolicy:
     """AirLLM: PPO's mean coarse action, refined from a noise that the round's number fixes.
 
     Args:
-        weights: a file of `hil train airllm`; "" = the one that ships.
+        weights: a file of `hil train airllm` or `airllm-published`; "" = the one that ships for this way of planning.
         project: bring a plan that is too large down to the budget; False: it stays as it is and will not be sent.
     Raises:
         ModelError: no such file, or no AirLLM in it.
@@ -159,7 +159,7 @@ class AirLlmPolicy:
 
     def __init__(self, weights: str = "", project: bool = True) -> None:
         self.name = "AirLLM projected" if project else "AirLLM"
-        self._path = Path(weights) if weights else SHIPPED / "airllm.safetensors"
+        self._path = Path(weights) if weights else SHIPPED / f"airllm{'' if project else '-published'}.safetensors"
         self._agent, self._project = AirLlmAgent.load(self._path), project
 
     def plan(self, obs: RoundObservation) -> RankPlan:

@@ -402,3 +402,11 @@ def test_the_papers_experiment_leaves_room_for_the_papers_ranks():
     snr_db, bandwidth_hz = settings.radio.channel.snr_db.values, settings.radio.bandwidth_hz.value
     room = link.bits(settings.budget.airtime_s, snr_db, bandwidth_hz) - fixed
     assert (room // sum(bits_per_direction(base, target).values())).tolist() == [1, 3, 7, 12, 17]
+
+
+@pytest.mark.parametrize(("project", "name"), [(True, "AirLLM projected"), (False, "AirLLM")])
+def test_the_shipped_weights_of_either_way_are_of_this_kind(project, name):
+    policy = AirLlmPolicy(project=project)
+    assert policy.name == name
+    assert (policy._agent.n_modules, policy._agent.r_max) == (28, 16)
+    assert policy._agent.steps > 0
