@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 
 from cloud.airllm_agent import AirLlmAgent, AirLlmSettings, decode_ranks, encode_ranks
 from cloud.policies import project, share_of
-from cloud.ppo import Ppo, PpoSettings
+from cloud.ppo import Ppo
 from cloud.reproducible import load_module
 from cloud.rollout import Bools, Floats, Rollout
 from cloud.state import paper_state, situation_of
@@ -208,7 +208,6 @@ def load_ppo(path: Path) -> Ppo:
         ModelError: no such file, or no PPO over rank vectors in it.
     """
     described, tensors = read_weights(path, "ppo")
-    settings = PpoSettings(**described["settings"] | {"hidden": tuple(described["settings"]["hidden"])})
-    agent = Ppo(described["observation_size"], described["action_size"], settings, seed=0)
+    agent = Ppo.described(described)
     load_module(agent.model, {name.removeprefix("ppo."): t for name, t in tensors.items()}, f"policy weights {path}")
     return agent

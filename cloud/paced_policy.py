@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.allocator import allocate_ranks, rank_plan
-from cloud.ppo import Ppo, PpoSettings
+from cloud.ppo import Ppo
+from cloud.reproducible import load_module
 from cloud.state import PACE_STATE_SIZE, Ints, Situation, pace_state, situation_of
 from cloud.weights_file import half_precision, read_weights, write_weights
 from hil.contract import ModelError, RankPlan, RoundObservation
@@ -26,17 +27,6 @@ OCTAVES: Final = 2.0
 """The learnt share is 2^(±OCTAVES) even shares at most."""
 FLOOR_NATS_PER_MBIT: Final = 1e-7
 """What a million bits must promise at least: directions without any use are not sent although there is room."""
-
-PACE_SETTINGS: Final = PpoSettings(
-    hidden=(64, 64),
-    learning_rate=1e-3,
-    clip_coef=0.2,
-    update_epochs=4,
-    gamma=0.99,
-    gae_lambda=0.95,
-    ent_coef=0.003,
-    n_steps=32,
-)
 
 
 def paced_plans(s: Situation, action: NDArray[np.floating]) -> tuple[Ints, NDArray[np.bool_]]:
@@ -93,8 +83,6 @@ def load_agent(path: Path) -> Ppo:
             f"policy weights {path}: {sizes[0]} inputs and {sizes[1]} outputs, not {PACE_STATE_SIZE} and 1; "
             "make them anew with `hil train ours`"
         )
-    settings = dict(described["settings"])
-    settings["hidden"] = tuple(settings["hidden"])
-    agent = Ppo(*sizes, PpoSettings(**settings), seed=0)
-    agent.model.load_state_dict({name.removeprefix("model."): t.float() for name, t in tensors.items()})
+    agent = Ppo.described(described)
+    load_module(agent.model, {name.removeprefix("model."): t for name, t in tensors.items()}, f"policy weights {path}")
     return agent

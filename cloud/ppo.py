@@ -249,15 +249,20 @@ class Ppo:
         self.generator.set_state(tensors["generator"])
 
     @classmethod
+    def described(cls, description: Mapping[str, Any]) -> Ppo:
+        """A fresh agent of the sizes and settings that description() gave."""
+        settings = dict(description["settings"])
+        settings["hidden"] = tuple(settings["hidden"])
+        return cls(description["observation_size"], description["action_size"], PpoSettings(**settings), seed=0)
+
+    @classmethod
     def restore(cls, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Ppo:
         """The agent that gave description() and state_dict().
 
         Raises:
             ModelError: the two do not fit each other.
         """
-        settings = dict(description["settings"])
-        settings["hidden"] = tuple(settings["hidden"])
-        agent = cls(description["observation_size"], description["action_size"], PpoSettings(**settings), seed=0)
+        agent = cls.described(description)
         agent.load_state_dict(tensors)
         return agent
 

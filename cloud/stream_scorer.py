@@ -206,8 +206,7 @@ class StreamScorer:
             ModelError: a round or rank that the stream does not have.
         """
         stream = self.stream
-        rank = np.where(held_round < 0, 0, held_rank).astype(np.int64)
-        of_round = np.where(rank > 0, held_round, -1).astype(np.int64)
+        of_round, rank = held_state(held_round, held_rank)
         last = max(round_id, int(of_round.max()))
         if round_id < 0 or last >= stream.n_rounds or rank.min() < 0 or rank.max() > stream.r_max:
             raise ModelError(
@@ -222,6 +221,14 @@ class StreamScorer:
                 self._model.hold(name, key, leading(factors, r) if factors else None)
             self._known[request] = self._model.measure(stream.score_sets[round_id])
         return self._known[request]
+
+
+def held_state(
+    held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(round, rank), int64[M] each, in the one form of all that mean the same: a module without any has -1 and 0."""
+    rank = np.where(held_round < 0, 0, held_rank).astype(np.int64)
+    return np.where(rank > 0, held_round, -1).astype(np.int64), rank
 
 
 def leading(factors: LowRankFactors, rank: int) -> LowRankFactors:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hil.evaluation_report import read_histories
 from hil.evaluation_summary import Rows, chosen, names, read_rows
 from hil.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, steps_to_target
 
@@ -181,8 +182,6 @@ def show(interval: Interval | None, form: str, scale: float = 1.0) -> str:
 
 def main(folder: Path, training: Path | None) -> None:
     """Print all tables of an evaluation."""
-    from hil.evaluation_report import read_histories
-
     rows = read_rows(folder / "results.parquet")
     every = names(rows, "policy")
     trained = [name for name in every if name.startswith(("adalora", "eva"))]

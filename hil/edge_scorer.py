@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cloud.base_model import open_base_model
 from cloud.stream import Stream
-from cloud.stream_scorer import leading
+from cloud.stream_scorer import held_state, leading
 from edge_device import adapter
 from edge_device.gguf_model import inspect, quantise
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
@@ -77,8 +77,7 @@ class EdgeScorer:
             UpdateRefused: factors that no edge would take.
             DeviceError: the model process cannot be brought back.
         """
-        rank = np.where(held_round < 0, 0, held_rank).astype(np.int64)
-        of_round = np.where(rank > 0, held_round, -1).astype(np.int64)
+        of_round, rank = held_state(held_round, held_rank)
         score_set = self._stream.score_sets[round_id]
         request = (score_set.name, of_round.tobytes() + rank.tobytes())
         if request not in self._known:

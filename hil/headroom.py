@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.allocator import allocate
 from cloud.base_model import open_base_model
 from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
@@ -23,6 +22,7 @@ from hil.contract import ScoreSet
 from hil.runners import Scorer
 from hil.statistics import Interval, clustered_mean
 from hil.stream_table import table_of
+from hil.tables import fresh_plan
 
 MOVES = 40
 """Moves that are tried from each plan."""
@@ -73,11 +73,8 @@ def _search(
 ) -> tuple[float, float, float]:
     """Loss saved on the seen and on the unseen half, and the plan's excess loss on the unseen half before."""
     modules, options = bits.shape
-    sent = stream.sent_kfac[round_id].astype(np.float64)
-    damage = np.concatenate([sent, np.full((modules, 1), np.inf)], axis=1)[np.newaxis]
     budget = int(bits[:, -1].sum() * share)
-    price = np.concatenate([bits, np.zeros((modules, 1), np.int64)], axis=1)
-    plan: Ints = np.minimum(allocate(damage, price, 0, budget)[0], options - 1)
+    plan = fresh_plan(stream.sent_kfac[round_id], bits, budget)
 
     def loss(half: int, ranks: Ints) -> float:
         return halves[half].score(round_id, np.where(ranks > 0, round_id, -1), ranks)[1]

@@ -7,7 +7,6 @@ Every learner is asked the same question there: the mean excess loss over a whol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from cloud.airllm import save_ppo, train_airllm
 from cloud.airllm_agent import AirLlmAgent
-from cloud.paced_policy import PACE_SETTINGS, save_agent
+from cloud.paced_policy import save_agent
 from cloud.ppo import Ppo, PpoSettings, learn
 from cloud.state import PACE_STATE_SIZE
 from cloud.weights_file import read_weights, write_weights
@@ -39,33 +38,14 @@ RANK_SETTINGS: Final = PpoSettings(hidden=(256, 256), learning_rate=3e-4, ent_co
 """PPO over rank vectors: the paper's width, and a rate at which it learns within as many steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """How a learner sees and acts, as arguments of RankVectorEnv."""
-
-    action: str
-    observation: str
-    reward: str
-    project: bool = False
-    price_per_mbit: float = 0.0
-
-    def arguments(self) -> dict[str, Any]:
-        """Keywords for RankVectorEnv."""
-        return {
-            "action": self.action,
-            "observation": self.observation,
-            "reward": self.reward,
-            "project": self.project,
-            "price_per_mbit": self.price_per_mbit,
-        }
-
-
-TRANSLATIONS: Final[dict[Kind, Translated]] = {
-    "ours": Translated("pace", "pace", "loss", price_per_mbit=PRICE_PER_MBIT),
-    "ppo": Translated("ranks", "paper", "paper", project=True),
-    "airllm": Translated("ranks", "paper", "paper", project=True),
-    "airllm-published": Translated("ranks", "paper", "paper"),
+_PROJECTED: Final = {"action": "ranks", "observation": "paper", "reward": "paper", "project": True}
+TRANSLATIONS: Final[dict[Kind, dict[str, Any]]] = {
+    "ours": {"action": "pace", "observation": "pace", "reward": "loss", "price_per_mbit": PRICE_PER_MBIT},
+    "ppo": _PROJECTED,
+    "airllm": _PROJECTED,
+    "airllm-published": {**_PROJECTED, "project": False},
 }
+"""How a learner sees and acts: arguments of hil.environment.Translation."""
 
 
 def kinds_of(names: Sequence[str]) -> list[Kind]:
@@ -118,9 +98,7 @@ def scoped(settings: Settings, scope: Scope) -> Settings:
 def make_learner(kind: Kind, tables: Sequence[StreamTable], settings: Settings, seed: int) -> Learner:
     """A fresh learner over these tables."""
     environments = [
-        RankVectorEnv(
-            PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope), **TRANSLATIONS[kind].arguments()
-        )
+        RankVectorEnv(PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope), **TRANSLATIONS[kind])
         for scope in scopes_of(kind, settings)
     ]
     return PpoLearner(kind, environments, seed) if kind in ("ours", "ppo") else AirLlmLearner(environments[0], seed)
@@ -140,7 +118,7 @@ class PpoLearner:
         self._r_max = environments[0].rounds.r_max
         modules = len(environments[0].rounds.module_shapes)
         sizes = (PACE_STATE_SIZE, 1) if kind == "ours" else (4 + modules, modules)
-        self._agent = Ppo(*sizes, PACE_SETTINGS if kind == "ours" else RANK_SETTINGS, seed=seed)
+        self._agent = Ppo(*sizes, PpoSettings() if kind == "ours" else RANK_SETTINGS, seed=seed)
         self.steps = 0
 
     def advance(self, steps: int) -> None:

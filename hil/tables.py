@@ -37,32 +37,24 @@ Ints = NDArray[np.int64]
 
 
 def cached_table(
-    settings: Settings,
-    *,
-    text_seed: int,
-    train_seed: int,
-    base: BaseModel,
-    model: MergedModel,
-    on_step: Callable[[], None] = lambda: None,
+    settings: Settings, text_seed: int, *, base: BaseModel, model: Callable[[], MergedModel]
 ) -> StreamTable:
-    """The fitted table of a stream; stream and knots are kept in streams.cache.
+    """The fitted table of a stream, trained from its text seed; stream and knots are kept in streams.cache.
 
     Args:
         settings: as for train_stream.
-        text_seed, train_seed: of the stream, whose domains follow from text_seed.
-        base, model: the base model, and the same loaded for scoring.
-        on_step: called after every step of training, where the stream has to be trained.
+        text_seed: of the stream, whose domains follow from it.
+        base: the base model.
+        model: gives the same loaded for scoring, where knots have to be fitted.
     """
     domains = stream_domains(settings, text_seed)
-    stream = cached_stream(
-        settings, text_seed=text_seed, train_seed=train_seed, domains=domains, on_step=on_step, base=base
-    )
+    stream = cached_stream(settings, text_seed=text_seed, train_seed=text_seed, domains=domains, base=base)
     bits = settings.codec.coefficient_bits
     path = Path(settings.streams.cache) / f"{stream.digest[:32]}.knots-{KNOTS}-{FRESH_PLANS}-{STALE_PLANS}.npz"
     if path.exists():
         with np.load(path) as kept:
             return table_of(stream, Knots(missing=kept["missing"], excess=kept["excess"]), coefficient_bits=bits)
-    table, correlation = fitted_table(stream, StreamScorer(model, stream), coefficient_bits=bits, seed=text_seed)
+    table, correlation = fitted_table(stream, StreamScorer(model(), stream), coefficient_bits=bits, seed=text_seed)
     temporary = path.with_suffix(f".{os.getpid()}.npz")
     np.savez(temporary, missing=table.knots.missing, excess=table.knots.excess, correlation=correlation)
     temporary.replace(path)
@@ -125,7 +117,7 @@ def _fresh(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) 
         rank[:] = rng.integers(1, ranks)
     else:
         budget = int(bits[:, -1].sum() * 10 ** rng.uniform(-1.6, 0.0))
-        rank = _plan(stream.sent_kfac[round_id].astype(np.float64), None, bits, budget)
+        rank = fresh_plan(stream.sent_kfac[round_id], bits, budget)
     return np.where(rank > 0, round_id, -1), rank
 
 
@@ -143,18 +135,28 @@ def _stale(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) 
         ]
     )
     budget = int(bits[:, -1].sum() * 10 ** rng.uniform(-1.6, -0.3))
-    choice = _plan(sent, kept, bits, budget)
+    choice = _choice(sent, kept, bits, budget)
     keeps = choice == bits.shape[1]
     rank = np.where(keeps, held_rank, choice)
     return np.where(keeps, held_round, np.where(rank > 0, round_id, -1)), rank
 
 
-def _plan(sent: Floats, kept: Floats | None, bits: Ints, budget_bits: int) -> Ints:
-    """int[M]: the allocator's choice; bits.shape[1] = keep."""
-    modules = len(bits)
-    keep = np.full(modules, np.inf) if kept is None else kept
-    damage = np.concatenate([sent, keep[:, np.newaxis]], axis=1)[np.newaxis]
-    price = np.concatenate([bits, np.zeros((modules, 1), np.int64)], axis=1)
+def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints:
+    """int[M]: the allocator's ranks within a budget where the edge holds nothing; all 0 where nothing fits.
+
+    Args:
+        sent: float[M, R + 1], what is missing when r directions are sent.
+        bits: int[M, R + 1], payload bits of r directions.
+        budget_bits: for the directions alone.
+    """
+    choice = _choice(sent.astype(np.float64), np.full(len(bits), np.inf), bits, budget_bits)
+    return np.where(choice == bits.shape[1], 0, choice)
+
+
+def _choice(sent: Floats, kept: Floats, bits: Ints, budget_bits: int) -> Ints:
+    """int[M]: the allocator's option of every module; bits.shape[1] = keep."""
+    damage = np.concatenate([sent, kept[:, np.newaxis]], axis=1)[np.newaxis]
+    price = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
     choice: Ints = allocate(damage, price, 0, budget_bits)[0]
     return choice
 

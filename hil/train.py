@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.base_model import BaseModel, open_base_model
+from cloud.base_model import open_base_model
 from cloud.stream_scorer import MergedModel
 from hil.config import Settings, to_toml
 from hil.contract import ConfigError
@@ -31,8 +31,7 @@ from hil.tables import cached_table
 from hil.workers import run_jobs
 
 SELECT_SEED: Final = 1000
-"""Text seeds: streams to train on count from 0, those to select on from here, those to report on from 2000."""
-REPORT_SEED: Final = 2000
+"""Text seeds: streams to train on count from 0, to select on from here; evaluation_grid says which to report on."""
 
 RATE_EPISODES: Final = 100
 """Episodes of one answer, the same ones every time."""
@@ -143,15 +142,17 @@ def _select_seeds(settings: Settings) -> range:
 # ------------------------------------------------------------------------------------------------ in a worker
 
 
+_open_base = cache(open_base_model)
+
+
 @cache
-def _opened(name: str, max_tokens: int) -> tuple[BaseModel, MergedModel]:
-    base = open_base_model(name)
-    return base, MergedModel(base, max_tokens=max_tokens)
+def _merged(name: str, max_tokens: int) -> MergedModel:
+    return MergedModel(_open_base(name), max_tokens=max_tokens)
 
 
 def _table(settings: Settings, text_seed: int) -> StreamTable:
-    base, model = _opened(settings.model.base, settings.finetune.max_tokens)
-    return cached_table(settings, text_seed=text_seed, train_seed=text_seed, base=base, model=model)
+    name, max_tokens = settings.model.base, settings.finetune.max_tokens
+    return cached_table(settings, text_seed, base=_open_base(name), model=lambda: _merged(name, max_tokens))
 
 
 def _make_table(job: TableJob) -> None:
@@ -241,7 +242,7 @@ def rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Se
 
 def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> tuple[float, float, float]:
     """Mean reward, Mbit sent and share of feasible plans over RATE_EPISODES episodes, the same ones every time."""
-    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind].arguments())
+    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind])
     state, _ = venv.reset(seed=SELECT_SEED)
     told: list[dict[str, Any]] = []
     ended = False
