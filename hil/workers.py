@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -91,6 +92,10 @@ def _end(processes: set[Any]) -> None:
         if process.is_alive():
             process.kill()
             process.join(_GRACE_S)
+    # the pool's own thread may be the one that reaped a worker: join() then returns before that thread has noted it
+    until_s = time.monotonic() + _GRACE_S
+    while processes & set(multiprocessing.active_children()) and time.monotonic() < until_s:
+        time.sleep(0.01)
 
 
 @contextmanager
