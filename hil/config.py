@@ -257,12 +257,63 @@ class CodecSettings(Table):
     coefficient_bits: Literal[4, 8] = 8
 
 
-class ChannelSettings(Table):
+ChannelPreset = Literal["awgn", "lab_cable", "indoor_los", "indoor_nlos", "pedestrian", "harsh"]
+ChannelProfile = Literal["none", "flat", "TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E"]
+
+
+class ChannelFigures(Table):
+    """Single figures of a channel; one that is not set is the preset's."""
+
+    profile: ChannelProfile | None = None
+    """Multipath: none, one fading path, or a tapped delay line of 3GPP TR 38.901."""
+    delay_spread_ns: float | None = Field(default=None, ge=0, le=1000)
+    """Root mean square, of a TDL profile."""
+    doppler_hz: float | None = Field(default=None, ge=0, le=1000)
+    """Largest Doppler shift."""
+    k_factor_db: float | None = Field(default=None, ge=-40, le=40)
+    """Power of a line of sight over all scattered power; not set anywhere = the profile's own."""
+    cfo_hz: float | None = Field(default=None, ge=0, le=1e6)
+    """The carrier offset of a round is drawn uniformly within ± this."""
+    cfo_drift_hz_s: float | None = Field(default=None, ge=-10_000, le=10_000)
+    clock_offset_ppm: float | None = Field(default=None, ge=-100, le=100)
+    """By how much the transmitter's sample clock runs faster than the receiver's."""
+    phase_noise_dbc_hz: float | None = Field(default=None, ge=-200, le=-40)
+    """Single-sideband density at phase_noise_offset_hz from the carrier; -200 = none."""
+    phase_noise_offset_hz: float | None = Field(default=None, gt=0, le=10e6)
+    pll_bandwidth_hz: float | None = Field(default=None, ge=0, le=10e6)
+    """Of the loop that holds the oscillator; 0 = free running."""
+    tx_iq_gain_db: float | None = Field(default=None, ge=-6, le=6)
+    tx_iq_phase_deg: float | None = Field(default=None, ge=-30, le=30)
+    tx_dc_dbfs: float | None = Field(default=None, ge=-200, le=-6)
+    """-200 = none."""
+    pa_backoff_db: float | None = Field(default=None, ge=0, le=60)
+    """Saturation power of the transmitter's amplifier over its mean power; 60 = linear."""
+    pa_smoothness: float | None = Field(default=None, ge=0.5, le=10)
+    """p of Rapp's amplifier."""
+    iq_gain_db: float | None = Field(default=None, ge=-6, le=6)
+    """Gain of one branch of the receiver's mixer over the other."""
+    iq_phase_deg: float | None = Field(default=None, ge=-30, le=30)
+    """Departure of its branches from a right angle."""
+    dc_dbfs: float | None = Field(default=None, ge=-200, le=-6)
+    """DC offset of the receiver; -200 = none."""
+    clip_dbfs: float | None = Field(default=None, ge=-30, le=20)
+    """Level at which the receiver limits I and Q; 20 = never."""
+    adc_bits: int | None = Field(default=None, ge=0, le=16)
+    """Of the receiver's converter; 0 = none."""
+
+    def overrides(self) -> dict[str, float | str]:
+        """The figures that are set, by name."""
+        return self.model_dump(include=set(ChannelFigures.model_fields), exclude_none=True)
+
+
+class ChannelSettings(ChannelFigures):
     """[radio.channel]: what the simulated air does."""
 
+    preset: ChannelPreset = "awgn"
+    """"awgn": noise and carrier offset alone; "lab_cable": with a converter and nearly equal clocks; "indoor_los",
+    "indoor_nlos", "pedestrian": with multipath and Doppler; "harsh": all impairments of the radios themselves."""
     snr_db: SnrTrajectory = GaussMarkov(kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0)
-    cfo_hz: float = Field(default=10_000.0, ge=0, le=1e6)
-    """The offset of a round is drawn uniformly within ± this."""
+    """Mean SNR of each round; fading comes on top."""
     max_delay_samples: int = Field(default=2000, ge=0, le=10_000_000)
     feedback_delay_s: float = Field(default=0.02, ge=0, le=60)
 
@@ -276,6 +327,8 @@ class LoopbackRadio(Table):
     airtime_share: ShareTrajectory = Steps(kind="steps", values=[1.0, 0.6], dwell=3)
     deadline_s: float = Field(default=20.0, gt=0, le=3600)
     """Air time after which an update that has not arrived is given up."""
+    record: bool = False
+    """Write every round's received samples into the run's folder, iq/*.sigmf-*, for hil replay."""
     channel: ChannelSettings = ChannelSettings()
 
 
@@ -357,7 +410,7 @@ def parse_settings(data: Mapping[str, Any], *, source: str) -> Settings:
 
 def to_toml(settings: Settings) -> str:
     """The resolved settings as a TOML file that `load_settings` reads back to the same."""
-    return tomli_w.dumps(settings.model_dump(mode="json"))
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def _override(data: dict[str, Any], override: str) -> None:

@@ -9,7 +9,10 @@ from typing import Self
 import numpy as np
 
 from hil.contract import IQ, ChannelModel, ConfigError
-from radio.channel import Awgn, Chain, FrequencyOffset, RandomDelay
+from radio.channel.chain import Chain, RandomDelay
+from radio.channel.noise import Awgn
+from radio.channel.oscillator import FrequencyOffset
+from radio.channel.presets import NOISE_ALONE, Figures, clocks, multipath, receive_end, transmit_end
 from radio.iq import require_transmittable
 
 
@@ -29,16 +32,19 @@ class VirtualClock:
 
 
 class Loopback:
-    """A Transceiver whose receiver hears its transmitter through delay, carrier offset and noise.
+    """A Transceiver whose receiver hears its transmitter through a simulated channel.
+
+    What a signal meets, in order: the transmitter's front end, further impairments, multipath, sample clock, phase
+    noise and carrier offset, delay, noise, the receiver's front end. The channel is one medium in time: fading, clocks
+    and phases go on from transmission to transmission, and through the pauses between them on the clock.
 
     All attributes may be changed between transmissions, for example round by round.
 
     Attributes:
         sample_rate_hz: of both directions, > 0; a transmission takes samples / rate on the clock.
-        snr_db: Es/N0 per used subcarrier (channel.Awgn).
-        cfo_hz: carrier offset.
+        snr_db: mean Es/N0 per used subcarrier (channel.Awgn).
         max_delay_samples: each transmission comes 0..this many samples late, uniform; less than link.GUARD_SAMPLES.
-        impairments: further models, applied before delay, offset and noise.
+        impairments: further models, applied behind the transmitter's front end.
     """
 
     def __init__(
@@ -50,23 +56,45 @@ class Loopback:
         sample_rate_hz: float = 2e6,
         cfo_hz: float = 0.0,
         max_delay_samples: int = 512,
+        figures: Figures = NOISE_ALONE,
         impairments: tuple[ChannelModel, ...] = (),
     ) -> None:
         """A loopback; see the class for the arguments.
 
+        Args:
+            clock: that transmissions move on.
+            rng: source of everything random.
+            snr_db, sample_rate_hz, max_delay_samples, impairments: see the class.
+            cfo_hz: carrier offset at the start; `figures` gives its drift.
+            figures: what the channel does beside carrier offset, delay and noise.
+
         Raises:
-            ConfigError: for a sample rate that is not positive.
+            ConfigError: for a sample rate that is not positive, or a figure out of range.
         """
         if not sample_rate_hz > 0:
             raise ConfigError(f"loopback sample rate is {sample_rate_hz}; it must be positive")
         self.sample_rate_hz = sample_rate_hz
         self.snr_db = snr_db
-        self.cfo_hz = cfo_hz
         self.max_delay_samples = max_delay_samples
         self.impairments = impairments
+        self._carrier = FrequencyOffset(cfo_hz, sample_rate_hz, figures.cfo_drift_hz_s)
+        self._transmit_end = transmit_end(figures)
+        self._multipath = multipath(figures, sample_rate_hz, rng)
+        self._clocks = clocks(figures, sample_rate_hz)
+        self._receive_end = receive_end(figures)
         self._clock = clock
         self._rng = rng
+        self._channel_time_s = clock.now()
         self._air: deque[IQ] = deque()
+
+    @property
+    def cfo_hz(self) -> float:
+        """Carrier offset now, in Hz; a value that is set drifts on from there."""
+        return self._carrier.cfo_hz
+
+    @cfo_hz.setter
+    def cfo_hz(self, value: float) -> None:
+        self._carrier.cfo_hz = value
 
     def transmit(self, iq: IQ) -> None:
         """Send samples through the channel.
@@ -77,13 +105,23 @@ class Loopback:
         require_transmittable(iq, "loopback transmit")
         chain = Chain(
             (
+                *self._transmit_end,
                 *self.impairments,
+                *self._multipath,
+                *self._clocks,
+                self._carrier,
                 RandomDelay(self.max_delay_samples),
-                FrequencyOffset(self.cfo_hz, self.sample_rate_hz),
                 Awgn(self.snr_db),
+                *self._receive_end,
             )
         )
-        self._air.append(chain(iq, self._rng))
+        chain.set_sample_rate(self.sample_rate_hz)
+        # the channel may be ahead of the clock by the silence that it was fed to let its echoes out
+        chain.advance(max(0.0, self._clock.now() - self._channel_time_s))
+        self._channel_time_s = max(self._channel_time_s, self._clock.now())
+        with_tail = np.concatenate([iq, np.zeros(chain.tail_samples, np.complex64)])
+        self._air.append(chain(with_tail, self._rng))
+        self._channel_time_s += len(with_tail) / self.sample_rate_hz
         self._clock.sleep_until(self._clock.now() + len(iq) / self.sample_rate_hz)
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:

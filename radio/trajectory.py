@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import ConfigError
+from radio.channel.fading import PlaneWaves
 
 
 def constant(value: float, n: int) -> NDArray[np.float64]:
@@ -69,8 +70,8 @@ def gauss_markov(
     return np.clip(mean + std * walk, low, high)
 
 
-_PATHS = 64
-"""Scattered paths that are summed: the fourth moment of their sum lies 1 / (2 _PATHS) below a Gaussian's."""
+_WAVES = 64
+"""Scattered waves that are summed: the fourth moment of their sum lies 1 / (2 _WAVES) below a Gaussian's."""
 
 
 def fading(
@@ -84,7 +85,7 @@ def fading(
 ) -> NDArray[np.float64]:
     """float64[n]: power in dB of a Rician channel that stands still within a round, held in low..high.
 
-    The scattered part is a sum of plane waves that arrive evenly from all round: its power is exponentially
+    The scattered part (channel.PlaneWaves) comes evenly from all round: its power is exponentially
     distributed, and rounds that lie k apart correlate by J0(2π·doppler·k). The line of sight has no Doppler shift.
 
     Args:
@@ -95,16 +96,13 @@ def fading(
         high: largest value, ≥ low.
         n: rounds.
         rng: source of angles and phases.
+
     Raises:
         ConfigError: for a negative Doppler frequency, or high < low.
-    Source: Clarke, Bell System Technical Journal 47(6), 1968; Zheng and Xiao, IEEE Trans. Commun. 51(6), 2003.
     """
     if not (doppler_per_round >= 0 and low <= high):
         raise ConfigError(f"trajectory fading: doppler_per_round {doppler_per_round} (>= 0), low {low} <= high {high}")
-    angles = 2 * np.pi * (np.arange(_PATHS) + rng.uniform()) / _PATHS
-    phases = rng.uniform(0, 2 * np.pi, _PATHS)
-    turns = doppler_per_round * np.outer(np.arange(n), np.cos(angles))
-    scattered = np.exp(1j * (2 * np.pi * turns + phases)).sum(axis=1) / _PATHS**0.5
+    scattered = PlaneWaves(1, rng, _WAVES)(doppler_per_round * np.arange(n, dtype=np.float64))[:, 0]
     line_of_sight = np.exp(2j * np.pi * rng.uniform())
     k_factor = 10 ** (k_factor_db / 10)
     gain = (k_factor**0.5 * line_of_sight + scattered) / (k_factor + 1) ** 0.5

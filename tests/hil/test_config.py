@@ -1,12 +1,29 @@
 """hil.toml: precedence, the way back, and one-line errors."""
 
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from hil.config import Constant, Settings, Steps, load_settings, parse_settings, to_toml
+from hil.conditions import conditions
+from hil.config import (
+    ChannelFigures,
+    ChannelPreset,
+    ChannelProfile,
+    Constant,
+    Settings,
+    Steps,
+    load_settings,
+    parse_settings,
+    to_toml,
+)
 from hil.contract import ConfigError
 from hil.policy_settings import FixedPolicy
+from hil.runlog import RunLog
+from radio.channel.presets import PRESETS, Figures, figures
+from radio.channel.profiles import SCATTERED
 
 SHIPPED = Path(__file__).parents[2] / "hil.toml"
 
@@ -34,7 +51,56 @@ def test_another_kind_drops_the_keys_of_the_old_one(tmp_path):
     assert load_settings(path, ["policy.kind=fixed", "policy.rank=4"]).policy == FixedPolicy(kind="fixed", rank=4)
 
 
-@pytest.mark.parametrize("sets", [[], ["policy.kind=fixed", "policy.rank=2", "text.kind=file", "text.path=a b.csv"]])
+def test_the_channel_has_the_presets_profiles_and_figures_of_the_simulator():
+    assert set(get_args(ChannelPreset)) == set(PRESETS)
+    assert set(get_args(ChannelProfile)) == {"none", *SCATTERED}
+    assert set(ChannelFigures.model_fields) == {field.name for field in fields(Figures)}
+
+
+def test_a_preset_and_figures_of_its_own_reach_the_simulator():
+    settings = load_settings(
+        SHIPPED, ["radio.channel.preset=harsh", "radio.channel.adc_bits=8", "radio.channel.cfo_hz=0"]
+    )
+    channel = settings.radio.channel
+    assert channel.overrides() == {"adc_bits": 8, "cfo_hz": 0.0}
+    assert figures(channel.preset, **channel.overrides()).iq_gain_db == PRESETS["harsh"].iq_gain_db
+    assert load_settings(SHIPPED).radio.channel.preset == "awgn"
+
+
+@pytest.mark.parametrize(
+    ("key", "column", "values"),
+    [
+        ("radio.channel.snr_db", "channel.snr_db", [7.0, 9.0]),
+        ("radio.bandwidth_hz", "channel.bandwidth_hz", [0.8e6, 1.6e6]),
+        ("radio.airtime_share", "channel.airtime_share", [0.25, 0.75]),
+    ],
+)
+def test_snr_bandwidth_and_share_follow_every_kind_of_trajectory(tmp_path, key, column, values):
+    def follow(trajectory):
+        air = conditions(load_settings(SHIPPED, [f"{key}={trajectory}"]).radio, 6, seed=3)
+        return getattr(air, key.rpartition(".")[2]).tolist()
+
+    low, high = values
+    assert follow(low) == [low] * 6
+    assert follow(f"{{kind='steps', values={values}, dwell=2}}") == [low, low, high, high, low, low]
+    walk = follow(f"{{kind='gauss_markov', mean={low}, std={high - low}, correlation=0.5, low={low}, high={high}}}")
+    assert len(set(walk)) > 1
+    assert all(low <= value <= high for value in walk)
+    log = RunLog.create(tmp_path, "trace", config_toml="", manifest={}, now_utc=datetime(2025, 1, 1, tzinfo=UTC))
+    with log:
+        for i, value in enumerate(values):
+            log.write_round({"round.id": i, column: value})
+    assert follow(f"{{kind='replay', run='{log.folder}'}}") == [low, high] * 3
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [],
+        ["policy.kind=fixed", "policy.rank=2", "text.kind=file", "text.path=a b.csv"],
+        ["radio.channel.preset=indoor_nlos", "radio.channel.doppler_hz=3", "radio.channel.profile='TDL-C'"],
+    ],
+)
 def test_resolved_settings_can_be_fed_back(tmp_path, sets):
     settings = load_settings(SHIPPED, sets)
     path = tmp_path / "config.toml"
@@ -54,6 +120,17 @@ def test_resolved_settings_can_be_fed_back(tmp_path, sets):
         ("run.rounds=ten", r"run\.rounds = 'ten': input should be a valid integer"),
         ("run.seed=true", r"run\.seed = True: input should be a valid integer"),
         ("radio.channel.snr_db=99", r"radio\.channel\.snr_db = 99: must stay within -30 and 60"),
+        ("radio.channel.preset=indor", r"radio\.channel\.preset = 'indor': input should be 'awgn', 'lab_cable'"),
+        (
+            "radio.channel.profile='TDL-F'",
+            r"radio\.channel\.profile = 'TDL-F': input should be 'none', 'flat', 'TDL-A'",
+        ),
+        ("radio.channel.clock_offset_ppm=250", r"clock_offset_ppm = 250: input should be less than or equal to 100"),
+        ("radio.channel.adc_bits=12.5", r"radio\.channel\.adc_bits = 12\.5: input should be a valid integer"),
+        (
+            "radio.channel.dopler_hz=3",
+            r"unknown key radio\.channel\.dopler_hz; the nearest .* radio\.channel\.doppler_hz",
+        ),
         ("radio.airtime_share={kind='steps', values=[0.5, 1.5]}", r"must stay within 0 and 1"),
         ("radio.channel.snr_db={kind='gauss_markov', mean=3, std=1, correlation=0.5, low=9, high=9}", r"low ≤ mean"),
         ("finetune.learning_rate=nan", r"finetune\.learning_rate = nan"),

@@ -43,9 +43,24 @@ def test_a_chain_applies_in_order():
     assert out.tolist() == [3, 3]
 
 
+def test_a_chain_speaks_to_those_that_remember():
+    offset, clocks = channel.FrequencyOffset(1e3, 1e6), channel.ClockOffset(20.0, 1e6)
+    chain = channel.Chain((offset, lambda iq, rng: iq, channel.Chain((clocks, channel.Awgn(5.0)))))
+    assert chain.media == (offset, clocks)
+    assert chain.tail_samples == clocks.tail_samples > 0
+    chain.set_sample_rate(2e6)
+    assert (offset.sample_rate_hz, clocks.sample_rate_hz) == (2e6, 2e6)
+
+
 def test_same_seed_same_samples():
-    chain = channel.Chain((channel.RandomDelay(50), channel.FrequencyOffset(1e3, 1e6), channel.Awgn(5.0)))
-    iq = np.ones(100, np.complex64)
-    one, two, other = (chain(iq, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    def run(seed):
+        rng = np.random.default_rng(seed)
+        echoes = channel.TappedDelayLine("TDL-A", sample_rate_hz=1e6, rng=rng, delay_spread_ns=900)
+        tremble = channel.PhaseNoise(-60.0, 1e6, pll_bandwidth_hz=1e4)
+        offset = channel.FrequencyOffset(1e3, 1e6)
+        chain = channel.Chain((echoes, offset, tremble, channel.RandomDelay(50), channel.Awgn(5.0)))
+        return chain(np.ones(100, np.complex64), rng)
+
+    one, two, other = run(1), run(1), run(2)
     assert one.tobytes() == two.tobytes()
     assert one.tobytes() != other.tobytes()

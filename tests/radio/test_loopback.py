@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
+from radio.channel import PRESETS, Figures
 from radio.loopback import Loopback, QueueFeedback, VirtualClock
 
 
@@ -60,6 +61,101 @@ def test_further_impairments_are_applied_before_the_noise():
     loopback, _ = make(max_delay_samples=0, snr_db=90.0, impairments=(lambda iq, rng: iq[:5],))
     loopback.transmit(np.ones(50, np.complex64) / 2)
     assert len(loopback.receive(50, timeout_s=0.0)) == 5
+
+
+def test_the_amplifier_comes_before_the_air_and_the_converter_after_the_noise():
+    seen = []
+
+    def weaken(iq, rng):
+        seen.append(iq)
+        return iq * np.float32(0.25)
+
+    loopback, _ = make(max_delay_samples=0, figures=Figures(pa_backoff_db=0.0, adc_bits=4), impairments=(weaken,))
+    loopback.transmit(np.full(100, 0.9, np.complex64))
+    np.testing.assert_allclose(np.abs(seen[0]), 0.2, rtol=0.01)  # driven far into saturation
+    codes = loopback.receive(100, timeout_s=0.0).view(np.float32) * 8
+    np.testing.assert_array_equal(codes, np.rint(codes))
+    assert len(set(codes.tolist())) < 5
+
+
+def gain(loopback, n=200):
+    """The channel's gain at the end of a short steady transmission."""
+    loopback.transmit(np.full(n, 0.5, np.complex64))
+    return complex(loopback.receive(10_000, timeout_s=0.0)[n - 1]) / 0.5
+
+
+def test_fading_goes_on_along_the_clock():
+    loopback, clock = make(max_delay_samples=0, snr_db=90.0, figures=Figures(profile="flat", doppler_hz=5.0))
+    first = gain(loopback)
+    assert abs(gain(loopback) - first) < 0.02
+    clock.sleep_until(1.0)
+    later = gain(loopback)
+    assert abs(later - first) > 0.1
+    loopback.sample_rate_hz = 1e6
+    assert abs(gain(loopback) - later) < 0.02
+
+
+def test_the_carrier_turns_on_through_a_pause():
+    loopback, clock = make(max_delay_samples=0, snr_db=90.0, cfo_hz=10.0)
+    first = gain(loopback)
+    clock.sleep_until(clock.now() + 0.025 - 200 / 2e6)  # a quarter turn from transmission to transmission
+    assert gain(loopback) / first == pytest.approx(1j, abs=0.01)
+    loopback.cfo_hz = -10.0
+    assert loopback.cfo_hz == -10.0
+
+
+def test_a_silent_tail_lets_the_last_sample_out_and_costs_no_time():
+    loopback, clock = make(
+        max_delay_samples=0, snr_db=90.0, figures=Figures(profile="TDL-D", delay_spread_ns=500.0, clock_offset_ppm=20.0)
+    )
+    iq = np.zeros(1000, np.complex64)
+    iq[-1] = 0.9
+    loopback.transmit(iq)
+    heard = loopback.receive(10_000, timeout_s=0.0)
+    assert 0.5 < np.linalg.norm(heard) < 2.0
+    assert clock.now() == pytest.approx(1000 / 2e6)
+
+
+def test_mean_snr_is_what_was_set_behind_rayleigh_fading():
+    signal, noise = (
+        make(
+            seed=7,
+            max_delay_samples=0,
+            snr_db=10.0,
+            figures=Figures(profile="TDL-B", delay_spread_ns=100.0, doppler_hz=50.0),
+        )
+        for _ in range(2)
+    )
+    # the same seed has the same noise: the difference is the signal alone
+    powers = []
+    for _ in range(150):
+        iq = np.full(64, 0.2, np.complex64)
+        heard = [
+            (one.transmit(x), one.receive(9999, timeout_s=0.0))[1]
+            for (one, _), x in zip((signal, noise), (iq, 0 * iq), strict=True)
+        ]
+        powers.append(np.mean(np.abs((heard[0] - heard[1])[40:60]) ** 2))
+        for _, clock in (signal, noise):
+            clock.sleep_until(clock.now() + 0.02)
+    assert np.mean(powers) == pytest.approx(0.04, rel=0.15)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_carries_bursts_and_repeats_with_its_seed(preset):
+    rng = np.random.default_rng(9)
+    iq = (0.1 * (rng.standard_normal(3000) + 1j * rng.standard_normal(3000))).astype(np.complex64)
+
+    def run(seed):
+        loopback, _ = make(seed, figures=PRESETS[preset], cfo_hz=500.0)
+        for _ in range(2):
+            loopback.transmit(iq)
+        return loopback.receive(10**6, timeout_s=0.0)
+
+    one, two, other = run(1), run(1), run(2)
+    assert one.dtype == np.complex64
+    assert one.tobytes() == two.tobytes()
+    assert one.tobytes() != other.tobytes()
+    assert 6000 <= len(one) <= 6000 + 2 * (512 + 200)
 
 
 def test_leaving_drops_what_was_not_received():
