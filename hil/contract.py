@@ -45,6 +45,10 @@ class DeviceError(HilError):
     """A radio or a child process does not do what it was told."""
 
 
+class CalibrationError(HilError):
+    """A measurement of the bench that cannot be made, or does not fit what it is used for."""
+
+
 class CodecError(HilError):
     """Payload bytes that are not a valid update, and where they go wrong."""
 
@@ -274,6 +278,7 @@ class LinkReport:
         evm_rms: error vector magnitude after equalisation, relative to rms symbol amplitude; NaN likewise.
         cfo_hz: measured carrier frequency offset; NaN likewise.
         feedback_bytes: bytes that the receiver sent back.
+        prefix_bytes: length of the payload's beginning that the receiver holds without a gap.
     """
 
     delivered: bool
@@ -293,6 +298,7 @@ class LinkReport:
     evm_rms: float
     cfo_hz: float
     feedback_bytes: int
+    prefix_bytes: int = 0
 
     @property
     def goodput_bps(self) -> float:

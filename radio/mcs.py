@@ -1,22 +1,35 @@
-"""Modulation: Gray constellations, the max-log demapper, and the choice between them.
+"""The modulation and coding schemes, and what each loses at a measured SNR.
 
-Es = 1. Bits and levels follow 3GPP TS 38.211 §5.1 (QPSK, 16-QAM): even bits steer the in-phase axis, odd bits the
-quadrature axis. An LLR is positive for a 0.
+Entries of 3GPP TS 38.214 table 5.1.3.1-2. The first two are robust: QPSK so slow that it works below the noise, and
+their bursts open with the repeated preamble. Thresholds are measured, not typed in: mcs_table.json is written by
+
+    python -m calibration.mcs
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import erfc
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
-from radio.ofdm import Grid
+_MODULATIONS: Final = {2: "QPSK", 4: "16-QAM", 6: "64-QAM", 8: "256-QAM"}
+ENTRIES: Final = (
+    # index in the standard's table, bits per symbol, code rate x 1024
+    (0, 2, 120), (1, 2, 193), (2, 2, 308), (3, 2, 449), (4, 2, 602),
+    (5, 4, 378), (7, 4, 490), (9, 4, 616), (10, 4, 658),
+    (11, 6, 466), (13, 6, 567), (15, 6, 666), (17, 6, 772), (19, 6, 873),
+    (20, 8, 682.5), (22, 8, 754), (24, 8, 841), (26, 8, 916.5),
+)  # fmt: skip
+ROBUST: Final = 2
+"""Entries at the head of the table that need the repeated preamble."""
 
-Bits = NDArray[np.uint8]
-"""Bits 0 or 1, one a byte."""
+TABLE_FILE: Final = Path(__file__).with_name("mcs_table.json")
+_LEVEL: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,111 +37,79 @@ class Mcs:
     """A modulation and coding scheme.
 
     Attributes:
-        name: as reports print it.
-        bits_per_symbol: 2 (QPSK) or 4 (16-QAM).
-        code_rate: information bits per modulated bit, 0..1.
-        threshold_db: Es/N0 at which 10 % of the data blocks are lost.
+        index: in TS 38.214 table 5.1.3.1-2.
+        bits_per_symbol: 2, 4, 6 or 8.
+        code_rate: information bits per coded bit, 0..1.
+        threshold_db: Es/N0 at which 10 % of the data blocks are lost, whole receiver, AWGN.
+        width_db: step in Es/N0 over which the odds of a loss fall by a factor e.
     """
 
-    name: str
+    index: int
     bits_per_symbol: int
     code_rate: float
     threshold_db: float
+    width_db: float
+
+    @property
+    def name(self) -> str:
+        """As reports print it: index, modulation, code rate."""
+        return f"MCS {self.index} {_MODULATIONS[self.bits_per_symbol]} {self.code_rate:.2f}"
+
+    @property
+    def efficiency(self) -> float:
+        """Information bits per symbol."""
+        return self.bits_per_symbol * self.code_rate
 
 
-# thresholds measured in loopback, 1,600 blocks a point and MCS:
-#   python -m calibration.snr --bursts 400 --low 10 --high 13 --step 0.25    (QPSK 11.77 dB)
-#   python -m calibration.snr --bursts 400 --low 17 --high 20 --step 0.25    (16-QAM 18.64 dB)
-MCS_TABLE: Final = (
-    Mcs(name="QPSK", bits_per_symbol=2, code_rate=1.0, threshold_db=11.8),
-    Mcs(name="16-QAM", bits_per_symbol=4, code_rate=1.0, threshold_db=18.6),
-)
+def _load() -> tuple[Mcs, ...]:
+    measured = {entry["mcs"]: entry for entry in json.loads(TABLE_FILE.read_text())["schemes"]}
+    return tuple(
+        Mcs(
+            index=index,
+            bits_per_symbol=bits_per_symbol,
+            code_rate=rate_x1024 / 1024,
+            threshold_db=measured[index]["threshold_db"],
+            width_db=measured[index]["width_db"],
+        )
+        for index, bits_per_symbol, rate_x1024 in ENTRIES
+    )
+
+
+MCS_TABLE: Final = _load()
 """Rising in rate; a burst header names an entry by its place."""
-
-IMPLEMENTATION_LOSS_DB: Final = 0.4
-"""What channel estimate and phase tracking cost against known-channel theory."""
-
-_A16: Final = float(1 / np.sqrt(10))
+_THRESHOLD_DB: Final = np.array([scheme.threshold_db for scheme in MCS_TABLE])
+_WIDTH_DB: Final = np.array([scheme.width_db for scheme in MCS_TABLE])
 
 
-def map_bits(bits: Bits, bits_per_symbol: int) -> NDArray[np.complex64]:
-    """Symbols complex64[len(bits) / bits_per_symbol] of unit mean energy."""
-    signs = (1.0 - 2.0 * bits.reshape(-1, bits_per_symbol)).astype(np.float32)
-    if bits_per_symbol == 2:
-        axes = signs * np.float32(np.sqrt(0.5))
-    else:
-        axes = signs[:, :2] * (2.0 - signs[:, 2:]) * np.float32(_A16)
-    return np.ascontiguousarray(axes, np.float32).view(np.complex64)[:, 0]
+def is_robust(place: int) -> bool:
+    """True if the entry at this place of MCS_TABLE is sent behind the repeated preamble."""
+    return place < ROBUST
 
 
-def demap(symbols: Grid, noise_variance: NDArray[np.float32], bits_per_symbol: int) -> NDArray[np.float32]:
-    """Max-log LLRs float32[symbols.size * bits_per_symbol], positive for 0, in the order of map_bits.
-
-    Args:
-        symbols: equalised, any shape.
-        noise_variance: N0 of each symbol, > 0; broadcasts against `symbols`.
-        bits_per_symbol: 2 or 4.
-    """
-    scale = np.broadcast_to(1 / np.asarray(noise_variance, np.float32), symbols.shape).reshape(-1, 1)
-    axes = np.ascontiguousarray(symbols, np.complex64).reshape(-1, 1).view(np.float32)
-    if bits_per_symbol == 2:
-        return np.asarray(axes * (scale * np.float32(8**0.5)), np.float32).ravel()
-    a = np.float32(_A16)
-    magnitude = np.abs(axes)
-    # beyond the outer decision line the nearest level of the other sign stays at ∓a, the own one moves to ±3a
-    sign_metric = 4 * a * axes + np.copysign(np.maximum(4 * a * (magnitude - 2 * a), 0), axes)
-    llrs = np.concatenate([sign_metric, 4 * a * (2 * a - magnitude)], axis=1) * scale
-    return np.asarray(llrs, np.float32).ravel()
+def block_error_rate(scheme: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
+    """Expected share of lost blocks, 0..1, at an Es/N0: a logistic curve through the measured threshold."""
+    return _logistic((np.asarray(snr_db, np.float64) - scheme.threshold_db) / scheme.width_db)
 
 
-def slice_llrs(llrs: NDArray[np.float32]) -> Bits:
-    """Hard decisions, 0 or 1."""
-    return (llrs < 0).astype(np.uint8)
+def loss_at(place: NDArray[np.intp], snr_db: ArrayLike) -> NDArray[np.float64]:
+    """The same for entries of MCS_TABLE by their place; arrays broadcast."""
+    return _logistic((np.asarray(snr_db, np.float64) - _THRESHOLD_DB[place]) / _WIDTH_DB[place])
 
 
-def bit_error_rate(mcs: Mcs, snr_db: float) -> float:
-    """Theory for the uncoded constellation over AWGN at Es/N0 = snr_db (Proakis, Digital Communications, §4.3)."""
-    gamma = 10 ** (snr_db / 10)
-    if mcs.bits_per_symbol == 2:
-        return float(erfc(np.sqrt(gamma / 2)) / 2)
-    q = [erfc(k * np.sqrt(gamma / 10)) / 2 for k in (1, 3, 5)]
-    return float((3 * q[0] + 2 * q[1] - q[2]) / 4)
+def _logistic(excess: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(expit(np.log(_LEVEL / (1 - _LEVEL)) - excess))
 
 
-def block_error_rate(mcs: Mcs, snr_db: float, block_bits: int) -> float:
-    """Expected share of lost blocks, 0..1, at a measured Es/N0."""
-    rate = bit_error_rate(mcs, snr_db - IMPLEMENTATION_LOSS_DB)
-    return float(-np.expm1(block_bits * np.log1p(-rate)))
+def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
+    """Es/N0 in dB at which a share of the blocks is lost, 0 < loss < 1."""
+    return scheme.threshold_db + scheme.width_db * float(np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss)))
 
 
-def choose(snr_db: float, margin_db: float) -> Mcs:
-    """The fastest entry whose threshold lies at or below snr_db - margin_db; the slowest if there is none."""
-    fitting = [mcs for mcs in MCS_TABLE if mcs.threshold_db <= snr_db - margin_db]
-    return fitting[-1] if fitting else MCS_TABLE[0]
+TARGET_LOSS: Final = 0.01
+"""Share of lost blocks that the choice of a scheme aims at."""
+_SWITCH_DB: Final = np.maximum.accumulate([snr_for_loss_db(scheme, TARGET_LOSS) for scheme in MCS_TABLE])
 
 
-@dataclass(slots=True)
-class Adaptation:
-    """The choice of MCS from measured SNR, with an outer loop on the block errors.
-
-    Losses above the target widen the margin, few losses let it return to its start: a channel worse than its SNR says
-    (fading, interference) is met with the slower scheme.
-
-    Attributes:
-        margin_db: taken off the measured SNR before the table is read.
-    """
-
-    margin_db: float = field(default=0.0)
-
-    TARGET: Final = 0.1
-    STEP_DB: Final = 2.0
-    MAX_MARGIN_DB: Final = 4.0
-
-    def choose(self, snr_db: float) -> Mcs:
-        """The MCS for the next blocks."""
-        return choose(snr_db, self.margin_db)
-
-    def observe(self, block_error_rate: float) -> None:
-        """Learn from the share of blocks lost, 0..1, in the last window."""
-        step = self.STEP_DB * (block_error_rate - self.TARGET)
-        self.margin_db = float(np.clip(self.margin_db + step, 0.0, self.MAX_MARGIN_DB))
+def fastest(snr_db: ArrayLike) -> NDArray[np.intp]:
+    """Place of the fastest entry that is expected to lose at most TARGET_LOSS; 0 where none does."""
+    return np.maximum(np.searchsorted(_SWITCH_DB, np.asarray(snr_db, np.float64), side="right") - 1, 0)

@@ -3,26 +3,22 @@ import json
 import numpy as np
 import pytest
 
-from calibration import snr
+from calibration import burst, snr
 from hil.contract import ConfigError
 from radio.loopback import Loopback, VirtualClock
-from radio.mcs import MCS_TABLE
 
 
 def test_recovers_what_the_channel_was_told():
-    points = snr.measure_snr(snr.loopback_factory(), [5.0, 15.0, 25.0], 40, seed=1)
-    for point, snr_db in zip(points, (5.0, 15.0, 25.0), strict=True):
+    points = snr.measure_snr(burst.loopback_factory(), [-3.0, 12.0, 25.0], 30, seed=1)
+    for point, snr_db in zip(points, (-3.0, 12.0, 25.0), strict=True):
         assert point.snr_db == snr_db
-        assert point.bursts == point.bursts_read == 40
+        assert point.bursts == point.bursts_read == 30
         assert abs(point.bias_db) < 0.1
         assert point.std_db < 0.25
         assert point.within_1_db == 1.0
         assert 0.4 < point.covered < 0.95
         assert point.cfo_rms_subcarriers < 0.01
-    assert points[0].block_error_rate["QPSK"] > 0.9
-    assert points[1].block_error_rate["QPSK"] < 0.02
-    assert points[1].block_error_rate["16-QAM"] > 0.9
-    assert points[2].block_error_rate["16-QAM"] == 0.0
+    assert all(point.block_error_rate <= 0.05 for point in points)
 
 
 def test_an_unknown_loss_shows_as_bias():
@@ -36,34 +32,21 @@ def test_an_unknown_loss_shows_as_bias():
 
 
 def test_a_dead_channel_is_a_result():
-    (point,) = snr.measure_snr(snr.loopback_factory(), [-25.0], 4, seed=3)
+    (point,) = snr.measure_snr(burst.loopback_factory(), [-25.0], 4, seed=3)
     assert point.bursts_read == 0
     assert point.within_1_db == 0.0
     assert np.isnan(point.bias_db)
-    assert point.block_error_rate == {"QPSK": 1.0, "16-QAM": 1.0}
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_switching_thresholds_are_the_measured_ones(place):
-    scheme = MCS_TABLE[place]
-    grid = scheme.threshold_db + np.array([-0.75, 0.0, 0.75])
-    points = snr.measure_snr(snr.loopback_factory(), grid.tolist(), 100, seed=4)
-    assert snr.threshold_db(points, scheme.name) == pytest.approx(scheme.threshold_db, abs=0.4)
+    assert point.block_error_rate == 1.0
 
 
 def test_same_seed_same_points():
-    one, two = (snr.measure_snr(snr.loopback_factory(), [12.0], 6, seed=5) for _ in range(2))
+    one, two = (snr.measure_snr(burst.loopback_factory(), [12.0], 6, seed=5) for _ in range(2))
     assert one == two
-
-
-def test_threshold_outside_the_grid_is_unknown():
-    points = snr.measure_snr(snr.loopback_factory(), [24.0, 25.0], 4, seed=6)
-    assert np.isnan(snr.threshold_db(points, "QPSK"))
 
 
 def test_zero_bursts_are_refused():
     with pytest.raises(ConfigError, match="at least 1"):
-        snr.measure_snr(snr.loopback_factory(), [10.0], 0, seed=1)
+        snr.measure_snr(burst.loopback_factory(), [10.0], 0, seed=1)
 
 
 def test_command_line_writes_json(tmp_path, capsys):
@@ -71,6 +54,6 @@ def test_command_line_writes_json(tmp_path, capsys):
     snr.main(["--bursts", "4", "--low", "10", "--high", "14", "--step", "4", "--json", str(path)])
     record = json.loads(path.read_text())
     assert [p["snr_db"] for p in record["points"]] == [10.0, 14.0]
-    assert "10 % of the blocks" in capsys.readouterr().out
+    assert "within 1 dB" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         snr.main(["--bursts", "0"])

@@ -1,0 +1,217 @@
+"""Block errors of every MCS against SNR, over the whole receiver, and the table that the link chooses by.
+
+For each scheme the waterfall is found first, then blocks are counted across it, and a logistic curve is fitted by
+maximum likelihood. Written to radio/mcs_table.json, from which the link reads thresholds and predicts losses.
+
+    python -m calibration.mcs --blocks 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from calibration.burst import TransceiverFactory, cross, loopback_factory
+from hil.contract import CalibrationError
+from hil.workers import run_jobs
+from radio import mcs
+
+_BLOCKS_PER_BURST = 8
+_COARSE_STEP_DB = 0.5
+_COARSE_BURSTS = 4
+_SEARCH_STEPS = 24
+_GRID_DB = np.arange(-0.45, 0.46, 0.15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlerPoint:
+    """Blocks sent and lost at one SNR."""
+
+    snr_db: float
+    sent: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waterfall:
+    """A fitted curve of block errors.
+
+    Attributes:
+        threshold_db: Es/N0 at which 10 % of the blocks are lost.
+        threshold_std_db: one sigma of it, from the counts.
+        width_db: step over which the odds of a loss fall by a factor e.
+        points: what it was fitted to.
+    """
+
+    threshold_db: float
+    threshold_std_db: float
+    width_db: float
+    points: tuple[BlerPoint, ...]
+
+
+def count_losses(
+    factory: TransceiverFactory, place: int, snr_db: float, bursts: int, rng: np.random.Generator
+) -> BlerPoint:
+    """Lost blocks among single bursts; those of a burst that was not found or not read are lost.
+
+    Args:
+        factory: called once for every burst.
+        place: of the MCS in mcs.MCS_TABLE.
+        snr_db: that the channel is set to.
+        bursts: of 8 blocks each.
+        rng: of content and channel.
+    """
+    passed = 0
+    for _ in range(bursts):
+        with factory(snr_db, rng) as transceiver:
+            reception = cross(transceiver, place, _BLOCKS_PER_BURST, rng)
+        if reception is not None and reception.blocks is not None:
+            passed += int(reception.blocks.passed.sum())
+    sent = bursts * _BLOCKS_PER_BURST
+    return BlerPoint(snr_db=snr_db, sent=sent, lost=sent - passed)
+
+
+def measure_waterfall(factory: TransceiverFactory, place: int, *, start_db: float, blocks: int, seed: int) -> Waterfall:
+    """The curve of one scheme.
+
+    Args:
+        factory: of the channel.
+        place: of the MCS in mcs.MCS_TABLE.
+        start_db: where to begin the search.
+        blocks: at each of 7 points, rounded up to whole bursts.
+        seed: of content and channel.
+
+    Raises:
+        CalibrationError: no waterfall within 12 dB of start_db.
+    """
+    rng = np.random.default_rng([seed, place])
+    middle_db = _middle_db(factory, place, start_db, rng)
+    bursts = -(-blocks // _BLOCKS_PER_BURST)
+    return fit_waterfall([count_losses(factory, place, middle_db + float(d), bursts, rng) for d in _GRID_DB])
+
+
+def _middle_db(factory: TransceiverFactory, place: int, start_db: float, rng: np.random.Generator) -> float:
+    """An SNR at which some blocks pass, half a step above one at which hardly any does."""
+    snr_db, direction = start_db, 0
+    for _ in range(_SEARCH_STEPS):
+        point = count_losses(factory, place, snr_db, _COARSE_BURSTS, rng)
+        step = 1 if 2 * point.lost > point.sent else -1
+        if step == -direction:
+            return snr_db + step * _COARSE_STEP_DB / 2
+        direction = step
+        snr_db += step * _COARSE_STEP_DB
+    raise CalibrationError(
+        f"{mcs.MCS_TABLE[place].name}: no SNR within {_SEARCH_STEPS * _COARSE_STEP_DB:g} dB of {start_db:g} dB "
+        "at which blocks begin to pass; is the channel set as it says?"
+    )
+
+
+def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1) -> Waterfall:
+    """The logistic curve that makes the counts most likely.
+
+    Args:
+        points: at least two SNRs, some blocks lost and some not.
+        level: share of lost blocks that defines the threshold.
+
+    Raises:
+        CalibrationError: every block was lost, or none.
+    """
+    snr_db = np.array([p.snr_db for p in points])
+    sent, lost = (np.array([getattr(p, field) for p in points], float) for field in ("sent", "lost"))
+    if lost.sum() in (0, sent.sum()):
+        raise CalibrationError(
+            f"{int(lost.sum())} of {int(sent.sum())} blocks lost between {snr_db.min():g} and {snr_db.max():g} dB; "
+            "choose SNRs at which some pass and some do not"
+        )
+    logit = np.log(level / (1 - level))
+
+    def cost(x: NDArray[np.float64]) -> float:
+        z = logit - (snr_db - x[0]) / np.exp(x[1])
+        return -float(np.sum(lost * log_expit(z) + (sent - lost) * log_expit(-z)))
+
+    start = np.array([np.interp(level, (lost / sent)[::-1], snr_db[::-1]), np.log(0.1)])
+    found = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000}).x
+    width_db = float(np.exp(found[1]))
+    return Waterfall(
+        threshold_db=float(found[0]),
+        threshold_std_db=_threshold_std_db(snr_db, sent, float(found[0]), width_db, logit),
+        width_db=width_db,
+        points=tuple(points),
+    )
+
+
+def _threshold_std_db(
+    snr_db: NDArray[np.float64], sent: NDArray[np.float64], threshold_db: float, width_db: float, logit: float
+) -> float:
+    """Cramér-Rao bound of the threshold, the width being unknown too."""
+    z = logit - (snr_db - threshold_db) / width_db
+    weight = sent * expit(z) * expit(-z)
+    gradient = np.stack([np.full(len(z), 1 / width_db), (snr_db - threshold_db) / width_db**2])
+    information = (weight * gradient) @ gradient.T
+    return float(np.linalg.pinv(information)[0, 0] ** 0.5)
+
+
+def _measure(job: tuple[int, float, int, int]) -> Waterfall:
+    place, start_db, blocks, seed = job
+    return measure_waterfall(loopback_factory(), place, start_db=start_db, blocks=blocks, seed=seed)
+
+
+def _record(waterfalls: dict[int, Waterfall], seed: int) -> dict[str, Any]:
+    return {
+        "quantity": "Es/N0 per used subcarrier in dB at which 10 % of the long blocks are lost, and the logistic width",
+        "device": "loopback",
+        "conditions": "AWGN, carrier offset within ±0.95 fs/32, random delay, 8 blocks a burst",
+        "seed": seed,
+        "schemes": [
+            {
+                "mcs": scheme.index,
+                "threshold_db": round(waterfalls[place].threshold_db, 3),
+                "threshold_std_db": round(waterfalls[place].threshold_std_db, 3),
+                "width_db": round(waterfalls[place].width_db, 4),
+                "blocks": sum(p.sent for p in waterfalls[place].points),
+            }
+            for place, scheme in enumerate(mcs.MCS_TABLE)
+        ],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: measure every scheme in loopback and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m calibration.mcs", description=main.__doc__)
+    parser.add_argument("--blocks", type=int, default=200, help="at each of 7 points of a scheme")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
+    parser.add_argument("--out", type=Path, default=mcs.TABLE_FILE, help="file for the table")
+    options = parser.parse_args(arguments)
+    if options.blocks < 1:
+        parser.error("--blocks must be at least 1")
+    waterfalls: dict[int, Waterfall] = {}
+    jobs = [(place, scheme.threshold_db, options.blocks, options.seed) for place, scheme in enumerate(mcs.MCS_TABLE)]
+    with Progress() as progress:
+        task = progress.add_task("schemes", total=len(jobs))
+
+        def done(job: tuple[int, float, int, int], waterfall: Waterfall) -> None:
+            waterfalls[job[0]] = waterfall
+            progress.advance(task)
+
+        run_jobs(_measure, jobs, workers=options.workers, on_done=done)
+    options.out.write_text(json.dumps(_record(waterfalls, options.seed), indent=1) + "\n")
+    for place, scheme in enumerate(mcs.MCS_TABLE):
+        found = waterfalls[place]
+        print(
+            f"{scheme.name}: {found.threshold_db:.2f} ± {found.threshold_std_db:.2f} dB, width {found.width_db:.3f} dB"
+        )
+
+
+if __name__ == "__main__":
+    main()
