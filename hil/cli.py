@@ -180,6 +180,38 @@ def evaluate(
 
 
 @app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="Folder for the recording; one that holds none yet.")],
+    config: ConfigOption = _DEFAULT_CONFIG,
+    sets: SetOption = None,
+    payload: Annotated[Path | None, typer.Option(help="File to deliver; else random bytes.")] = None,
+    n_bytes: Annotated[int, typer.Option("--bytes", help="How many random bytes.")] = 100_000,
+) -> None:
+    """One sounding and one delivery over the radio of hil.toml, as a SigMF recording that can be replayed."""
+    settings = load_settings(config, sets or [])
+    from hil.recording_session import payload_of, random_payload, summary
+    from hil.recording_session import record as record_session
+
+    recorded = record_session(settings, out, payload_of(payload) if payload else random_payload(settings, n_bytes))
+    Console(highlight=False, soft_wrap=True).print(summary(recorded), markup=False)
+
+
+@app.command()
+def replay(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A recording, or a folder of one link's recordings.")],
+) -> None:
+    """A recorded session again, from its samples: the same bytes and the same report, or exit code 2."""
+    from hil.recording_session import comparison, replay_all, verdict
+
+    replayed = replay_all(path)
+    console = _console()
+    console.print(comparison(replayed))
+    console.print(verdict(replayed), highlight=False, soft_wrap=True, markup=False)
+    if any(each.differences for each in replayed):
+        raise typer.Exit(2)
+
+
+@app.command()
 def provision(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")],
     config: ConfigOption = _DEFAULT_CONFIG,

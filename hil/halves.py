@@ -6,7 +6,6 @@ The halves meet only in bytes and messages: the cloud never sees the edge's mode
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,12 +23,10 @@ from edge_device.agent import EdgeAgent
 from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
-from hil.conditions import conditions, seeded
-from hil.config import ControlSettings, LoopbackRadio, Settings
+from hil.config import ControlSettings, Settings
 from hil.contract import (
     Budget,
     ChannelState,
-    ConfigError,
     ControlError,
     LowRankFactors,
     RankPlan,
@@ -37,13 +34,10 @@ from hil.contract import (
     RoundSummary,
     TextState,
 )
-from hil.control import Bus, BusFeedback, InProcessBus
+from hil.control import Bus, InProcessBus
 from hil.messages import OfferMessage, ReceiptMessage, Role, StatusMessage
 from hil.mqtt import connect
 from hil.policy_settings import training_of
-from radio.link import OCCUPIED_SUBCARRIERS, Limits, Link, Sounding, airtime_s, payload_bits
-from radio.loopback import Loopback, VirtualClock
-from radio.ofdm import N_FFT
 
 # --------------------------------------------------------------------------------------------- cloud
 
@@ -189,82 +183,6 @@ class CloudHalf:
         positions = json.loads(self._tuner.load(path).get("positions", "{}"))
         for name, sampler in self._samplers.items():
             sampler.position = positions.get(name, 0)
-
-
-# --------------------------------------------------------------------------------------------- radio
-
-
-class SimulatedRadio:
-    """The loopback and its link, moving from round to round along the trajectories of hil.toml.
-
-    Attributes:
-        clock: virtual air time.
-        link: carries payloads; measures what it hears.
-        snr_db, cfo_hz: what the simulator was told for this round: for reports, never for decisions.
-        airtime_share: this round's share of the airtime budget.
-    """
-
-    def __init__(self, settings: LoopbackRadio, rounds: int, seed: int, buses: tuple[Bus, Bus]) -> None:
-        channel = settings.channel
-        self._settings = settings
-        self._air = conditions(settings, rounds, seed)
-        self._cfo_hz = seeded(seed, "cfo").uniform(-channel.cfo_hz, channel.cfo_hz, rounds)
-        self.clock = VirtualClock()
-        self._loopback = Loopback(
-            clock=self.clock,
-            rng=seeded(seed, "air"),
-            snr_db=float(self._air.snr_db[0]),
-            max_delay_samples=channel.max_delay_samples,
-        )
-        cloud, edge = buses
-        feedback = BusFeedback(self.clock, cloud=cloud, edge=edge, delay_s=channel.feedback_delay_s)
-        self.link = Link(self._loopback, feedback, self.clock)
-        self.limits = Limits(
-            airtime_s=settings.deadline_s,
-            elapsed_s=4 * settings.deadline_s,
-            feedback_timeout_s=2 * channel.feedback_delay_s + 0.1,
-        )
-        for rate_hz in {float(b) * N_FFT / OCCUPIED_SUBCARRIERS for b in self._air.bandwidth_hz}:
-            if channel.cfo_hz > rate_hz / 32:
-                raise ConfigError(
-                    f"radio.channel.cfo_hz = {channel.cfo_hz:g}: the preamble resolves ±{rate_hz / 32:g} Hz at "
-                    f"{rate_hz:g} samples/s; lower it or widen radio.bandwidth_hz"
-                )
-
-    def start_round(self, round_id: int) -> None:
-        """Set channel and bandwidth of a round."""
-        self.snr_db = float(self._air.snr_db[round_id])
-        self.cfo_hz = float(self._cfo_hz[round_id])
-        self.airtime_share = float(self._air.airtime_share[round_id])
-        self._loopback.snr_db = self.snr_db
-        self._loopback.cfo_hz = self.cfo_hz
-        self._loopback.sample_rate_hz = float(self._air.bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
-
-    @property
-    def sample_rate_hz(self) -> float:
-        """Of this round."""
-        return self._loopback.sample_rate_hz
-
-    def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int) -> Budget:
-        """What the link expects to deliver in an airtime at the SNR just measured, before its deadline.
-
-        Args:
-            airtime_s: that may be spent.
-            sounding: of this round.
-            rounds: that the airtime must last, this one included.
-        """
-        if math.isnan(sounding.snr_db):
-            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds)
-        usable_s = min(airtime_s, self._settings.deadline_s)
-        margin_db = self.link.adaptation.margin_db
-        bits = payload_bits(usable_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db)
-        return Budget(airtime_s=airtime_s, bits=bits, rounds=rounds)
-
-    def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
-        """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""
-        if not payload or math.isnan(sounding.snr_db):
-            return None
-        return airtime_s(len(payload), sounding.snr_db, self.sample_rate_hz, margin_db=self.link.adaptation.margin_db)
 
 
 # ---------------------------------------------------------------------------------------------- edge

@@ -30,11 +30,12 @@ from hil.contract import (
     RoundSummary,
 )
 from hil.control import Bus
-from hil.halves import CloudHalf, EdgeHalf, SimulatedRadio, Trained, open_buses
+from hil.halves import CloudHalf, EdgeHalf, Trained, open_buses
 from hil.messages import OfferMessage, ReceiptMessage, StatusMessage
 from hil.provision import cached_bundle
 from hil.rows import Round, Row, to_row
 from hil.runlog import RunLog
+from hil.simulated_radio import SimulatedRadio
 from radio.link import Sounding
 
 READY = "ready"
@@ -84,7 +85,10 @@ class Loop:
         domains, stream = load_domains(settings.text, seed)
         bundle = cached_bundle(base, [d.score_set for d in domains.values()], settings.edge)
         self._cloud_bus, self._edge_bus = open_buses(settings.control, stack)
-        self._radio = SimulatedRadio(settings.radio, settings.run.rounds, seed, (self._cloud_bus, self._edge_bus))
+        buses = self._cloud_bus, self._edge_bus
+        iq_dir = folder / "iq" if settings.radio.record else None
+        self._radio = SimulatedRadio(settings.radio, settings.run.rounds, seed, buses, iq_dir)
+        stack.callback(self._radio.link.end)
         self._edge = stack.enter_context(EdgeHalf(bundle, folder / "edge", self._edge_bus, settings))
         self._cloud = CloudHalf(settings, base, domains, stream)
         self._last_link: LinkReport | None = None
