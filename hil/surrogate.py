@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cloud.state import Situation, plan_bits
 from hil.conditions import conditions, seeded
-from hil.config import EnvironmentSettings, Settings
+from hil.config import Settings
 from hil.contract import ConfigError, ModelError, TextState
 from hil.stream_table import Knots, StreamTable, synthetic_table, table_of
 from radio.capacity import LinkModel, ModemLink, ShannonLink
@@ -26,9 +26,11 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def link_model(settings: EnvironmentSettings) -> LinkModel:
+def link_model(settings: Settings) -> LinkModel:
     """The link that an environment plans and charges by."""
-    return ModemLink() if settings.link == "modem" else ShannonLink(efficiency=settings.efficiency)
+    if settings.environment.link == "modem":
+        return ModemLink(round_trip_s=settings.radio.channel.feedback_delay_s)
+    return ShannonLink(efficiency=settings.environment.efficiency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ class BatchRounds:
         self.n_rounds, self.r_max = first.n_rounds, first.r_max
         self.module_shapes = first.module_shapes
         self._settings, self._rng = settings, rng
-        self._link = link_model(settings.environment)
+        self._link = link_model(settings)
         self._bits, self._shapes, self._overhead_bits = first.bits, first.shapes, first.overhead_bits
         self._sent = np.stack([table.sent_kfac for table in tables])
         self._kept = np.stack([table.kept_kfac for table in tables])

@@ -6,7 +6,6 @@ Environments plan and charge airtime by them. An SNR of NaN (no measurement) car
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from radio import budget
 from radio.link import OCCUPIED_SUBCARRIERS
 from radio.ofdm import N_FFT
-
-_CACHED_ANSWERS = 1 << 16
 
 
 class LinkModel(Protocol):
@@ -60,43 +57,34 @@ class ShannonLink:
 
 
 class ModemLink:
-    """This kit's own modem by radio.budget: frame layout, MCS choice and retransmissions, a sounding included.
+    """This kit's own modem by radio.budget: frame layout, calibrated MCS table, copies of lost blocks, a sounding.
 
     Args:
         margin_db: taken off the measured SNR before the MCS is chosen.
+        round_trip_s: wait for an answer.
     """
 
-    def __init__(self, margin_db: float = 0.0) -> None:
-        # One round is asked about several times: as a budget, as a plan, as a charge.
-        self._bits = np.vectorize(lru_cache(_CACHED_ANSWERS)(self._bits_of), otypes=[np.int64])
-        self._airtime_s = np.vectorize(lru_cache(_CACHED_ANSWERS)(self._airtime_of), otypes=[np.float64])
+    def __init__(self, margin_db: float = 0.0, round_trip_s: float = 0.0) -> None:
         self._margin_db = margin_db
+        self._round_trip_s = round_trip_s
 
     def bits(self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.int64]:
         """See LinkModel; a whole number of blocks."""
-        fitting: NDArray[np.int64] = self._bits(airtime_s, snr_db, bandwidth_hz)[()]
-        return fitting
+        rate_hz = sample_rate_hz(bandwidth_hz)
+        return budget.payload_bits(
+            airtime_s, snr_db, rate_hz, margin_db=self._margin_db, round_trip_s=self._round_trip_s
+        )
 
     def airtime_s(self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
         """See LinkModel; a payload that is no whole number of bytes is rounded up."""
-        seconds: NDArray[np.float64] = self._airtime_s(bits, snr_db, bandwidth_hz)[()]
-        return seconds
-
-    def _bits_of(self, airtime_s: float, snr_db: float, bandwidth_hz: float) -> int:
-        if np.isnan(snr_db):
-            return 0
-        rate_hz = sample_rate_hz(float(bandwidth_hz))
-        return budget.payload_bits(float(airtime_s), float(snr_db), rate_hz, margin_db=self._margin_db)
-
-    def _airtime_of(self, bits: int, snr_db: float, bandwidth_hz: float) -> float:
-        if bits <= 0:
-            return 0.0
-        if np.isnan(snr_db):
-            return np.inf
-        n_bytes, rate_hz = -(-int(bits) // 8), sample_rate_hz(float(bandwidth_hz))
-        return budget.airtime_s(n_bytes, float(snr_db), rate_hz, margin_db=self._margin_db)
+        n_bytes = np.ceil(np.asarray(bits, np.float64) / 8)
+        rate_hz = sample_rate_hz(bandwidth_hz)
+        seconds = budget.airtime_s(
+            np.maximum(n_bytes, 1), snr_db, rate_hz, margin_db=self._margin_db, round_trip_s=self._round_trip_s
+        )
+        return np.where(n_bytes > 0, seconds, 0.0)[()]
 
 
-def sample_rate_hz(bandwidth_hz: float) -> float:
+def sample_rate_hz(bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
     """Samples per second of the modem that occupies this bandwidth."""
-    return bandwidth_hz * N_FFT / OCCUPIED_SUBCARRIERS
+    return np.asarray(bandwidth_hz, np.float64) * N_FFT / OCCUPIED_SUBCARRIERS
