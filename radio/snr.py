@@ -1,8 +1,9 @@
 """Es/N0 per used subcarrier, measured from what was received.
 
-Data-aided: once a CRC has passed, what was sent is known; each subcarrier's gain is fitted anew on it, and what the fit
-leaves is noise, counted with the degrees of freedom that remain. Without any CRC, the two equal Zadoff-Chu symbols of
-the preamble do the same with 200 degrees of freedom.
+Data-aided: once a CRC has passed, what was sent is known. The channel estimate rests on pilots alone, so that its
+errors and the noise on the data are independent: what the estimate leaves of the data is noise, plus the estimate's own
+error, whose share is known. Without any CRC, the Zadoff-Chu symbols of the preamble do: what lies within the delays a
+channel can have is signal, the rest noise.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio import ofdm
+from radio import delay_basis, ofdm
+from radio.equaliser import Symbols
+from radio.sync import Acquisition
 
 _DB: Final = 10 / np.log(10)
-_FLOOR: Final = 1e-9
+_FLOOR: Final = 1e-12
+_MODEL_STD_DB: Final = 0.02
+"""What the receiver itself adds to the noise, beside what it knows of, differs by so much from burst to burst."""
+_LOWEST: Final = 1e-3
+"""SNR below which nothing is told apart: -30 dB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,47 +42,71 @@ class SnrMeasurement:
     data_aided: bool
 
 
-def from_preamble(long_symbols: ofdm.Grid) -> SnrMeasurement:
-    """The SNR from both received Zadoff-Chu symbols over what was sent, complex64[2, 200]."""
-    return from_known(long_symbols, np.ones_like(long_symbols), np.ones(long_symbols.shape, np.bool_), data_aided=False)
+def from_preamble(found: Acquisition) -> SnrMeasurement:
+    """The SNR from a burst's Zadoff-Chu symbols."""
+    basis = delay_basis.whole()
+    received = found.long_symbols.astype(np.complex128)
+    inside = basis.conj().T @ received.mean(axis=0)
+    freedom = received.size - len(inside)
+    energy = float(np.sum(np.abs(received) ** 2))
+    within = len(received) * float(np.sum(np.abs(inside) ** 2))
+    noise = max((energy - within) / freedom, _FLOOR)
+    signal = max((within - len(inside) * noise) / received.size, 0.0)
+    relative_variance = _relative_variance(signal / noise, freedom, received.size)
+    # what the noise puts within the delays fluctuates as well
+    relative_variance += len(inside) / (received.size * max(signal / noise, _LOWEST)) ** 2
+    return _measurement(signal, noise, relative_variance, data_aided=False)
 
 
-def from_known(
-    received: ofdm.Grid, sent: ofdm.Grid, known: NDArray[np.bool_], *, data_aided: bool = True
-) -> SnrMeasurement:
-    """The SNR from symbols whose content is known.
+def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data_aided: bool = True) -> SnrMeasurement:
+    """The SNR before equalisation from symbols whose content is known.
 
     Args:
-        received: complex64[n_symbols, n_subcarriers], phase tracked, not equalised.
-        sent: the same shape, unit mean energy.
-        known: bool, the same shape; at least one subcarrier holds two known symbols.
+        symbols: as received.
+        sent: complex64[n, 192], unit mean energy; n may be less than there are symbols.
+        known: bool[n, 192]; at least two are.
         data_aided: what the measurement is flagged as.
     """
-    y = np.where(known, received, 0).astype(np.complex128)
-    x = np.where(known, sent, 0).astype(np.complex128)
-    count = known.sum(axis=0)
-    energy = np.maximum(np.sum(np.abs(x) ** 2, axis=0), _FLOOR)
-    fit = np.sum(y * x.conj(), axis=0) / energy
-    freedom = int(np.maximum(count - 1, 0).sum())
-    rest = float(np.sum(np.abs(y - fit * x) ** 2)) / freedom
-    noise = max(rest, _FLOOR)
-    fitted = count > 0
-    # the fit's own noise adds to its power
-    signal = float(np.mean(np.abs(fit[fitted]) ** 2 - noise / energy[fitted]))
-    snr = max(signal, _FLOOR) / noise
-    n_known = int(count.sum())
-    relative_variance = 1 / freedom + (2 / snr + 1 / snr**2) / n_known
+    n = len(sent)
+    channel = symbols.gain[:n][known]
+    reference = sent[known]
+    received = symbols.data[:n][known] * channel
+    expected = channel * reference
+    weights = float(known.sum(axis=1) @ (1 + symbols.excess[:n].astype(np.float64)))
+    count = int(known.sum())
+    noise = max(_energy(received - expected) / weights, _FLOOR)
+    # the estimate's own error adds to its power; its amplitude and the data's are averaged by what they rest on
+    energy = max(_energy(reference), _FLOOR)
+    power = max(_energy(expected) / energy - noise * (weights / count - 1), _FLOOR)
+    scale = float(np.vdot(expected, received).real) / (energy * power)
+    total = count + symbols.n_reference
+    signal = power * ((count * scale + symbols.n_reference) / total) ** 2
+    return _measurement(signal, noise, _relative_variance(signal / noise, count, total), data_aided=data_aided)
+
+
+def _energy(values: NDArray[np.complex64]) -> float:
+    return float(np.sum(np.abs(values) ** 2, dtype=np.float64))
+
+
+def _relative_variance(snr: float, noise_count: float, signal_count: float) -> float:
+    """Of the ratio, when noise and signal power rest on so many complex values."""
+    return 1 / noise_count + 2 / (max(snr, _LOWEST) * signal_count)
+
+
+def _measurement(signal: float, noise: float, relative_variance: float, *, data_aided: bool) -> SnrMeasurement:
     return SnrMeasurement(
-        snr_db=float(_DB * np.log(snr)), snr_std_db=float(_DB * relative_variance**0.5), data_aided=data_aided
+        snr_db=float(_DB * np.log(max(signal / noise, _LOWEST))),
+        snr_std_db=float(np.hypot(_DB * relative_variance**0.5, _MODEL_STD_DB)),
+        data_aided=data_aided,
     )
 
 
-def evm_rms(equalized: ofdm.Grid, sent: ofdm.Grid, known: NDArray[np.bool_]) -> float:
+def evm_rms(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_]) -> float:
     """Error vector magnitude of known symbols after equalisation, relative to their rms amplitude; NaN without any."""
     if not known.any():
         return float("nan")
     reference = sent[known]
-    error = np.mean(np.abs(equalized[known] - reference) ** 2, dtype=np.float64)
+    error = np.mean(np.abs(symbols.data[: len(sent)][known] - reference) ** 2, dtype=np.float64)
     return float(np.sqrt(error / np.mean(np.abs(reference) ** 2, dtype=np.float64)))
 
 

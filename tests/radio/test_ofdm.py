@@ -1,29 +1,37 @@
 import numpy as np
 import pytest
 
-from radio import mcs, ofdm
+from radio import ofdm
 
 
 def random_symbols(rng, n):
-    return mcs.map_bits(rng.integers(0, 2, n * ofdm.N_DATA * 4).astype(np.uint8), 4).reshape(n, ofdm.N_DATA)
+    """16-QAM, drawn without the modem's mapper."""
+    levels = np.array([-3, -1, 1, 3]) / 10**0.5
+    return (rng.choice(levels, (n, 192)) + 1j * rng.choice(levels, (n, 192))).astype(np.complex64)
 
 
-def receive(iq):
-    """Grid of a body that arrives without delay: the window's backoff is taken from zeros in front."""
-    return ofdm.demodulate(np.concatenate([np.zeros(ofdm.WINDOW_BACKOFF, np.complex64), iq]))
-
-
-def known_channel():
-    """What a window that starts WINDOW_BACKOFF samples early sees of an ideal channel (shift theorem)."""
-    return np.exp(-2j * np.pi * ofdm.USED * ofdm.WINDOW_BACKOFF / ofdm.N_FFT).astype(np.complex64)
-
-
-def test_symbols_come_back_through_an_ideal_channel():
+def test_symbols_come_back_by_a_plain_transform():
     rng = np.random.default_rng(1)
-    data = random_symbols(rng, 20)
-    got, noise = ofdm.equalize(receive(ofdm.modulate(data)), known_channel(), 0.01)
-    np.testing.assert_allclose(got, data, atol=2e-5)
-    np.testing.assert_allclose(noise, 0.01, rtol=1e-4)
+    data = random_symbols(rng, 60)
+    grid = ofdm.read_used(ofdm.modulate(data).reshape(60, 288)[:, 32:])
+    for n in (0, 7, 24, 25, 59):
+        np.testing.assert_allclose(grid[n, ofdm.DATA[n % 25]], data[n], atol=2e-5)
+        np.testing.assert_allclose(grid[n, ofdm.PILOTS[n % 25]], ofdm.pilot_symbols(60)[n], atol=2e-5)
+
+
+def test_grid_rises_in_frequency():
+    iq = ofdm.fill_used(np.eye(200, dtype=np.complex64)[[0, 99, 100, 199]])
+    turns = np.angle(np.sum(iq[:, 1:] * iq[:, :-1].conj(), axis=1)) / (2 * np.pi) * 256
+    np.testing.assert_allclose(turns, [-100, -1, 1, 100], atol=1e-3)
+
+
+def test_pilots_visit_every_subcarrier_once_in_25_symbols_and_every_fifth_in_5():
+    np.testing.assert_array_equal(np.sort(ofdm.PILOTS.ravel()), np.arange(200))
+    for first in range(0, 25, 5):
+        assert set(np.diff(np.sort(ofdm.PILOTS[first : first + 5].ravel()))) == {5}
+    for n in range(25):
+        assert not set(ofdm.PILOTS[n]) & set(ofdm.DATA[n])
+        assert len(ofdm.DATA[n]) == 192
 
 
 def test_only_used_subcarriers_carry_power_and_the_prefix_is_cyclic():
@@ -33,7 +41,6 @@ def test_only_used_subcarriers_carry_power_and_the_prefix_is_cyclic():
     power = np.mean(np.abs(np.fft.fft(iq[:, 32:], axis=1)) ** 2, axis=0)
     empty = np.r_[0, 101:156]
     assert power[empty].max() < 1e-9 * power[1]
-    assert np.all(np.delete(power, empty) > 0)
     assert np.sum(power > 0.1 * power[1]) == 200
 
 
@@ -51,20 +58,5 @@ def test_pilots_have_no_line():
     assert np.abs(signs.mean(axis=0)).max() < 0.2
 
 
-@pytest.mark.parametrize("rotation", [-0.3, 0.02, 0.9])
-def test_common_phase_and_rotation_are_removed(rotation):
-    rng = np.random.default_rng(4)
-    data = random_symbols(rng, 60)
-    turned = receive(ofdm.modulate(data)) * np.exp(1j * (0.7 + rotation * np.arange(60)))[:, None]
-    tracked, measured = ofdm.track_phase(turned.astype(np.complex64), known_channel())
-    assert measured == pytest.approx(rotation, abs=1e-4)
-    got, _ = ofdm.equalize(tracked, known_channel(), 0.01)
-    np.testing.assert_allclose(got, data, atol=1e-3)
-
-
-def test_a_channel_of_zero_gain_gives_a_huge_noise_variance_and_no_nan():
-    channel = known_channel()
-    channel[ofdm.DATA[5]] = 0
-    got, noise = ofdm.equalize(np.ones((1, 200), np.complex64), channel, 0.01)
-    assert np.isfinite(got).all()
-    assert noise[5] > 1e6
+def test_an_empty_body_has_no_samples():
+    assert ofdm.modulate(np.zeros((0, 192), np.complex64)).shape == (0,)

@@ -1,58 +1,70 @@
 import numpy as np
 import pytest
 
-from radio import mcs, snr
+from radio import equaliser, ofdm, snr, sync
 
 
-def trial(rng, snr_db, n_symbols, bits=4, gain=0.3 - 0.7j):
-    sent = mcs.map_bits(rng.integers(0, 2, n_symbols * 192 * bits).astype(np.uint8), bits).reshape(n_symbols, 192)
-    sigma = abs(gain) * 10 ** (-snr_db / 20) / 2**0.5
-    noise = rng.standard_normal((*sent.shape, 2)) @ [1, 1j]
-    return (gain * sent + sigma * noise).astype(np.complex64), sent
+def receive(rng, n, snr_db, *, robust=False, paths=(1.0,)):
+    """(symbols, acquisition, sent) of a QPSK burst through `paths` (unit power) in noise at Es/N0 = snr_db."""
+    sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
+    iq = np.convolve(np.concatenate([sync.preamble(robust), ofdm.modulate(sent)]), paths)
+    iq = np.concatenate([np.zeros(500), iq, np.zeros(500)]) * np.exp(2j * np.pi * rng.uniform())
+    sigma = ofdm.AMPLITUDE * 10 ** (-snr_db / 20) / 2**0.5
+    iq = (iq + sigma * (rng.standard_normal((len(iq), 2)) @ [1, 1j])).astype(np.complex64)
+    (found,) = sync.find_bursts(iq)
+    return equaliser.receive_symbols(iq, found, n), found, sent
 
 
-@pytest.mark.parametrize("snr_db", [-3.0, 0.0, 10.0, 25.0])
-@pytest.mark.parametrize("n_symbols", [2, 8, 40])
-def test_measured_snr_is_unbiased_and_its_sigma_is_honest(snr_db, n_symbols):
+@pytest.mark.parametrize(("snr_db", "robust"), [(-5.0, True), (0.0, False), (15.0, False), (30.0, False)])
+def test_measured_snr_is_right_and_its_sigma_is_honest(snr_db, robust):
     rng = np.random.default_rng(41)
-    known = np.ones((n_symbols, 192), np.bool_)
-    got = [snr.from_known(*trial(rng, snr_db, n_symbols), known) for _ in range(200)]
-    errors = np.array([m.snr_db for m in got]) - snr_db
-    sigma = got[0].snr_std_db
-    assert abs(errors.mean()) < 0.02 + 4 * sigma / 200**0.5
-    assert errors.std() == pytest.approx(sigma, rel=0.25)
-    assert all(m.data_aided for m in got)
+    aided, preamble = [], []
+    for _ in range(40):
+        symbols, found, sent = receive(rng, 40, snr_db, robust=robust, paths=(0.8, 0, 0, 0.6j))
+        aided.append(snr.measure(symbols, sent, np.ones(sent.shape, np.bool_)))
+        preamble.append(snr.from_preamble(found))
+    for measured, is_aided in ((aided, True), (preamble, False)):
+        errors = np.array([m.snr_db - snr_db for m in measured])
+        sigmas = np.array([m.snr_std_db for m in measured])
+        assert all(m.data_aided == is_aided for m in measured)
+        # 68 % of 40 bursts, three sigma either way
+        assert 18 <= np.sum(np.abs(errors) < sigmas) <= 36
+        assert abs(errors.mean()) < 0.08 + 3 * sigmas.mean() / 40**0.5
+    assert np.abs([m.snr_db - snr_db for m in aided]).max() < (0.5 if snr_db < 0 else 0.4)
+
+
+def test_a_fading_channel_is_no_noise():
+    rng = np.random.default_rng(42)
+    n = 1000
+    sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
+    iq = np.concatenate([sync.PREAMBLE, ofdm.modulate(sent)])
+    fade = 1 + 0.5 * np.exp(2j * np.pi * 1.5 * np.arange(len(iq)) / len(iq))
+    noise = ofdm.AMPLITUDE * 10 ** (-25 / 20) / 2**0.5 * (rng.standard_normal((len(iq) + 200, 2)) @ [1, 1j])
+    iq = (np.concatenate([np.zeros(100), iq * fade, np.zeros(100)]) + noise).astype(np.complex64)
+    (found,) = sync.find_bursts(iq)
+    measured = snr.measure(equaliser.receive_symbols(iq, found, n), sent, np.ones(sent.shape, np.bool_))
+    true = 25 + 10 * np.log10(np.mean(np.abs(fade[832:]) ** 2))
+    assert measured.snr_db == pytest.approx(true, abs=0.1)
 
 
 def test_unknown_symbols_do_not_count():
-    rng = np.random.default_rng(42)
-    received, sent = trial(rng, 15.0, 20)
-    known = np.zeros(sent.shape, np.bool_)
-    known[:8] = True
-    received[8:] = 100
-    assert snr.from_known(received, sent, known).snr_db == pytest.approx(15.0, abs=0.6)
-
-
-def test_preamble_measurement_is_flagged():
     rng = np.random.default_rng(43)
-    received = 1 + 10 ** (-10 / 20) / 2**0.5 * (rng.standard_normal((2, 200, 2)) @ [1, 1j])
-    measured = snr.from_preamble(received.astype(np.complex64))
-    assert not measured.data_aided
-    assert measured.snr_db == pytest.approx(10.0, abs=4 * measured.snr_std_db)
-    assert measured.snr_std_db > 0.2
+    symbols, _, sent = receive(rng, 60, 15.0)
+    known = np.zeros(sent.shape, np.bool_)
+    known[:30, ::8] = True
+    whole = snr.measure(symbols, sent, np.ones(sent.shape, np.bool_))
+    part = snr.measure(symbols, np.where(known, sent, 0), known)
+    assert part.snr_db == pytest.approx(15.0, abs=0.5)
+    assert part.snr_std_db > 1.5 * whole.snr_std_db
+    assert snr.measure(symbols, sent[:30], known[:30]) == part
 
 
-def test_noise_only_gives_a_finite_low_value():
+def test_error_vector_magnitude_follows_the_snr():
     rng = np.random.default_rng(44)
-    received = (rng.standard_normal((2, 200, 2)) @ [1, 1j]).astype(np.complex64)
-    assert -100 < snr.from_preamble(received).snr_db < 0
-
-
-def test_error_vector_magnitude():
-    sent = np.full((4, 192), 1 + 0j, np.complex64)
+    symbols, _, sent = receive(rng, 100, 20.0)
     known = np.ones(sent.shape, np.bool_)
-    assert snr.evm_rms(sent * 1.1, sent, known) == pytest.approx(0.1, rel=1e-5)
-    assert np.isnan(snr.evm_rms(sent, sent, ~known))
+    assert snr.evm_rms(symbols, sent, known) == pytest.approx(0.1, rel=0.02)
+    assert np.isnan(snr.evm_rms(symbols, sent, ~known))
 
 
 def test_combining_weights_by_sigma_and_prefers_known_data():
