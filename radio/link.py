@@ -1,8 +1,9 @@
 """The link: a payload goes in, a report and the payload on the other side come out.
 
 `Sender` and `Receiver` are the two ends, without I/O. `Link` drives both in turns over one transceiver, one feedback
-path and one clock: a window of bursts, one answer, the holes again. It always ends: by success, by a limit on airtime
-or time, or when several turns in a row bring nothing new.
+path and one clock: a window of bursts, an answer, the holes again. In a long window the receiver also answers on the
+way, which nobody waits for: what comes back steers the MCS of the bursts that are left. It always ends: by success, by
+a limit on airtime or time, or when several turns in a row bring nothing new.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 
 from hil.contract import Clock, ConfigError, FeedbackPath, LinkReport, Transceiver
 from radio import framing, ofdm, snr
+from radio.adaptation import Adaptation
+from radio.block_store import BlockStore
 from radio.budget import airtime_s, payload_bits
 from radio.feedback import Feedback
-from radio.mcs import Adaptation
+from radio.mcs import MCS_TABLE
 from radio.receiver import Receiver
 from radio.sender import Sender
 
@@ -23,6 +26,10 @@ __all__ = ["Limits", "Link", "Receiver", "Sender", "Sounding", "airtime_s", "pay
 GUARD_SAMPLES = 4096
 """Samples received beyond those sent: room for delay."""
 _MAX_MESSAGES_PER_TURN = 64
+_ANSWER_EVERY_S = 0.2
+"""Air after which the receiver answers within a window; the first burst of a payload is answered at once."""
+_PATIENCE_S = 0.05
+"""Wait after a turn that brought nothing new, doubled from turn to turn: a fade may pass."""
 
 OCCUPIED_SUBCARRIERS = ofdm.N_USED + 1
 """Used subcarriers and DC between them: occupied bandwidth = this x sample rate / 256."""
@@ -108,16 +115,24 @@ class _Session:
     blocks_passed: int = 0
     feedback_bytes: int = 0
     measured_at_s: float = math.nan
+    answered_at_samples: int = 0
+    answered_at_s: float = math.nan
 
     def heard(self, answer: Feedback, now_s: float) -> None:
-        """Keep what the receiver measured."""
+        """Keep what the receiver measured, and count what it found; a restarted one counts anew."""
+        before = self.answer
+        known = before is not None and (before.epoch, before.tag) == (answer.epoch, answer.tag)
+        bursts = answer.bursts_found - (before.bursts_found if before and known else 0)
+        blocks = answer.blocks_passed - (before.blocks_passed if before and known else 0)
+        if self.sender.sent.blocks == 0:  # the rest was sent in an earlier life of this session's sender
+            bursts, blocks = min(bursts, self.sender.sent.bursts - self.bursts_found), 0
+        self.bursts_found += bursts
+        self.blocks_passed += blocks
         self.answer = answer
         self.measured_at_s = now_s
         self.measurements.append(
             snr.SnrMeasurement(snr_db=answer.snr_db, snr_std_db=answer.snr_std_db, data_aided=answer.data_aided)
         )
-        self.bursts_found = max(self.bursts_found, answer.bursts_found)
-        self.blocks_passed = max(self.blocks_passed, answer.blocks_passed)
 
 
 class Link:
@@ -130,7 +145,13 @@ class Link:
     """
 
     def __init__(
-        self, transceiver: Transceiver, feedback: FeedbackPath, clock: Clock, *, first_session: int = 1
+        self,
+        transceiver: Transceiver,
+        feedback: FeedbackPath,
+        clock: Clock,
+        *,
+        first_session: int = 1,
+        store: BlockStore | None = None,
     ) -> None:
         """A link.
 
@@ -138,14 +159,17 @@ class Link:
             transceiver: transmitter and receiver with the air between them.
             feedback: from the receiver to the sender.
             clock: of the transceiver and the feedback path.
-            first_session: number of the first session; the receiver's epoch is the same.
+            first_session: number of the first session; the receiver's epoch is the same. A link that starts again with
+                it goes on with the payloads that its store holds in part.
+            store: keeps what the receiver verified over a restart.
         """
         self.transceiver = transceiver
         self.feedback = feedback
         self.clock = clock
-        self.receiver = Receiver(epoch=first_session)
+        self.receiver = Receiver(epoch=first_session, store=store)
         self.adaptation = Adaptation()
         self._next_session = first_session
+        self._round_trip_s = 0.0
 
     @property
     def bandwidth_hz(self) -> float:
@@ -198,7 +222,8 @@ class Link:
                 one, the link sounds first.
 
         Returns:
-            The report, and the payload as the receiver holds it: whole and equal by its hash, or None.
+            The report, and the payload as the receiver holds it: whole and equal by its hash, or None. Of a payload
+            that a limit cut off, receiver.prefix(next_session - 1) gives the beginning, report.prefix_bytes its length.
 
         Raises:
             ConfigError: for an empty payload, or one that is too long.
@@ -217,6 +242,7 @@ class Link:
             session=self._next_session,
             adaptation=self.adaptation,
             snr_db=sounding.snr_db if sounding else math.nan,
+            snr_std_db=sounding.snr_std_db if sounding else 0.0,
         )
         self._next_session += 1
         spent_s = sounding.airtime_s if sounding else 0.0
@@ -227,16 +253,27 @@ class Link:
         sender = session.sender
         idle = 0
         while not sender.complete:
-            held, answered = int(sender.held.sum()), sender.answered
+            wanted, blocks = sender.wanted, sender.sent.blocks
             if not self._turn(session):
                 return self._limit_reason(session)
-            first_answer = answered == 0 and sender.answered > 0
-            idle = 0 if int(sender.held.sum()) > held or first_answer else idle + 1
+            if sender.wanted < wanted:
+                idle = 0
+            elif sender.sent.blocks > blocks or sender.unusable or not sender.informed:
+                idle += 1  # a sounding that found a usable channel is neither progress nor a turn in vain
             if idle >= session.limits.idle_turns:
-                if sender.answered == 0:
-                    return f"none of {sender.sent.bursts} bursts was answered"
-                return f"no new block in {idle} turns at a measured SNR of {sender.snr_db:.1f} dB"
+                return self._idle_reason(sender, idle)
+            if idle and (sender.unusable or not sender.informed):
+                wait_s = min(_PATIENCE_S * 2**idle, max(0.0, self._elapsed_left_s(session)))
+                self.clock.sleep_until(self.clock.now() + wait_s)
         return "the receiver holds every block, but not the payload that was sent"
+
+    def _idle_reason(self, sender: Sender, idle: int) -> str:
+        if sender.answered == 0:
+            return f"none of {sender.sent.bursts} bursts was answered"
+        if sender.unusable:
+            needed_db = MCS_TABLE[0].threshold_db
+            return f"unusable: measured SNR of {sender.snr_db:.1f} dB; the slowest MCS needs {needed_db:.1f} dB"
+        return f"no new block in {idle} turns at a measured SNR of {sender.snr_db:.1f} dB"
 
     def _limit_reason(self, session: _Session) -> str:
         limits = session.limits
@@ -253,30 +290,48 @@ class Link:
 
     def _turn(self, session: _Session) -> bool:
         """One window and its answer; False if no burst fits the limits any more."""
+        rate = self.transceiver.sample_rate_hz
         left_s = min(self._airtime_left_s(session), self._elapsed_left_s(session), 3600.0)
-        bursts_before = session.sender.sent.bursts
+        sent, bursts_before = session.sender.sent, session.sender.sent.bursts
         more = False
-        for burst in session.sender.window(math.floor(left_s * self.transceiver.sample_rate_hz + 1e-6)):
+        for burst in session.sender.window(math.floor(left_s * rate + 1e-6), self._round_trip_s * rate):
             self.transceiver.transmit(burst.iq)
             more = self._hear(len(burst.iq) + GUARD_SAMPLES)
-        if session.sender.sent.bursts == bursts_before:
+            if self._answer_is_due(session):
+                self._answer(session)
+            self._take(session, 0.0)
+        if sent.bursts == bursts_before:
             return False
         self._hear_out(more)
+        if session.answered_at_samples < sent.samples:
+            self._answer(session)
+        if self._take(session, max(0.0, min(session.limits.feedback_timeout_s, self._elapsed_left_s(session)))):
+            self._round_trip_s = self.clock.now() - session.answered_at_s
+        return True
+
+    def _answer_is_due(self, session: _Session) -> bool:
+        """True when the receiver should answer without waiting for the window's end."""
+        air_s = (session.sender.sent.samples - session.answered_at_samples) / self.transceiver.sample_rate_hz
+        return (session.answered_at_samples == 0 or air_s >= _ANSWER_EVERY_S) and not self.receiver.mid_burst
+
+    def _answer(self, session: _Session) -> None:
+        """The receiver's end: say what was heard since the last answer."""
+        session.answered_at_samples, session.answered_at_s = session.sender.sent.samples, self.clock.now()
         answer = self.receiver.feedback()
         if answer is not None:
             session.heard(answer, self.clock.now())
             message = answer.pack()
             session.feedback_bytes += len(message)
             self.feedback.send(message)
-        self._listen(session)
-        return True
 
     def _hear(self, n_samples: int) -> bool:
-        """Feed the receiver at most n_samples off the air; False if fewer came."""
+        """Feed the receiver at most n_samples off the air; False if fewer came: then whatever was cut stays cut."""
         rate = self.transceiver.sample_rate_hz
         samples = self.transceiver.receive(n_samples, timeout_s=2 * n_samples / rate + 0.1)
         if len(samples):
             self.receiver.feed(samples, rate)
+        if len(samples) < n_samples:
+            self.receiver.flush(rate)
         return len(samples) == n_samples
 
     def _hear_out(self, more: bool) -> None:
@@ -285,18 +340,21 @@ class Link:
             if not (more and self.receiver.mid_burst):
                 break
             more = self._hear(GUARD_SAMPLES)
-        if self.receiver.mid_burst or not more:
+        if self.receiver.mid_burst:
             self.receiver.flush(self.transceiver.sample_rate_hz)
 
-    def _listen(self, session: _Session) -> None:
-        """Take answers until one is used and no further one is waiting, or the wait is over."""
-        until_s = self.clock.now() + max(0.0, min(session.limits.feedback_timeout_s, self._elapsed_left_s(session)))
-        used = False
+    def _take(self, session: _Session, timeout_s: float) -> bool:
+        """The sender's end: take answers until the newest is taken, or the wait is over; True if it was taken."""
+        sender, until_s = session.sender, self.clock.now() + timeout_s
+        newest = session.answer.sequence if session.answer else math.inf
         for _ in range(_MAX_MESSAGES_PER_TURN):
-            message = self.feedback.receive(0.0 if used else max(0.0, until_s - self.clock.now()))
+            if sender.sequence == newest:
+                return True
+            message = self.feedback.receive(max(0.0, until_s - self.clock.now()))
             if message is None:
-                return
-            used = session.sender.on_feedback(message) or used
+                return False
+            sender.on_feedback(message)
+        return False
 
     def _report(self, session: _Session, sounding: Sounding | None, payload_bytes: int, reason: str) -> LinkReport:
         sent, answer = session.sender.sent, session.answer
@@ -319,4 +377,5 @@ class Link:
             evm_rms=answer.evm_rms if answer else math.nan,
             cfo_hz=answer.cfo_hz if answer else math.nan,
             feedback_bytes=session.feedback_bytes + (sounding.feedback_bytes if sounding else 0),
+            prefix_bytes=len(self.receiver.prefix(self._next_session - 1)),
         )

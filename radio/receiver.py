@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import framing, ofdm, snr, sync
+from radio import equaliser, framing, ofdm, snr, sync
+from radio.block_store import BlockStore
 from radio.feedback import NO_TAG, Feedback
 from radio.iq import require_samples
+from radio.reassembly import Assembly, basis_of
 
 _MAX_SESSIONS: Final = 4
 _LEAD_SAMPLES: Final = 512
 """Kept before a burst that is not whole yet: its start is known roughly only."""
-_TAIL_SAMPLES: Final = sync.PREAMBLE_SAMPLES + _LEAD_SAMPLES
+_TAIL_SAMPLES: Final = len(sync.ROBUST_PREAMBLE) + _LEAD_SAMPLES
 """Kept at the end of what was searched: a preamble may lie across two calls."""
-
-
-def payload_tag(payload: bytes) -> bytes:
-    """First 7 bytes of the payload's SHA-256: names the payload in every header."""
-    return hashlib.sha256(payload).digest()[: framing.TAG_BYTES]
+_CLOCK_DRIFT: Final = 50e-6
+"""Share by which a burst may come out longer than it was sent: two clocks of 25 ppm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +31,36 @@ class Reception:
 
     Attributes:
         header: None if it did not pass its CRC.
-        section: its data blocks; None without a header or without blocks.
+        blocks: its data blocks by place, each decoded by itself; None without a header or without blocks.
+        soft: their soft values int16[k, n_buffer]; None likewise.
         measurement: the SNR.
-        evm_rms: NaN without a header.
+        evm_rms, clock_offset_ppm: NaN without a header.
         cfo: carrier offset in cycles per sample.
     """
 
     header: framing.BurstHeader | None
-    section: framing.DataSection | None
+    blocks: framing.DecodedBlocks | None
+    soft: NDArray[np.int16] | None
     measurement: snr.SnrMeasurement
     evm_rms: float
     cfo: float
+    clock_offset_ppm: float
+
+    @property
+    def n_sent(self) -> int:
+        """Data blocks that the header names."""
+        return self.header.block_count if self.header else 0
+
+    @property
+    def n_passed(self) -> int:
+        """Those of them that passed their CRC."""
+        return int(self.blocks.passed.sum()) if self.blocks else 0
+
+
+def peek_header(iq: IQ, found: sync.Acquisition) -> framing.BurstHeader | None:
+    """The header of a burst that was found, or None if it does not pass or is not there whole."""
+    symbols = equaliser.receive_symbols(iq, found, framing.header_symbols(found.robust))
+    return framing.read_header(symbols, robust=found.robust)
 
 
 def receive_burst(iq: IQ, found: sync.Acquisition, header: framing.BurstHeader | None = None) -> Reception:
@@ -57,78 +75,46 @@ def receive_burst(iq: IQ, found: sync.Acquisition, header: framing.BurstHeader |
     if header is None:
         return Reception(
             header=None,
-            section=None,
-            measurement=snr.from_preamble(found.long_symbols),
+            blocks=None,
+            soft=None,
+            measurement=snr.from_preamble(found),
             evm_rms=float("nan"),
             cfo=found.cfo,
+            clock_offset_ppm=float("nan"),
         )
-    grid, rotation = ofdm.track_phase(_grid(iq, found, header.n_symbols), found.channel)
-    equalized, noise = ofdm.equalize(grid, found.channel, found.noise_variance)
-    sent = framing.modulated_header(header)
-    known = np.ones(sent.shape, np.bool_)
-    section = None
+    symbols = equaliser.receive_symbols(iq, found, header.n_symbols)
+    soft = blocks = None
     if header.block_count:
-        section = framing.read_blocks(equalized[framing.HEADER_SYMBOLS :], noise, header)
-        data, sure = framing.known_data(section, header)
-        sent, known = np.concatenate([sent, data]), np.concatenate([known, sure])
-    n = len(sent)
+        soft = framing.soft_blocks(symbols, header)
+        blocks = framing.decode_blocks(soft, header)
+    sent, known = framing.known_symbols(header, blocks, len(symbols.data))
     return Reception(
         header=header,
-        section=section,
-        measurement=snr.from_known(grid[:n, ofdm.DATA], sent, known),
-        evm_rms=snr.evm_rms(equalized[:n], sent, known),
-        cfo=found.cfo + rotation / (2 * np.pi * ofdm.SYMBOL_SAMPLES),
+        blocks=blocks,
+        soft=soft,
+        measurement=snr.measure(symbols, sent, known),
+        evm_rms=snr.evm_rms(symbols, sent, known),
+        cfo=found.cfo + symbols.residual_cfo,
+        clock_offset_ppm=symbols.clock_offset_ppm,
     )
 
 
-def peek_header(iq: IQ, found: sync.Acquisition) -> framing.BurstHeader | None:
-    """The header of a burst that was found, or None if it does not pass or is not there whole."""
-    grid = _grid(iq, found, framing.HEADER_SYMBOLS)
-    if len(grid) < framing.HEADER_SYMBOLS:
-        return None
-    grid, _ = ofdm.track_phase(grid, found.channel)
-    return framing.read_header(*ofdm.equalize(grid, found.channel, found.noise_variance))
+@dataclass(frozen=True, slots=True)
+class _Spotted:
+    """A burst that was found in the buffer.
 
+    Attributes:
+        found: where.
+        header: None if it did not pass.
+        begin, end: its symbols lie between, on a clock that runs like ours.
+        needed: samples from the buffer's start that hold it even if its sender's clock is slow.
+    """
 
-def _grid(iq: IQ, found: sync.Acquisition, n_symbols: int) -> ofdm.Grid:
-    """Used subcarriers of the burst's first n_symbols symbols, or of as many as the samples hold."""
-    begin = found.body - ofdm.WINDOW_BACKOFF
-    # phase 0 lies where the channel was estimated, at the first of the two Zadoff-Chu symbols' windows
-    return ofdm.demodulate(
-        sync.rotate(iq[begin : begin + n_symbols * ofdm.SYMBOL_SAMPLES], found.cfo, first=2 * ofdm.N_FFT)
-    )
-
-
-@dataclass(slots=True)
-class _Session:
-    """What is held of one payload."""
-
-    number: int
-    tag: bytes
-    payload_bytes: int
-    blocks: dict[int, bytes] = field(default_factory=dict)
-    bursts: set[int] = field(default_factory=set)
-    blocks_passed: int = 0
-
-    @property
-    def n_blocks(self) -> int:
-        return framing.block_count_of(self.payload_bytes)
-
-    def held(self) -> NDArray[np.bool_]:
-        """bool[n_blocks]."""
-        mask = np.zeros(self.n_blocks, np.bool_)
-        mask[list(self.blocks)] = True
-        return mask
-
-    def payload(self) -> bytes | None:
-        """The payload once it is whole. If it then fails its hash, a block was wrong: all of them are dropped."""
-        if self.payload_bytes == 0 or len(self.blocks) < self.n_blocks:
-            return None
-        payload = b"".join(self.blocks[i] for i in range(self.n_blocks))[: self.payload_bytes]
-        if payload_tag(payload) == self.tag:
-            return payload
-        self.blocks.clear()
-        return None
+    found: sync.Acquisition
+    header: framing.BurstHeader | None
+    begin: int
+    end: int
+    needed: int
 
 
 class Receiver:
@@ -138,93 +124,111 @@ class Receiver:
     anew. The latest four sessions are kept, so that a header that passed by chance does no harm.
 
     Attributes:
-        latest: the burst received last, or None.
+        epoch: which start of the receiver this is.
+        latest: the burst received last without its soft values, or None.
         bursts_unreadable: bursts found whose header did not pass.
         mid_burst: the samples so far end within a burst.
     """
 
-    def __init__(self, *, epoch: int) -> None:
-        """A receiver that holds nothing.
+    def __init__(self, *, epoch: int, store: BlockStore | None = None) -> None:
+        """A receiver that holds nothing, or what its store kept.
 
         Args:
             epoch: 0..2^32 - 1, another one at each start.
+            store: keeps verified blocks over a restart.
         """
         self.latest: Reception | None = None
         self.bursts_unreadable = 0
         self.mid_burst = False
-        self._epoch = epoch
+        self.epoch = epoch
+        self._store = store
         self._sequence = 0
-        self._buffer: IQ = np.zeros(0, np.complex64)
-        self._sessions: dict[int, _Session] = {}
-        self._current: _Session | None = None
+        self._parts: list[IQ] = []
+        self._needed = 0
+        self._sessions: dict[int, Assembly] = {}
+        self._current: Assembly | None = None
         self._fresh: list[Reception] = []
         self._cfo_hz = 0.0
 
+    # ------------------------------------------------------------------------------------------------- samples in
+
     def feed(self, iq: IQ, sample_rate_hz: float) -> list[Reception]:
-        """Take the next samples of the stream; bursts that are whole by now are received.
+        """Take the next samples of the stream; the bursts that are whole by now, soft values dropped.
 
         Raises:
             DeviceError: for no samples or samples that are not finite.
         """
         require_samples(iq, "receiver")
-        self._buffer = np.concatenate([self._buffer, iq.astype(np.complex64, copy=False)])
+        self._parts.append(iq.astype(np.complex64, copy=False))
+        if sum(map(len, self._parts)) < self._needed:
+            return []
         return self._search(sample_rate_hz, final=False)
 
     def flush(self, sample_rate_hz: float) -> list[Reception]:
         """Receive what is left of a burst that was cut; the stream begins anew."""
         receptions = self._search(sample_rate_hz, final=True)
-        self._buffer = np.zeros(0, np.complex64)
+        self._parts, self._needed = [], 0
         return receptions
 
     def _search(self, sample_rate_hz: float, *, final: bool) -> list[Reception]:
-        done = 0
-        self.mid_burst = False
+        iq = np.concatenate([np.zeros(0, np.complex64), *self._parts])
+        self.mid_burst, self._needed = False, 0
         receptions: list[Reception] = []
-        for found in sync.find_bursts(self._buffer):
-            if found.start < done - sync.PREAMBLE_SAMPLES // 2:
-                continue  # inside a burst that was just read
-            available = len(self._buffer) - found.body + ofdm.WINDOW_BACKOFF
-            header = peek_header(self._buffer, found)
-            n_symbols = header.n_symbols if header else framing.HEADER_SYMBOLS
-            if not final and available < n_symbols * ofdm.SYMBOL_SAMPLES:
-                self.mid_burst = True
-                self._buffer = self._buffer[max(found.start - _LEAD_SAMPLES, done) :]
-                return receptions
-            receptions.append(receive_burst(self._buffer, found, header))
-            self._accept(receptions[-1], sample_rate_hz)
-            done = found.body + (n_symbols * ofdm.SYMBOL_SAMPLES if header else 0) - ofdm.WINDOW_BACKOFF
-        self._buffer = self._buffer[max(done, len(self._buffer) - _TAIL_SAMPLES) :]
+        keep_from = max(0, len(iq) - _TAIL_SAMPLES)
+        done = 0
+        for burst in _spot(iq) if len(iq) else []:
+            if burst.needed > len(iq) and not final:
+                self.mid_burst, self._needed = True, burst.needed
+                keep_from = max(burst.found.start - _LEAD_SAMPLES, done)
+                break
+            receptions.append(
+                self._accept(receive_burst(iq[: burst.needed], burst.found, burst.header), sample_rate_hz)
+            )
+            done = min(burst.end if burst.header else burst.begin, len(iq))
+        keep_from = max(keep_from, done)
+        self._parts = [iq[keep_from:]]
+        self._needed = max(0, self._needed - keep_from)
         return receptions
 
-    def _accept(self, reception: Reception, sample_rate_hz: float) -> None:
-        self.latest = reception
-        self._fresh.append(reception)
+    def _accept(self, reception: Reception, sample_rate_hz: float) -> Reception:
         self._cfo_hz = reception.cfo * sample_rate_hz
         header = reception.header
         if header is None:
             self.bursts_unreadable += 1
-            return
-        session = self._session_of(header)
-        self._current = session
-        again = header.burst in session.bursts  # a burst heard twice counts once
-        session.bursts.add(header.burst)
-        if reception.section is not None:
-            session.blocks.update(reception.section.blocks)
-            session.blocks_passed += 0 if again else int(reception.section.passed.sum())
+        else:
+            session = self._current = self._session_of(header)
+            if header.burst not in session.bursts:  # a burst heard twice counts once
+                session.blocks_passed += reception.n_passed
+            session.bursts.add(header.burst)
+            if reception.blocks is not None and reception.soft is not None:
+                session.take(header, reception.blocks, reception.soft)
+        self.latest = replace(reception, soft=None)
+        self._fresh.append(self.latest)
+        return self.latest
 
-    def _session_of(self, header: framing.BurstHeader) -> _Session:
+    def _session_of(self, header: framing.BurstHeader) -> Assembly:
         session = self._sessions.pop(header.session, None)
         if session is None or (session.tag, session.payload_bytes) != (header.tag, header.payload_bytes):
-            session = _Session(header.session, header.tag, header.payload_bytes)
+            session = Assembly(header.session, header.tag, header.payload_bytes, self._store)
         self._sessions[header.session] = session  # the newest lies last
         while len(self._sessions) > _MAX_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         return session
 
+    # ------------------------------------------------------------------------------------- payload and answers out
+
     def payload(self, session: int) -> bytes | None:
-        """The session's payload, once all blocks are held and its hash agrees; else None."""
+        """The session's payload, once it is whole and its hash agrees; else None."""
         known = self._sessions.get(session)
-        return known.payload() if known else None
+        return known.payload if known else None
+
+    def prefix(self, session: int) -> bytes:
+        """The beginning of the session's payload as far as it is held without a gap: what a deadline leaves.
+
+        Each block of it passed its CRC-24; the payload's hash covers the whole only.
+        """
+        known = self._sessions.get(session)
+        return known.prefix if known else b""
 
     def feedback(self) -> Feedback | None:
         """The answer to what came since the last answer, or None if no burst was ever found.
@@ -236,27 +240,47 @@ class Receiver:
             return None
         fresh = self._fresh or [self.latest]
         self._fresh = []
+        readable = [r for r in fresh if r.header is not None]
         measurement = snr.combine([r.measurement for r in fresh])
-        evms = [r.evm_rms for r in fresh if r.header is not None]
-        counts = [(r.header.block_count, r.section) for r in fresh if r.header and r.section is not None]
-        sent = sum(count for count, _ in counts)
-        passed = sum(int(section.passed.sum()) for _, section in counts)
-        readable = any(r.header is not None for r in fresh)
-        session = self._current if readable and self._current is not None else _Session(0, NO_TAG, 0)
-        session.payload()  # drops blocks that fail the hash before they are reported as held
-        self._sequence += 1
+        sent = sum(r.n_sent for r in readable)
+        session = self._current if readable and self._current is not None else Assembly(0, NO_TAG, 0)
+        self._sequence += 1 if basis_of(self._sequence + 1) else 2
         return Feedback(
-            epoch=self._epoch,
+            epoch=self.epoch,
             sequence=self._sequence,
-            session=session.number,
+            session=session.session,
             tag=session.tag,
+            last_burst=max(session.bursts, default=0),
             bursts_found=len(session.bursts),
             blocks_passed=session.blocks_passed,
             snr_db=measurement.snr_db,
             snr_std_db=measurement.snr_std_db,
             data_aided=measurement.data_aided,
-            evm_rms=float(np.sqrt(np.mean(np.square(evms)))) if evms else float("nan"),
+            evm_rms=float(np.sqrt(np.mean([r.evm_rms**2 for r in readable]))) if readable else float("nan"),
             cfo_hz=self._cfo_hz,
-            block_error_rate=1 - passed / sent if sent else 0.0,
-            held=session.held(),
+            clock_offset_ppm=readable[-1].clock_offset_ppm if readable else float("nan"),
+            block_error_rate=1 - sum(r.n_passed for r in readable) / sent if sent else 0.0,
+            wanted=session.wanted,
+            held=session.show(self._sequence),
         )
+
+
+def _spot(iq: IQ) -> list[_Spotted]:
+    """The bursts in the samples. One that lies within another counts only if its header passes, and then cuts that."""
+    spotted: list[_Spotted] = []
+    for found in sync.find_bursts(iq):
+        begin = found.body - ofdm.WINDOW_BACKOFF
+        header = peek_header(iq, found)
+        if spotted and begin < spotted[-1].end:
+            if header is None:
+                continue
+            cut = max(found.start, spotted[-1].begin + _head_samples(spotted[-1].found.robust))
+            spotted[-1] = replace(spotted[-1], end=cut, needed=cut)
+        length = header.n_symbols * ofdm.SYMBOL_SAMPLES if header else _head_samples(found.robust)
+        drift = math.ceil(length * _CLOCK_DRIFT)
+        spotted.append(_Spotted(found, header, begin, begin + length, begin + length + ofdm.WINDOW_BACKOFF + drift))
+    return spotted
+
+
+def _head_samples(robust: bool) -> int:
+    return framing.header_symbols(robust) * ofdm.SYMBOL_SAMPLES

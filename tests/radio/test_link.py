@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio import framing, receiver, sync
+from radio import framing, mcs, receiver, sync
+from radio.block_store import BlockStore
 from radio.link import Limits, Link
 from radio.loopback import Loopback, QueueFeedback, VirtualClock
-from radio.mcs import MCS_TABLE
 
-PAYLOAD = np.random.default_rng(91).bytes(30_000)
+PAYLOAD = np.random.default_rng(91).bytes(40_000)
+BY_NAME = {scheme.name: scheme for scheme in mcs.MCS_TABLE}
 
 
 class Observer(Loopback):
@@ -43,8 +44,10 @@ class Unreliable(QueueFeedback):
         super().__init__(clock, delay_s=0.02)
         self.fates = list(fates)
         self.held_back = []
+        self.bytes = 0
 
     def send(self, message):
+        self.bytes += len(message)
         fate = self.fates.pop(0) if self.fates else "."
         if fate == "x":
             return
@@ -58,56 +61,48 @@ class Unreliable(QueueFeedback):
             super().send(self.held_back.pop())
 
 
-def bench(snr_db, *, seed=92, fates="", messages="", **changes):
+def bench(snr_db, *, seed=92, fates="", messages="", store=None, **changes):
     clock = VirtualClock()
     air = Observer(fates, clock=clock, rng=np.random.default_rng(seed), snr_db=snr_db, **{"cfo_hz": -21e3, **changes})
-    return Link(air, Unreliable(clock, messages), clock), air, clock
+    return Link(air, Unreliable(clock, messages), clock, store=store), air, clock
 
 
-def observed_blocks(transmitted):
-    """Blocks counted from what was transmitted: by the headers, checked against the bursts' lengths."""
-    total, headers = 0, 0
-    for iq in transmitted:
-        (burst,) = sync.find_bursts(iq)
-        header = receiver.peek_header(iq, burst)
-        bits = {"QPSK": 384, "16-QAM": 768}[MCS_TABLE[header.mcs].name]
-        symbols = (len(iq) - 832) / 288 - 8
-        assert symbols == math.ceil(header.block_count * 1152 / bits)
-        total += header.block_count
-        headers += 1
-    return total, headers
+def headers(transmitted):
+    """Of everything that was transmitted, as a receiver without noise reads them."""
+    found = [(iq, *sync.find_bursts(iq)) for iq in transmitted]
+    return [receiver.peek_header(iq, burst) for iq, burst in found]
 
 
-@pytest.mark.parametrize("snr_db", [11.5, 13.0, 17.0, 19.0, 25.0])
+@pytest.mark.parametrize("snr_db", [0.0, 6.0, 25.0])
 def test_report_equals_what_an_observer_counts(snr_db):
+    payload = PAYLOAD if snr_db > 5 else PAYLOAD[:8000]
     link, air, clock = bench(snr_db)
     sounding = link.sound()
-    report, received = link.deliver(PAYLOAD, sounding=sounding)
-    assert received == PAYLOAD
+    report, received = link.deliver(payload, sounding=sounding)
+    assert received == payload
     assert report.delivered
     assert report.reason == ""
-    blocks, bursts = observed_blocks(air.transmitted)
+    seen = headers(air.transmitted)
     samples = sum(map(len, air.transmitted))
-    assert report.bits_on_air == blocks * 1152
+    blocks = sum(header.block_count for header in seen)
+    bits = sum(h.block_count * framing.LONG.coded_bits(h.scheme) for h in seen if h.block_count)
+    assert all(header.n_samples == len(iq) for header, iq in zip(seen, air.transmitted, strict=True))
+    assert report.bits_on_air == bits
     assert report.blocks_sent == blocks == sum(report.blocks_by_mcs.values())
-    assert report.bursts_sent == bursts
-    assert report.header_bits_on_air == bursts * 8 * 192 * 2
+    assert {h.scheme.name for h in seen if h.block_count} == set(report.blocks_by_mcs)
+    assert report.bursts_sent == len(seen)
+    assert report.header_bits_on_air == sum(192 * 2 * framing.header_symbols(h.robust) for h in seen)
     assert report.airtime_s == pytest.approx(samples / 2e6)
     assert report.elapsed_s == pytest.approx(clock.now())
-    assert report.blocks_lost == blocks - math.ceil(30_000 / 138)  # nothing held was sent again
     assert report.bursts_lost == 0
-    assert report.snr_db == pytest.approx(snr_db, abs=0.3)
+    assert report.block_error_rate <= 0.05
+    assert report.prefix_bytes == len(payload)
+    assert report.feedback_bytes == link.feedback.bytes
+    assert report.snr_db == pytest.approx(snr_db, abs=0.5)
     assert sounding.snr_db == pytest.approx(snr_db, abs=1.0)
-    assert report.cfo_hz == pytest.approx(-21e3, abs=100)
-    assert report.evm_rms == pytest.approx(10 ** (-snr_db / 20), rel=0.15)
-    assert report.goodput_bps == pytest.approx(240_000 / report.airtime_s)
-
-
-def test_at_13_db_few_blocks_are_lost():
-    link, _, _ = bench(13.0)
-    report, _ = link.deliver(np.random.default_rng(93).bytes(100_000))
-    assert report.block_error_rate < 0.05
-    assert report.goodput_bps > 2.3e6
+    assert report.cfo_hz == pytest.approx(-21e3, abs=150)
+    assert report.evm_rms == pytest.approx(10 ** (-snr_db / 20), rel=0.25)
+    assert report.goodput_bps == pytest.approx(8 * len(payload) / report.airtime_s)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +110,7 @@ def test_at_13_db_few_blocks_are_lost():
     [
         ("x", ""),  # the sounding is lost
         (".x", ""),  # a data burst is lost
+        ("..x", ""),  # the last one is lost
         (".222", ""),
         (".<.", ""),  # two bursts change places
         ("./", ""),  # a burst is cut in half
@@ -130,21 +126,83 @@ def test_delivery_survives_lost_doubled_swapped_and_cut_bursts_and_messages(fate
     report, received = link.deliver(PAYLOAD)
     assert received == PAYLOAD
     assert report.delivered
-    blocks, _ = observed_blocks(air.transmitted)
-    assert report.bits_on_air == blocks * 1152
+    assert report.blocks_sent == sum(header.block_count for header in headers(air.transmitted))
 
 
-@pytest.mark.parametrize("snr_db", [-10.0, -1.0, 5.0])
+def test_a_long_payload_takes_little_more_than_its_airtime():
+    """1 % of the blocks lost at random: they go again, and next to nothing else does."""
+
+    class Lossy(receiver.Receiver):
+        rng = np.random.default_rng(95)
+
+        def _accept(self, reception, sample_rate_hz):
+            if reception.blocks is not None:
+                reception.blocks.passed[self.rng.random(len(reception.blocks.passed)) < 0.01] = False
+            return super()._accept(reception, sample_rate_hz)
+
+    link, _, _ = bench(30.0)
+    link.receiver = Lossy(epoch=1)
+    payload = np.random.default_rng(96).bytes(300_000)
+    report, received = link.deliver(payload)
+    assert received == payload
+    assert 1 <= report.blocks_lost <= 12
+    assert report.blocks_sent <= 290 + report.blocks_lost + 12
+    ((name, _),) = report.blocks_by_mcs.items()
+    assert report.airtime_s < 1.1 * framing.data_symbols(290, BY_NAME[name]) * 288 / 2e6
+    assert report.elapsed_s < report.airtime_s + 3 * 0.02 + 1e-3  # sounding, window, holes
+
+
+@pytest.mark.parametrize("snr_db", [-20.0, -10.0])
 def test_an_unusable_channel_ends_with_a_reason_in_time(snr_db):
     link, _, clock = bench(snr_db)
     report, received = link.deliver(PAYLOAD, Limits(elapsed_s=5.0))
     assert received is None
     assert not report.delivered
-    assert report.reason
+    assert "unusable" in report.reason or "answered" in report.reason
     assert report.goodput_bps == 0.0
     assert clock.now() <= 5.0
-    assert report.blocks_sent <= 8 * 5
-    assert math.isnan(report.snr_db) or report.snr_db == pytest.approx(snr_db, abs=1.0)
+    assert report.blocks_sent == 0
+    assert math.isnan(report.snr_db) or report.snr_db == pytest.approx(snr_db, abs=1.5)
+
+
+def test_robust_schemes_carry_a_payload_below_the_noise():
+    link, _, _ = bench(-5.0)
+    report, received = link.deliver(PAYLOAD[:5000])
+    assert received == PAYLOAD[:5000]
+    assert set(report.blocks_by_mcs) == {mcs.MCS_TABLE[0].name}
+
+
+def test_a_fade_that_passes_is_waited_for():
+    link, air, clock = bench(12.0)
+
+    def transmit(iq, usual=air.transmit):
+        air.snr_db = -15.0 if 0.05 < clock.now() < 0.6 else 12.0
+        usual(iq)
+
+    air.transmit = transmit
+    report, received = link.deliver(PAYLOAD)
+    assert received == PAYLOAD
+    assert report.elapsed_s > 0.6
+
+
+def test_a_channel_worse_than_its_snr_says_is_met_with_a_slower_scheme():
+    class Interfered(receiver.Receiver):
+        """Fast schemes lose one block in three, whatever the SNR."""
+
+        rng = np.random.default_rng(97)
+
+        def _accept(self, reception, sample_rate_hz):
+            if reception.blocks is not None and reception.header.scheme.efficiency > 4:
+                reception.blocks.passed[self.rng.random(len(reception.blocks.passed)) < 0.3] = False
+            return super()._accept(reception, sample_rate_hz)
+
+    link, _, _ = bench(17.0)
+    link.receiver = Interfered(epoch=1)
+    for _ in range(3):
+        report, received = link.deliver(PAYLOAD[:20_000])
+        assert received == PAYLOAD[:20_000]
+    assert link.adaptation.margin_db > 1.0
+    assert max(BY_NAME[name].efficiency for name in report.blocks_by_mcs) < 4
 
 
 def test_a_silent_feedback_path_ends_with_a_reason():
@@ -158,16 +216,19 @@ def test_a_silent_feedback_path_ends_with_a_reason():
     assert sounding.bursts_sent == 2
 
 
-def test_limits_hold_and_are_named():
+def test_limits_hold_are_named_and_leave_a_prefix():
     link, air, _ = bench(20.0)
-    report, received = link.deliver(PAYLOAD, Limits(airtime_s=0.02))
+    report, received = link.deliver(PAYLOAD, Limits(airtime_s=0.04))
     assert received is None
-    assert "airtime limit of 0.02 s" in report.reason
-    assert sum(map(len, air.transmitted)) / 2e6 <= 0.02
+    assert "airtime limit of 0.04 s" in report.reason
+    assert sum(map(len, air.transmitted)) / 2e6 <= 0.04
+    prefix = link.receiver.prefix(link.next_session - 1)
+    assert 10_000 < len(prefix) == report.prefix_bytes < 40_000
+    assert PAYLOAD.startswith(prefix)
     link, _, clock = bench(20.0)
-    report, _ = link.deliver(PAYLOAD, Limits(elapsed_s=0.03))
-    assert "time limit of 0.03 s" in report.reason
-    assert clock.now() <= 0.03
+    report, _ = link.deliver(PAYLOAD, Limits(elapsed_s=0.05))
+    assert "time limit of 0.05 s" in report.reason
+    assert clock.now() <= 0.05
 
 
 def test_a_restarted_receiver_gets_the_payload_anew():
@@ -176,7 +237,7 @@ def test_a_restarted_receiver_gets_the_payload_anew():
 
     class Restarting(receiver.Receiver):
         def feed(self, iq, sample_rate_hz):
-            if not restarts and self.latest is not None:
+            if not restarts and self.latest is not None and self.latest.header.block_count:
                 restarts.append(True)
                 link.receiver = receiver.Receiver(epoch=77)
                 return link.receiver.feed(iq, sample_rate_hz)
@@ -187,6 +248,18 @@ def test_a_restarted_receiver_gets_the_payload_anew():
     assert restarts
     assert received == PAYLOAD
     assert report.delivered
+    assert 0 <= report.blocks_lost < report.blocks_sent
+
+
+def test_a_link_that_starts_again_goes_on_with_what_its_store_holds(tmp_path):
+    first, _, _ = bench(20.0, store=BlockStore(tmp_path))
+    cut, _ = first.deliver(PAYLOAD, Limits(airtime_s=0.04))
+    assert not cut.delivered
+    again, _, _ = bench(20.0, store=BlockStore(tmp_path))
+    report, received = again.deliver(PAYLOAD)
+    assert received == PAYLOAD
+    assert report.blocks_lost == 0
+    assert report.blocks_sent <= framing.block_count_of(40_000) + 4 - cut.blocks_sent
 
 
 def test_rounds_follow_one_another_with_their_own_snr_and_rate():
@@ -194,19 +267,18 @@ def test_rounds_follow_one_another_with_their_own_snr_and_rate():
     for snr_db, rate_hz in ((14.0, 2e6), (22.0, 1e6), (17.0, 1.5e6)):
         air.snr_db, air.sample_rate_hz = snr_db, rate_hz
         sounding = link.sound()
-        report, received = link.deliver(PAYLOAD, sounding=sounding)
-        assert received == PAYLOAD
-        assert report.snr_db == pytest.approx(snr_db, abs=0.3)
+        report, received = link.deliver(PAYLOAD[:10_000], sounding=sounding)
+        assert received == PAYLOAD[:10_000]
+        assert report.snr_db == pytest.approx(snr_db, abs=0.5)
         assert report.cfo_hz == pytest.approx(-21e3, abs=100)
         assert link.bandwidth_hz == pytest.approx(rate_hz * 201 / 256)
-    assert set(report.blocks_by_mcs) == {"QPSK"}
 
 
 def test_same_seed_same_samples_same_report():
     runs = []
     for seed in (1, 1, 2):
         link, air, _ = bench(12.0, seed=seed)
-        report, _ = link.deliver(PAYLOAD)
+        report, _ = link.deliver(PAYLOAD[:8000])
         runs.append((report, b"".join(iq.tobytes() for iq in air.transmitted)))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
@@ -218,10 +290,10 @@ def test_an_empty_payload_is_refused():
         link.deliver(b"")
 
 
-def test_a_single_byte_and_a_block_boundary_arrive():
+@pytest.mark.parametrize("size", [1, 139, 140, 834, 835, 1036])
+def test_a_single_byte_and_the_block_boundaries_arrive(size):
     link, _, _ = bench(20.0)
-    for payload in (b"x", bytes(framing.BLOCK_PAYLOAD_BYTES), bytes(framing.BLOCK_PAYLOAD_BYTES + 1)):
-        assert link.deliver(payload)[1] == payload
+    assert link.deliver(PAYLOAD[:size])[1] == PAYLOAD[:size]
 
 
 def test_a_radio_that_delivers_nan_is_a_broken_bench():

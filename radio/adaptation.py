@@ -1,0 +1,74 @@
+"""Link adaptation: the choice of MCS from measured SNR, with an outer loop on the block errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from radio.mcs import MCS_TABLE, TARGET_LOSS, Mcs, block_error_rate, fastest
+
+UNUSABLE: Final = 0.95
+"""A channel on which more than this is lost at the slowest MCS, two copies of each block added, carries nothing."""
+_COMBINING_DB: Final = 10 * math.log10(2)
+
+
+def usable(snr_db: float) -> bool:
+    """True if the slowest MCS gets through at this Es/N0, if need be with two copies of each block."""
+    return bool(block_error_rate(MCS_TABLE[0], snr_db + _COMBINING_DB) <= UNUSABLE)
+
+
+@dataclass(slots=True)
+class Adaptation:
+    """The choice of MCS, which learns from the blocks that were lost.
+
+    Each lost block widens the margin by UP_DB, each one that passed narrows it so much less that both balance at the
+    target of mcs.TARGET_LOSS (outer-loop link adaptation: Sampath, Kumar and Holtzman, IEEE VTC 1997). A channel worse
+    than its SNR says (fading, interference) is so met with a slower MCS.
+
+    Attributes:
+        margin_db: taken off the measured SNR before the table is read, 0..MAX_MARGIN_DB.
+        loss: share of blocks lost lately, the target before the first.
+    """
+
+    margin_db: float = 0.0
+    loss: float = TARGET_LOSS
+
+    UP_DB: Final = 0.1
+    DOWN_DB: Final[float] = UP_DB * TARGET_LOSS / (1 - TARGET_LOSS)
+    MAX_STEP_DB: Final = 1.5
+    """Of one answer, about the distance of two entries of the table."""
+    MAX_MARGIN_DB: Final = 6.0
+    MEMORY_BLOCKS: Final = 100.0
+
+    def choose(self, snr_db: float, snr_std_db: float = 0.0) -> Mcs | None:
+        """The fastest MCS that is expected to keep the target, or None where the channel is unusable.
+
+        Entries that keep it lie so far apart in rate that the fastest also has the most expected goodput.
+
+        Args:
+            snr_db: measured Es/N0 per used subcarrier.
+            snr_std_db: one sigma of it, which is taken off as well.
+        """
+        if not usable(snr_db):
+            return None
+        return MCS_TABLE[int(fastest(snr_db - snr_std_db - self.margin_db))]
+
+    def observe(self, blocks: int, lost: int) -> None:
+        """Learn from `lost` of `blocks` blocks that were heard of since the last answer."""
+        if blocks < 1:
+            return
+        step = self.UP_DB * lost - self.DOWN_DB * (blocks - lost)
+        step = float(np.clip(step, -self.MAX_STEP_DB, self.MAX_STEP_DB))
+        self.margin_db = float(np.clip(self.margin_db + step, 0.0, self.MAX_MARGIN_DB))
+        self.loss += -math.expm1(-blocks / self.MEMORY_BLOCKS) * (lost / blocks - self.loss)
+
+    def expected_losses(self, scheme: Mcs, snr_db: float, snr_std_db: float = 0.0) -> list[float]:
+        """Expected share of blocks lost when 1, 2 or 3 copies of each are sent and added up by the receiver."""
+        caution_db = snr_db - snr_std_db
+        table = [float(block_error_rate(scheme, caution_db + 10 * math.log10(n))) for n in (1, 2, 3)]
+        # where the table foresees the loss of most blocks, what was lost lately says nothing about their sums
+        lately = self.loss if table[0] < 0.5 else 0.0
+        return [max(loss, lately**n) for n, loss in enumerate(table, start=1)]
