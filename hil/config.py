@@ -214,8 +214,8 @@ class FinetuneSettings(Table):
 class EnvironmentSettings(Table):
     """[environment]: what the training environment assumes of link and measurement."""
 
-    link: Literal["shannon", "modem"] = "shannon"
-    """A share of the channel's capacity, or the goodput of this kit's own modem."""
+    link: Literal["shannon", "modem"] = "modem"
+    """The goodput of this kit's own modem as calibrated, or a share of the channel's capacity."""
     efficiency: float = Field(default=0.55, gt=0, le=1)
     """That share; for "shannon"."""
     snr_error_db: float = Field(default=0.0, ge=-30, le=30)

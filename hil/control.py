@@ -337,7 +337,7 @@ class BusFeedback:
 
     Args:
         clock: the link's clock; a time-out passes on it.
-        delay_s: simulated travel time that each message adds to the link's clock, ≥ 0.
+        delay_s: simulated travel time of each message on the link's clock, ≥ 0; needs both ends here.
         edge: the end to send on.
         cloud: the end to receive on.
     """
@@ -351,7 +351,7 @@ class BusFeedback:
         self._delay_s = delay_s
         self._edge = edge
         self._cloud = cloud
-        self._in_transit = 0
+        self._due_s: deque[float] = deque()
 
     def send(self, message: bytes) -> None:
         """Send on the edge's end.
@@ -364,7 +364,7 @@ class BusFeedback:
         if len(message) > MAX_FEEDBACK_BYTES:
             raise ControlError(f"feedback of {len(message)} bytes: at most {MAX_FEEDBACK_BYTES} can be sent")
         self._edge.publish(FeedbackMessage(data=message))
-        self._in_transit += 1
+        self._due_s.append(self._clock.now() + self._delay_s)
 
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message at the cloud's end, or None when none came within timeout_s of the link's clock.
@@ -375,13 +375,17 @@ class BusFeedback:
         if self._cloud is None:
             raise ControlError("feedback: this half only sends; give BusFeedback the cloud's end to receive")
         deadline_s = self._clock.now() + timeout_s
+        due_s = self._due_s[0] if self._due_s else deadline_s
         if self._edge is not None:
-            timeout_s = self._TRANSIT_LIMIT_S if self._in_transit else 0.0
+            if not self._due_s or due_s > deadline_s:
+                self._clock.sleep_until(deadline_s)
+                return None
+            timeout_s = self._TRANSIT_LIMIT_S
         message = self._cloud.receive(FeedbackMessage, timeout_s=timeout_s)
         if message is None:
-            self._in_transit = 0
+            self._due_s.clear()
             self._clock.sleep_until(deadline_s)
             return None
-        self._in_transit = max(0, self._in_transit - 1)
-        self._clock.sleep_until(self._clock.now() + self._delay_s)
+        if self._due_s:
+            self._clock.sleep_until(self._due_s.popleft())
         return message.data

@@ -16,10 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hil.contract import ConfigError
 from radio import framing, mcs, repair
+from radio.adaptation import UNUSABLE
 from radio.sender import blocks_per_burst, sounding_samples
 
-_UNUSABLE: Final = 0.5
-"""Share of lost blocks from which the slowest scheme is said to carry nothing: copies add up, but no deadline holds."""
 _LOSSES: Final = tuple(mcs.TARGET_LOSS**copies for copies in (1, 2, 3))
 """What the sender expects of one, two and three copies of a block where a scheme is used as meant."""
 _STRIDE: Final = 10_000
@@ -64,7 +63,7 @@ class _Costs:
         rows = _first_window(self.long, round_trip_samples)[1]
         found = np.searchsorted(rows, np.minimum(blocks, _STRIDE - 1) + _STRIDE * place, side="right")
         few = found - (repair.MAX_SOURCE_BLOCKS + 1) * place - 1
-        return np.asarray(np.where(few < repair.MAX_SOURCE_BLOCKS, np.minimum(few, many), np.maximum(few, many)))
+        return np.asarray(np.where(few < repair.MAX_SOURCE_BLOCKS, np.minimum(few, many), many))
 
 
 def _costs(long: bool) -> _Costs:
@@ -98,10 +97,16 @@ def _first_window(long: bool, round_trip_samples: int) -> tuple[Places, Places]:
 
 
 def _chosen(snr_db: Floats, margin_db: float) -> tuple[Places, Floats]:
-    """Place of the scheme, and copies of a block until one passes: infinite on an unusable channel."""
-    place = mcs.fastest(np.nan_to_num(snr_db, nan=-np.inf) - margin_db)
-    lost = mcs.loss_at(place, snr_db)
-    return place, np.divide(1, 1 - lost, out=np.full(lost.shape, np.inf), where=lost < _UNUSABLE)
+    """Place of the scheme, and copies of a block until one passes: infinite on an unusable channel.
+
+    Copies that the receiver adds up count: two are 3 dB, three 5 dB.
+    """
+    snr = np.nan_to_num(snr_db, nan=-np.inf)
+    place = mcs.fastest(snr - margin_db)
+    n = np.arange(1, 4).reshape(-1, *[1] * snr.ndim)
+    lost = mcs.loss_at(place, snr + 10 * np.log10(n))
+    copies = np.divide(n, 1 - lost, out=np.full(lost.shape, np.inf), where=lost < 1).min(axis=0)
+    return place, np.where(lost[1] <= UNUSABLE, copies, np.inf)
 
 
 def _rounded(round_trip_s: float, rate: Floats) -> int:

@@ -410,6 +410,22 @@ def test_feedback_path_carries_bytes_and_lets_time_pass_only_on_the_links_clock(
         path.send(b"\x00" * (MAX_FEEDBACK_BYTES + 1))
 
 
+def test_feedback_path_holds_a_message_until_it_is_due() -> None:
+    cloud, edge = InProcessBus.pair()
+    clock = VirtualClock()
+    began_s = clock.now()
+    path = BusFeedback(clock, edge=edge, cloud=cloud, delay_s=0.2)
+    path.send(b"one")
+    assert path.receive(0.0) is None
+    assert path.receive(0.1) is None
+    assert clock.now() == pytest.approx(began_s + 0.1)
+    path.send(b"two")
+    assert path.receive(0.5) == b"one"
+    assert clock.now() == pytest.approx(began_s + 0.2)
+    assert path.receive(0.5) == b"two"
+    assert clock.now() == pytest.approx(began_s + 0.3)
+
+
 def test_feedback_path_with_one_end_says_which_is_missing() -> None:
     cloud, edge = InProcessBus.pair()
     BusFeedback(VirtualClock(), edge=edge).send(b"x")

@@ -161,7 +161,7 @@ def test_one_seed_means_the_channel_of_a_run_whatever_runs_beside(table):
 
 @pytest.mark.parametrize("link", ["shannon", "modem"])
 def test_a_budget_for_each_round_is_its_share_of_the_airtime(table, link):
-    model = ModemLink() if link == "modem" else ShannonLink(efficiency=0.55)
+    model = ModemLink(round_trip_s=0.02) if link == "modem" else ShannonLink(efficiency=0.55)
     batch = rounds_over([table], 2, {"environment": {"link": link}, "budget": {"airtime_s": 0.2}})
     batch.reset([1, 2])
     for share in (1.0, 1.0, 1.0, 0.6):
@@ -176,7 +176,7 @@ def test_a_budget_for_each_round_is_its_share_of_the_airtime(table, link):
 
 
 def test_an_episodes_airtime_is_one_pot(table):
-    batch = rounds_over([table], 2, {"budget": {"airtime_s": 0.3, "scope": "episode"}})
+    batch = rounds_over([table], 2, {"budget": {"airtime_s": 0.3, "scope": "episode"}, "environment": {"link": "shannon"}})
     batch.reset([1, 2])
     left = np.full(2, 2.4)
     for t in range(8):
