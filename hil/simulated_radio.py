@@ -92,7 +92,7 @@ class SimulatedRadio:
         usable_s = min(airtime_s, self._settings.deadline_s)
         margin_db = self.link.adaptation.margin_db
         bits = payload_bits(
-            usable_s, sounding.snr_db, self.sample_rate_hz, margin_db=margin_db, round_trip_s=self._round_trip_s
+            usable_s, sounding.flat_snr_db, self.sample_rate_hz, margin_db=margin_db, round_trip_s=self._round_trip_s
         )
         return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds)
 
@@ -102,7 +102,7 @@ class SimulatedRadio:
             return None
         expected_s = airtime_s(
             len(payload),
-            sounding.snr_db,
+            sounding.flat_snr_db,
             self.sample_rate_hz,
             margin_db=self.link.adaptation.margin_db,
             round_trip_s=self._round_trip_s,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from radio.framing import MAX_BLOCKS, TAG_BYTES
 
-VERSION: Final = 2
-_HEAD: Final = struct.Struct(">BBIII6sHIIffffffHH")
-"""version, flags, epoch, sequence, session, tag, last burst, bursts found, blocks passed, SNR, its sigma, EVM, carrier
-offset, clock offset, block error rate, blocks wanted, blocks of the payload."""
+VERSION: Final = 3
+_HEAD: Final = struct.Struct(">BBIII6sHIIfffffffHH")
+"""version, flags, epoch, sequence, session, tag, last burst, bursts found, blocks passed, SNR, its sigma, flat SNR,
+EVM, carrier offset, clock offset, block error rate, blocks wanted, blocks of the payload."""
 RESERVED_BYTES: Final = 16
 """Zeros behind the bitmap: room for the tag of an authenticated cipher."""
 _CRC_BYTES: Final = 4
@@ -40,7 +40,7 @@ class Feedback:
         last_burst: highest number among the session's bursts that were found; 0 if there were none.
         bursts_found: distinct bursts of the session whose header passed.
         blocks_passed: copies of blocks that passed their CRC by themselves in those bursts.
-        snr_db, snr_std_db, data_aided: as snr.SnrMeasurement, over the bursts since the last message.
+        snr_db, snr_std_db, flat_snr_db, data_aided: as snr.SnrMeasurement, over the bursts since the last message.
         evm_rms: NaN if no header passed.
         cfo_hz: carrier frequency offset.
         clock_offset_ppm: by how much the receiver's sample clock is faster than the sender's; NaN if no header passed.
@@ -58,6 +58,7 @@ class Feedback:
     blocks_passed: int
     snr_db: float
     snr_std_db: float
+    flat_snr_db: float
     data_aided: bool
     evm_rms: float
     cfo_hz: float
@@ -80,6 +81,7 @@ class Feedback:
             self.blocks_passed,
             self.snr_db,
             self.snr_std_db,
+            self.flat_snr_db,
             self.evm_rms,
             self.cfo_hz,
             self.clock_offset_ppm,
@@ -113,7 +115,7 @@ class Feedback:
         missing = n_blocks - int(held.sum())
         if wanted > missing or (wanted == 0) != (missing == 0):
             return None
-        snr_db, snr_std_db, evm_rms, cfo_hz, clock_offset_ppm, block_error_rate = figures
+        snr_db, snr_std_db, flat_snr_db, evm_rms, cfo_hz, clock_offset_ppm, block_error_rate = figures
         return cls(
             epoch=epoch,
             sequence=sequence,
@@ -124,6 +126,7 @@ class Feedback:
             blocks_passed=passed,
             snr_db=snr_db,
             snr_std_db=snr_std_db,
+            flat_snr_db=flat_snr_db,
             data_aided=flags == _DATA_AIDED,
             evm_rms=evm_rms,
             cfo_hz=cfo_hz,
@@ -134,11 +137,12 @@ class Feedback:
         )
 
 
-def _possible(snr: float, std: float, evm: float, cfo: float, clock: float, errors: float) -> bool:
+def _possible(snr: float, std: float, flat: float, evm: float, cfo: float, clock: float, errors: float) -> bool:
     """True for figures that a receiver can have measured."""
     return (
         abs(snr) <= _SNR_RANGE_DB
         and 0 <= std < math.inf
+        and abs(flat) <= 2 * _SNR_RANGE_DB
         and (math.isnan(evm) or 0 <= evm < math.inf)
         and math.isfinite(cfo)
         and (math.isnan(clock) or abs(clock) <= _CLOCK_RANGE_PPM)

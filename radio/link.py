@@ -59,6 +59,7 @@ class Sounding:
     Attributes:
         reason: "" if an answer came, else why not.
         snr_db, snr_std_db: Es/N0 per used subcarrier.
+        flat_snr_db: SNR of a channel without fading of the same capacity: what can be carried goes by this.
         data_aided: False if only the preamble could be used.
         evm_rms, cfo_hz: as in LinkReport.
         measured_at_s: on the link's clock.
@@ -68,6 +69,7 @@ class Sounding:
     reason: str
     snr_db: float
     snr_std_db: float
+    flat_snr_db: float
     data_aided: bool
     evm_rms: float
     cfo_hz: float
@@ -131,7 +133,12 @@ class _Session:
         self.answer = answer
         self.measured_at_s = now_s
         self.measurements.append(
-            snr.SnrMeasurement(snr_db=answer.snr_db, snr_std_db=answer.snr_std_db, data_aided=answer.data_aided)
+            snr.SnrMeasurement(
+                snr_db=answer.snr_db,
+                snr_std_db=answer.snr_std_db,
+                data_aided=answer.data_aided,
+                flat_snr_db=answer.flat_snr_db,
+            )
         )
 
 
@@ -198,6 +205,7 @@ class Link:
             reason="" if sender.answered else f"none of {sender.sent.bursts} sounding bursts was answered",
             snr_db=heard.snr_db if heard else math.nan,
             snr_std_db=heard.snr_std_db if heard else math.nan,
+            flat_snr_db=heard.flat_snr_db if heard else math.nan,
             data_aided=heard.data_aided if heard else False,
             evm_rms=answer.evm_rms if answer else math.nan,
             cfo_hz=answer.cfo_hz if answer else math.nan,
@@ -241,7 +249,7 @@ class Link:
             payload,
             session=self._next_session,
             adaptation=self.adaptation,
-            snr_db=sounding.snr_db if sounding else math.nan,
+            snr_db=sounding.flat_snr_db if sounding else math.nan,
             snr_std_db=sounding.snr_std_db if sounding else 0.0,
         )
         self._next_session += 1

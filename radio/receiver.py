@@ -255,6 +255,7 @@ class Receiver:
             blocks_passed=session.blocks_passed,
             snr_db=measurement.snr_db,
             snr_std_db=measurement.snr_std_db,
+            flat_snr_db=measurement.flat_snr_db,
             data_aided=measurement.data_aided,
             evm_rms=float(np.sqrt(np.mean([r.evm_rms**2 for r in readable]))) if readable else float("nan"),
             cfo_hz=self._cfo_hz,

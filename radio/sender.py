@@ -78,7 +78,7 @@ class Sender:
     Attributes:
         sent: what has gone on the air.
         blocks_by_mcs: MCS name → data blocks sent.
-        snr_db, snr_std_db: last measured, NaN before.
+        snr_db, snr_std_db: last measured, NaN before; of a channel without fading that carries as much.
         wanted: how many more blocks complete the payload, as the last answer said.
         answered: valid messages taken.
         ignored: messages turned down (damaged, of another session, stale).
@@ -280,7 +280,7 @@ class Sender:
         first = self._epoch is None
         self._epoch, self.sequence = feedback.epoch, feedback.sequence
         self.answered += 1
-        self.snr_db, self.snr_std_db = feedback.snr_db, feedback.snr_std_db
+        self.snr_db, self.snr_std_db = feedback.flat_snr_db, feedback.snr_std_db
         if feedback.bursts_found:
             if first and self.sent.blocks == 0:  # what it counts was sent in an earlier life of this session's sender
                 self._passed = feedback.blocks_passed

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ _DB: Final = 10 / np.log(10)
 _FLOOR: Final = 1e-12
 _MODEL_STD_DB: Final = 0.02
 """What the receiver itself adds to the noise, beside what it knows of, differs by so much from burst to burst."""
+_ROWS: Final = 64
+"""Symbols of a burst that are looked at for its fading."""
 _LOWEST: Final = 1e-3
 """SNR below which nothing is told apart: -30 dB."""
 
@@ -35,11 +37,13 @@ class SnrMeasurement:
         snr_db: Es/N0 per used subcarrier.
         snr_std_db: one sigma, from the number of symbols it rests on.
         data_aided: True if a CRC vouched for the symbols; False: preamble only.
+        flat_snr_db: SNR of a channel without fading that has the same capacity, ≤ snr_db: what a scheme is chosen by.
     """
 
     snr_db: float
     snr_std_db: float
     data_aided: bool
+    flat_snr_db: float
 
 
 def from_preamble(found: Acquisition) -> SnrMeasurement:
@@ -55,7 +59,8 @@ def from_preamble(found: Acquisition) -> SnrMeasurement:
     relative_variance = _relative_variance(signal / noise, freedom, received.size)
     # what the noise puts within the delays fluctuates as well
     relative_variance += len(inside) / (received.size * max(signal / noise, _LOWEST)) ** 2
-    return _measurement(signal, noise, relative_variance, data_aided=False)
+    gains = np.abs(basis @ inside) ** 2
+    return _measurement(signal, noise, relative_variance, _fading_loss_db(gains / noise), data_aided=False)
 
 
 def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data_aided: bool = True) -> SnrMeasurement:
@@ -81,7 +86,18 @@ def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data
     scale = float(np.vdot(expected, received).real) / (energy * power)
     total = count + symbols.n_reference
     signal = power * ((count * scale + symbols.n_reference) / total) ** 2
-    return _measurement(signal, noise, _relative_variance(signal / noise, count, total), data_aided=data_aided)
+    relative_variance = _relative_variance(signal / noise, count, total)
+    rows = symbols.noise_variance[:: max(1, len(symbols.noise_variance) // _ROWS)]
+    return _measurement(signal, noise, relative_variance, _fading_loss_db(1 / rows), data_aided=data_aided)
+
+
+def _fading_loss_db(snr: NDArray[np.floating[Any]]) -> float:
+    """Flat SNR of the same capacity over the mean SNR, dB ≤ 0, from the SNR of subcarriers (and symbols).
+
+    A code word that is spread over all of them gets about what their mean capacity allows.
+    """
+    values = snr.astype(np.float64)
+    return float(10 * np.log10(np.expm1(np.log1p(values).mean()) / max(values.mean(), _FLOOR)))
 
 
 def _energy(values: NDArray[np.complex64]) -> float:
@@ -93,11 +109,15 @@ def _relative_variance(snr: float, noise_count: float, signal_count: float) -> f
     return 1 / noise_count + 2 / (max(snr, _LOWEST) * signal_count)
 
 
-def _measurement(signal: float, noise: float, relative_variance: float, *, data_aided: bool) -> SnrMeasurement:
+def _measurement(
+    signal: float, noise: float, relative_variance: float, fading_loss_db: float, *, data_aided: bool
+) -> SnrMeasurement:
+    snr_db = float(_DB * np.log(max(signal / noise, _LOWEST)))
     return SnrMeasurement(
-        snr_db=float(_DB * np.log(max(signal / noise, _LOWEST))),
+        snr_db=snr_db,
         snr_std_db=float(np.hypot(_DB * relative_variance**0.5, _MODEL_STD_DB)),
         data_aided=data_aided,
+        flat_snr_db=snr_db + min(fading_loss_db, 0.0),
     )
 
 
@@ -120,5 +140,8 @@ def combine(measurements: Sequence[SnrMeasurement]) -> SnrMeasurement:
     if not best:
         raise ValueError("no SNR measurements to combine")
     weights = np.array([1 / m.snr_std_db**2 for m in best])
-    mean = float(np.sum(weights * [m.snr_db for m in best]) / weights.sum())
-    return SnrMeasurement(snr_db=mean, snr_std_db=float(weights.sum() ** -0.5), data_aided=best[0].data_aided)
+    pairs = [(m.snr_db, m.flat_snr_db) for m in best]
+    mean, flat = (float(np.average(values, weights=weights)) for values in zip(*pairs, strict=True))
+    return SnrMeasurement(
+        snr_db=mean, snr_std_db=float(weights.sum() ** -0.5), data_aided=best[0].data_aided, flat_snr_db=flat
+    )

@@ -248,9 +248,11 @@ def test_the_loop_charges_what_environments_charge(live):
         assert (result.feasible, result.delivered) == (True, True)
         link = ModemLink(round_trip_s=live.settings.radio.channel.feedback_delay_s)
         predicted_s = link.airtime_s(result.payload_bits, obs.channel.snr_db, obs.channel.bandwidth_hz)
-        assert predicted_s == left.predicted_airtime_s
+        # the loop goes by the measured SNR less what it measures of fading, a few hundredths of a dB here
+        assert predicted_s == pytest.approx(left.predicted_airtime_s, rel=0.01)
         assert result.airtime_s == pytest.approx(predicted_s, rel=0.1)
-        assert obs.budget.bits == link.bits(obs.budget.airtime_s, obs.channel.snr_db, obs.channel.bandwidth_hz)
+        expected_bits = link.bits(obs.budget.airtime_s, obs.channel.snr_db, obs.channel.bandwidth_hz)
+        assert obs.budget.bits == pytest.approx(expected_bits, rel=0.01)
         assert np.isfinite([result.loss_nats, result.base_loss_nats, result.full_loss_nats]).all()
 
 

@@ -17,6 +17,7 @@ EXAMPLE = Feedback(
     blocks_passed=5,
     snr_db=12.5,
     snr_std_db=0.25,
+    flat_snr_db=11.5,
     data_aided=True,
     evm_rms=0.125,
     cfo_hz=-1000.0,
@@ -26,8 +27,8 @@ EXAMPLE = Feedback(
     held=np.array([1, 0, 1, 1, 0, 0, 0, 1, 1], np.bool_),
 )
 VECTOR = bytes.fromhex(
-    "020100000001000000020000000300010203040501040000000400000005414800003e8000003e000000c47a0000c02000003f00"
-    "000000030009b18000000000000000000000000000000000b5328ec4"
+    "030100000001000000020000000300010203040501040000000400000005414800003e800000413800003e000000c47a0000c020"
+    "00003f00000000030009b1800000000000000000000000000000000095fa8a8d"
 )
 
 
@@ -58,6 +59,7 @@ def test_every_flipped_bit_and_every_length_is_refused():
         {"snr_db": float("nan")},
         {"snr_db": 1e6},
         {"snr_std_db": -1.0},
+        {"flat_snr_db": float("nan")},
         {"snr_std_db": float("inf")},
         {"cfo_hz": float("inf")},
         {"clock_offset_ppm": float("inf")},
@@ -76,7 +78,7 @@ def test_a_wrong_bitmap_another_version_and_a_used_reserve_are_refused():
     body = VECTOR[:-4]
     assert Feedback.unpack(sealed(body)) is not None
     assert Feedback.unpack(sealed(body + b"\0")) is None
-    assert Feedback.unpack(sealed(b"\3" + body[1:])) is None
+    assert Feedback.unpack(sealed(b"\2" + body[1:])) is None
     for place in range(1, 17):
         assert Feedback.unpack(sealed(body[:-place] + b"\1" + body[len(body) - place + 1 :])) is None
 

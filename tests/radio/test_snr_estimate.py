@@ -47,6 +47,21 @@ def test_a_fading_channel_is_no_noise():
     assert measured.snr_db == pytest.approx(true, abs=0.1)
 
 
+@pytest.mark.parametrize("snr_db", [3.0, 15.0])
+def test_flat_snr_has_the_capacity_of_the_channel_with_an_echo(snr_db):
+    rng = np.random.default_rng(45)
+    paths = (0.8, 0, 0, 0, 0, 0.6j)
+    response = np.fft.fft(paths, ofdm.N_FFT)[ofdm.USED % ofdm.N_FFT]
+    capacity = np.log2(1 + 10 ** (snr_db / 10) * np.abs(response) ** 2).mean()
+    expected_db = 10 * np.log10(2**capacity - 1)
+    for echo, wanted_db in ((paths, expected_db), ((1.0,), snr_db)):
+        symbols, found, sent = receive(rng, 100, snr_db, paths=echo)
+        aided = snr.measure(symbols, sent, np.ones(sent.shape, np.bool_))
+        assert aided.flat_snr_db == pytest.approx(wanted_db, abs=0.25)
+        assert snr.from_preamble(found).flat_snr_db == pytest.approx(wanted_db, abs=1.0)
+    assert expected_db < snr_db - 0.5
+
+
 def test_unknown_symbols_do_not_count():
     rng = np.random.default_rng(43)
     symbols, _, sent = receive(rng, 60, 15.0)
@@ -68,12 +83,13 @@ def test_error_vector_magnitude_follows_the_snr():
 
 
 def test_combining_weights_by_sigma_and_prefers_known_data():
-    a = snr.SnrMeasurement(snr_db=10.0, snr_std_db=0.1, data_aided=True)
-    b = snr.SnrMeasurement(snr_db=11.0, snr_std_db=0.2, data_aided=True)
-    c = snr.SnrMeasurement(snr_db=30.0, snr_std_db=0.01, data_aided=False)
+    a = snr.SnrMeasurement(snr_db=10.0, snr_std_db=0.1, data_aided=True, flat_snr_db=9.0)
+    b = snr.SnrMeasurement(snr_db=11.0, snr_std_db=0.2, data_aided=True, flat_snr_db=11.0)
+    c = snr.SnrMeasurement(snr_db=30.0, snr_std_db=0.01, data_aided=False, flat_snr_db=30.0)
     both = snr.combine([a, b, c])
     assert both.data_aided
     assert both.snr_db == pytest.approx((10 * 100 + 11 * 25) / 125)
+    assert both.flat_snr_db == pytest.approx((9 * 100 + 11 * 25) / 125)
     assert both.snr_std_db == pytest.approx(125**-0.5)
     assert snr.combine([c]) == c
     with pytest.raises(ValueError, match="no SNR"):
