@@ -25,6 +25,7 @@ check: $(READY)
 	@rm -f .lint-imports.log
 
 bench: $(READY)
+	@$(BIN)/hil bench link
 	@$(BIN)/hil bench edge
 	@$(BIN)/hil bench controller
 

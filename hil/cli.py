@@ -273,6 +273,25 @@ def bench_edge(config: ConfigOption = _DEFAULT_CONFIG, sets: SetOption = None, j
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
+@bench_app.command("link")
+def bench_link(
+    json_path: JsonOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A short form, about a minute.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for link.json and link.html.")] = Path("runs/bench"),
+    only: Annotated[list[str] | None, typer.Option(metavar="STUDY", help="One study; repeatable.")] = None,
+    workers: WorkersOption = 0,
+) -> None:
+    """The modem and the link against their bars: figures with intervals, curves, one page."""
+    from hil.link_bench.bench import bar_table, measure, write_json
+
+    console = _console()
+    with _progress(console) as progress:
+        done = measure(quick=quick, out_dir=out, only=only or [], workers=workers, on_progress=_counter(progress))
+    console.print(bar_table(done))
+    if json_path:
+        write_json(done, json_path)
+
+
 @bench_app.command("controller")
 def bench_controller(
     config: ConfigOption = _CONTROLLER_CONFIG,

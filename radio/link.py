@@ -115,17 +115,21 @@ class _Session:
     answer: Feedback | None = None
     bursts_found: int = 0
     blocks_passed: int = 0
+    counts: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
     feedback_bytes: int = 0
     measured_at_s: float = math.nan
     answered_at_samples: int = 0
     answered_at_s: float = math.nan
 
     def heard(self, answer: Feedback, now_s: float) -> None:
-        """Keep what the receiver measured, and count what it found; a restarted one counts anew."""
-        before = self.answer
-        known = before is not None and (before.epoch, before.tag) == (answer.epoch, answer.tag)
-        bursts = answer.bursts_found - (before.bursts_found if before and known else 0)
-        blocks = answer.blocks_passed - (before.blocks_passed if before and known else 0)
+        """Keep what the receiver measured, and count what it found; one that has started anew counts from 0.
+
+        Its counts are of the session that it answers: an answer to bursts whose headers were unreadable stands between
+        two of ours, and must not make it look like a new start.
+        """
+        before = self.counts.get((answer.epoch, answer.tag), (0, 0))
+        self.counts[answer.epoch, answer.tag] = (answer.bursts_found, answer.blocks_passed)
+        bursts, blocks = answer.bursts_found - before[0], answer.blocks_passed - before[1]
         if self.sender.sent.blocks == 0:  # the rest was sent in an earlier life of this session's sender
             bursts, blocks = min(bursts, self.sender.sent.bursts - self.bursts_found), 0
         self.bursts_found += bursts

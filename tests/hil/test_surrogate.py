@@ -176,7 +176,9 @@ def test_a_budget_for_each_round_is_its_share_of_the_airtime(table, link):
 
 
 def test_an_episodes_airtime_is_one_pot(table):
-    batch = rounds_over([table], 2, {"budget": {"airtime_s": 0.3, "scope": "episode"}, "environment": {"link": "shannon"}})
+    batch = rounds_over(
+        [table], 2, {"budget": {"airtime_s": 0.3, "scope": "episode"}, "environment": {"link": "shannon"}}
+    )
     batch.reset([1, 2])
     left = np.full(2, 2.4)
     for t in range(8):
