@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from hil.contract import Clock, ConfigError, FeedbackPath, LinkReport, Transceiver
 from radio import framing, ofdm, snr
-from radio.adaptation import Adaptation
+from radio.adaptation import Adaptation, usable
 from radio.block_store import BlockStore
 from radio.budget import airtime_s, payload_bits
 from radio.feedback import Feedback
@@ -57,7 +57,7 @@ class Sounding:
     """The channel as a sounding burst showed it; NaN where nothing was heard.
 
     Attributes:
-        reason: "" if an answer came, else why not.
+        reason: "" if the channel carries data, else why not: no answer, or too weak.
         snr_db, snr_std_db: Es/N0 per used subcarrier.
         flat_snr_db: SNR of a channel without fading of the same capacity: what can be carried goes by this.
         data_aided: False if only the preamble could be used.
@@ -205,8 +205,9 @@ class Link:
                 break
         sender, answer = session.sender, session.answer
         heard = session.measurements[-1] if session.measurements else None
+        reason = "" if sender.answered else f"none of {sender.sent.bursts} sounding bursts was answered"
         return Sounding(
-            reason="" if sender.answered else f"none of {sender.sent.bursts} sounding bursts was answered",
+            reason=_too_weak(heard.flat_snr_db) if heard and not usable(heard.flat_snr_db) else reason,
             snr_db=heard.snr_db if heard else math.nan,
             snr_std_db=heard.snr_std_db if heard else math.nan,
             flat_snr_db=heard.flat_snr_db if heard else math.nan,
@@ -283,8 +284,7 @@ class Link:
         if sender.answered == 0:
             return f"none of {sender.sent.bursts} bursts was answered"
         if sender.unusable:
-            needed_db = MCS_TABLE[0].threshold_db
-            return f"unusable: measured SNR of {sender.snr_db:.1f} dB; the slowest MCS needs {needed_db:.1f} dB"
+            return f"unusable: {_too_weak(sender.snr_db)}"
         return f"no new block in {idle} turns at a measured SNR of {sender.snr_db:.1f} dB"
 
     def _limit_reason(self, session: _Session) -> str:
@@ -391,3 +391,7 @@ class Link:
             feedback_bytes=session.feedback_bytes + (sounding.feedback_bytes if sounding else 0),
             prefix_bytes=len(self.receiver.prefix(self._next_session - 1)),
         )
+
+
+def _too_weak(snr_db: float) -> str:
+    return f"measured SNR of {snr_db:.1f} dB; the slowest MCS needs {MCS_TABLE[0].threshold_db:.1f} dB"

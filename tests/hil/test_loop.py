@@ -16,9 +16,9 @@ from hil.export import export_run
 from hil.loop import Watcher, run
 from hil.provision import f16_model
 from hil.runlog import comparable, read_run
+from radio.mcs import MCS_TABLE
 
 SHIPPED = Path(__file__).parents[2] / "hil.toml"
-BLOCK_BITS = 1152
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,10 @@ def test_every_round_is_installed_and_scored(first):
     assert [row["text.domain"] for row in first.rows] == ["jargon40", "jargon40", "http"]
     for row in first.rows:
         assert row["edge.held_digest"] == row["payload.sha256"]
-        assert row["link.bits_on_air"] == BLOCK_BITS * row["link.blocks_sent"]
+        by_mcs = {scheme: row.get(f"link.blocks_by_mcs.{scheme.name}", 0) for scheme in MCS_TABLE}
+        assert sum(by_mcs.values()) == row["link.blocks_sent"]
+        in_blocks = sum(blocks * 8448 / scheme.code_rate for scheme, blocks in by_mcs.items())
+        assert row["link.bits_on_air"] == pytest.approx(in_blocks, rel=1e-3)
         assert row["link.bits_on_air"] > 8 * row["payload.bytes"]
         assert 8 * row["payload.bytes"] <= row["budget.bits"]
         assert abs(row["channel.snr_db"] - row["truth.snr_db"]) < 1
@@ -88,19 +91,21 @@ def test_a_run_that_delivers_nothing_gains_exactly_nothing(go):
         assert row["edge.held_digest"] == ""
 
 
-def test_an_unusable_channel_keeps_the_last_update_and_ends(go):
-    faded = go("radio.channel.snr_db={kind='steps', values=[20.0, -10.0]}")
+@pytest.mark.parametrize(("snr_db", "why"), [(-10.0, "the slowest MCS needs"), (-25.0, "was answered")])
+def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
+    faded = go(f"radio.channel.snr_db={{kind='steps', values=[20.0, {snr_db}]}}")
     good, bad, again = faded.rows
     assert good["edge.status"] == again["edge.status"] == "installed"
     assert bad["edge.status"] == "refused"
-    assert "link unusable" in bad["edge.reason"]
+    assert bad["edge.reason"].startswith("link unusable: ")
+    assert why in bad["edge.reason"]
     assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
     assert bad["link.delivered"] is False
 
 
 def test_a_fading_after_the_sounding_is_a_result(go):
-    # 8 dB: the sounding is answered, but QPSK without coding carries no block.
-    faded = go("radio.channel.snr_db=8", "policy.kind=fixed", "policy.rank=1", "radio.deadline_s=1")
+    # -6 dB: the sounding is answered, but the robust mode carries no such payload within the deadline.
+    faded = go("radio.channel.snr_db=-6", "policy.kind=fixed", "policy.rank=4", "radio.deadline_s=0.3")
     for row in faded.rows:
         assert row["edge.status"] == "refused"
         assert row["edge.reason"] == "the update did not arrive"
