@@ -141,6 +141,37 @@ def test_run_report_export_and_compare(verb, tmp_path, small_overrides):
     assert_one_line(verb("report", tmp_path / "gone"), "gone")
 
 
+def test_a_session_is_recorded_and_replayed_to_the_same_report(verb, tmp_path):
+    air = sets(["radio.channel.preset=lab_cable", "radio.channel.snr_db=14"])
+    recorded = verb("record", "--out", tmp_path / "capture", "--bytes", 5000, *air)
+    assert recorded.returncode == 0, recorded.stderr
+    assert "5000 bytes delivered" in recorded.stdout
+    replayed = verb("replay", tmp_path / "capture")
+    assert replayed.returncode == 0, replayed.stderr
+    assert "equal in every field" in replayed.stdout
+    assert_one_line(verb("record", "--out", tmp_path / "capture", *air), "capture")
+    (samples,) = (tmp_path / "capture").glob("*.sigmf-data")
+    damaged = bytearray(samples.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    samples.write_bytes(damaged)
+    assert_one_line(verb("replay", tmp_path / "capture"), "SHA-512", "damaged")
+
+
+def test_a_run_records_each_round_when_asked(verb, tmp_path, small_overrides):
+    done = verb("run", "--rounds", 1, "--out", tmp_path, *sets([*small_overrides(tmp_path), "radio.record=true"]))
+    assert done.returncode == 0, done.stderr
+    (captures,) = tmp_path.glob("*/iq")
+    assert [file.name for file in captures.glob("*.sigmf-meta")] == ["round-00000.sigmf-meta"]
+    assert verb("replay", captures).returncode == 0
+
+
+def test_a_preset_that_is_not_there_is_named(verb, tmp_path):
+    refused = verb("record", "--out", tmp_path, "--set", "radio.channel.preset=indor_nlos")
+    assert_one_line(refused, "radio.channel.preset", "indor_nlos", "indoor_nlos")
+    refused = verb("record", "--out", tmp_path, "--set", "radio.channel.dopler_hz=5")
+    assert_one_line(refused, "radio.channel.dopler_hz", "radio.channel.doppler_hz")
+
+
 def test_check_finds_everything_at_once(verb, tmp_path, small_overrides):
     good = verb("check", *sets(small_overrides(tmp_path)))
     assert good.returncode == 0, good.stdout + good.stderr
