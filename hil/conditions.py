@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from hil.config import (
+from hil.contract import ConfigError
+from hil.radio_settings import (
     AnyTrajectory,
     BandwidthTrajectory,
     Constant,
@@ -27,7 +28,6 @@ from hil.config import (
     SnrTrajectory,
     Steps,
 )
-from hil.contract import ConfigError
 from hil.runlog import read_run
 from radio.trajectory import constant, fading, gauss_markov, independent, steps
 

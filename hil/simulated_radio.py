@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 
 from hil.conditions import conditions, seeded
-from hil.config import LoopbackRadio
 from hil.contract import Budget, ConfigError
 from hil.control import Bus, BusFeedback
+from hil.radio_settings import LoopbackRadio
 from radio.channel import figures as channel_figures
 from radio.link import OCCUPIED_SUBCARRIERS, Limits, Sounding, airtime_s, payload_bits
 from radio.loopback import Loopback, VirtualClock

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hil.conditions import conditions, seeded
-from hil.config import LoopbackRadio
 from hil.contract import ConfigError
+from hil.radio_settings import LoopbackRadio
 from hil.runlog import RunLog
 from radio import trajectory
 

@@ -8,19 +8,10 @@ from typing import get_args
 import pytest
 
 from hil.conditions import conditions
-from hil.config import (
-    ChannelFigures,
-    ChannelPreset,
-    ChannelProfile,
-    Constant,
-    Settings,
-    Steps,
-    load_settings,
-    parse_settings,
-    to_toml,
-)
+from hil.config import Settings, load_settings, parse_settings, to_toml
 from hil.contract import ConfigError
 from hil.policy_settings import FixedPolicy
+from hil.radio_settings import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
 from hil.runlog import RunLog
 from radio.channel.presets import PRESETS, Figures, figures
 from radio.channel.profiles import SCATTERED
