@@ -20,12 +20,15 @@ _MB: Final = 1_000_000
 
 _DELIVERY_PLACE: Final = 5
 """16-QAM, 1.48 bits a symbol: 2 Mbit/s at 2 MS/s."""
+_ONE_PER_CENT_DB: Final = 0.09
+"""So far above its threshold of 10 % that scheme loses 1 % of its blocks, measured over 2 MB payloads: the waterfall is
+steeper at its foot than the table's curve, which is fitted to its upper part."""
 _BLER: Final = 0.01
 
 
 def delivery_tasks(quick: bool) -> list[Task]:
     """2 MB at a fixed MCS and 1 % of blocks lost; and adapting."""
-    snr_db = round(session_trials.snr_at_loss_db(_DELIVERY_PLACE, _BLER), 2)
+    snr_db = round(mcs.MCS_TABLE[_DELIVERY_PLACE].threshold_db + _ONE_PER_CENT_DB, 2)
     return [
         Task(session_trials.deliver, {"snr_db": snr_db, "payload_bytes": 2 * _MB, "place": place}, 60)
         for place in ((_DELIVERY_PLACE,) if quick else (_DELIVERY_PLACE, None))
