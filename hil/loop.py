@@ -304,7 +304,7 @@ def _manifest(settings: Settings) -> dict[str, object]:
         "model": settings.model.base,
         "seeds": {"run": settings.run.seed},
         "simulated": [
-            f"radio: a seeded channel (preset {settings.radio.channel.preset}) stands in for transmitter, air and receiver",
+            f"radio: a seeded channel ({settings.radio.channel.preset}) stands in for transmitter, air and receiver",
             "time on the link: virtual, counted in samples and feedback delay",
         ],
         "emulated": [],
