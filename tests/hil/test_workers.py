@@ -67,11 +67,16 @@ def test_ctrl_c_ends_the_workers(tmp_path: Path) -> None:
         _wait_for(mark)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs(wait_forever, [str(mark)], workers=1)
-    thread.join()
+    # what was started by a shell's "&" ignores the signal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs(wait_forever, [str(mark)], workers=1)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
 
 
