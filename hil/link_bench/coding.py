@@ -139,21 +139,9 @@ def chain_bars(results: Results) -> Summary:
         place, points = r["place"], r["points"]
         scheme = mcs.MCS_TABLE[place]
         base, source = base_db(genie, place, start_db(place))
-        own = threshold(points)
-        bars.append(
-            Bar(
-                study="chain",
-                name=f"{scheme.name}: loss against the genie, AWGN, CFO, delay",
-                estimate=difference(own, base),
-                unit="dB",
-                trials=sum(p.blocks for p in points),
-                of="blocks",
-                bar=0.8 if place in genie else None,  # a genie of other making is no measure
-                reach=0.4 if place in genie else None,
-                higher=False,
-                note=f"10 % of blocks lost at {number(own.figure)} dB; genie {number(base.figure)} dB, {source}",
-            )
-        )
+        held = (0.8, 0.4) if place in genie else (None, None)  # a genie of other making is no measure
+        name = f"{scheme.name}: loss against the genie, AWGN, CFO, delay"
+        bars.append(_loss_bar("chain", name, points, base, f"genie {number(base.figure)} dB, {source}", *held))
         curves.append({**_curve_json(place, points), "bits_per_s_hz": _efficiency(place)})
         if r["goodput"] is not None:
             goodput.append(_goodput_bar(r["goodput"]))
@@ -161,6 +149,18 @@ def chain_bars(results: Results) -> Summary:
     bars += goodput
     bars += _liquid_bars(thresholds(results, "chain"))
     return bars, {"curves": curves}
+
+
+def _loss_bar(
+    study: str, name: str, points: Sequence[Point], base: Estimate, of_what: str, bar: float | None, reach: float | None
+) -> Bar:
+    """How much later than `base` a curve comes to 10 % of blocks lost."""
+    own = threshold(points)
+    return Bar(
+        study=study, name=name, estimate=difference(own, base), unit="dB",
+        trials=sum(p.blocks for p in points), of="blocks", bar=bar, reach=reach, higher=False,
+        note=f"10 % of blocks lost at {number(own.figure)} dB; {of_what}",
+    )  # fmt: skip
 
 
 def _most_blocks(place: int, wanted: int) -> int:
@@ -235,23 +235,9 @@ def harsh_bars(results: Results) -> Summary:
         place, points = r["place"], r["points"]
         scheme = mcs.MCS_TABLE[place]
         base, source = base_db(chain, place, scheme.threshold_db)
-        own = threshold(points)
-        is_64_qam = scheme.bits_per_symbol == 6
-        bars.append(
-            Bar(
-                study="harsh",
-                name=f"{scheme.name}: loss with all impairments",
-                estimate=difference(own, base),
-                unit="dB",
-                trials=sum(p.blocks for p in points),
-                of="blocks",
-                bar=8.0 if is_64_qam else None,
-                reach=1.5 if is_64_qam else None,
-                higher=False,
-                note=f"10 % of blocks lost at {number(own.figure)} dB; "
-                f"clean channel {number(base.figure)} dB, {source}",
-            )
-        )
+        held = (8.0, 1.5) if scheme.bits_per_symbol == 6 else (None, None)
+        name = f"{scheme.name}: loss with all impairments"
+        bars.append(_loss_bar("harsh", name, points, base, f"clean channel {number(base.figure)} dB, {source}", *held))
         curves.append(_curve_json(place, points))
     return bars, {"curves": curves}
 
