@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.codec import decode
-from hil.contract import BaseSpec, LabelQuestion, LowRankFactors, ScoreSet, TextState
+from hil.contract import BaseSpec, LowRankFactors, ScoreSet, TextState
 from hil.policy_settings import Method
+from hil.whole_file import written_whole
 
 FORMAT: Final = 1
 """Of the files; a file of another is as good as none."""
@@ -120,7 +120,7 @@ _ARRAYS: Final = (
 
 
 def write_stream(path: Path, stream: Stream) -> None:
-    """Write a stream's file: whole under another name, then renamed, so that nobody reads half of one."""
+    """Write a stream's file; nobody ever reads half of one."""
     sets = {score_set.name: asdict(score_set) for score_set in stream.score_sets}
     about = {
         "format": FORMAT,
@@ -139,12 +139,8 @@ def write_stream(path: Path, stream: Stream) -> None:
     entries["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
     for t, payload in enumerate(stream.payloads):
         entries[f"payload_{t}"] = np.frombuffer(payload, np.uint8)
-    partial = path.with_suffix(f".{os.getpid()}.npz")
-    try:
-        np.savez(partial, **entries)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **entries)
 
 
 def read_stream(path: Path, spec: BaseSpec, digest: str) -> Stream | None:
@@ -158,7 +154,7 @@ def read_stream(path: Path, spec: BaseSpec, digest: str) -> Stream | None:
         return None
     if about["format"] != FORMAT or about["digest"] != digest or set(arrays) != set(_ARRAYS):
         return None
-    sets = {name: _score_set(entry) for name, entry in about["score_sets"].items()}
+    sets = {name: ScoreSet.of(entry) for name, entry in about["score_sets"].items()}
     return Stream(
         digest=digest,
         spec=spec,
@@ -173,10 +169,3 @@ def read_stream(path: Path, spec: BaseSpec, digest: str) -> Stream | None:
         payloads=payloads,
         **arrays,
     )
-
-
-def _score_set(entry: Mapping[str, Any]) -> ScoreSet:
-    questions = tuple(
-        LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=q["answer"]) for q in entry["questions"]
-    )
-    return ScoreSet(name=entry["name"], questions=questions, chunks=tuple(entry["chunks"]))

@@ -15,9 +15,9 @@ import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from edge_device.gguf_file import written_whole
 from edge_device.gguf_model import GgufModel, rows_for_rope, tensor_name
 from hil.contract import HilError, LoraUpdate, LowRankFactors
+from hil.whole_file import written_whole
 
 R_CAP: Final = 64
 """Largest rank that an edge takes unless told otherwise."""

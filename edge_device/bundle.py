@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from edge_device.gguf_file import written_whole
 from edge_device.gguf_model import GgufModel, TypesReport, inspect
-from hil.contract import LabelQuestion, ModelError, ScoreSet
+from hil.contract import ModelError, ScoreSet
+from hil.whole_file import written_whole
 
 _FORMAT: Final = 1
 _CURE: Final = "make the bundle again with `hil provision`"
@@ -141,14 +141,10 @@ def _to_bytes(score_set: ScoreSet) -> bytes:
 
 
 def _read(path: Path) -> ScoreSet:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    questions = tuple(
-        LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=int(q["answer"]))
-        for q in content["questions"]
-    )
-    if any(not 0 <= q.answer < len(q.labels) for q in questions):
+    score_set = ScoreSet.of(json.loads(path.read_text(encoding="utf-8")))
+    if any(not 0 <= q.answer < len(q.labels) for q in score_set.questions):
         raise ValueError(f"{path.name} has a question whose answer is not among its labels")
-    return ScoreSet(name=content["name"], questions=questions, chunks=tuple(content["chunks"]))
+    return score_set
 
 
 # --------------------------------------------------------------------------------------------------- files

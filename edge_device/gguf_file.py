@@ -1,4 +1,4 @@
-"""GGUF files as files: what their header declares, checked against what is there, and writing that never half-happens.
+"""GGUF files as files: what their header declares, checked against what is there.
 
 A header is read without the tensor data, so a model of any size is looked at in milliseconds.
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -165,26 +164,3 @@ def _tensor_info(reader: _Reader) -> tuple[str, TensorInfo, int]:
     kind = GGMLQuantizationType(reader.number("<I"))
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return name, TensorInfo(shape, kind.name, math.prod(shape) // block * block_bytes), reader.number("<Q")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends, on disk and complete.
-
-    If the block raises, the temporary file is removed and `path` stays as it was. Power may fail at any moment:
-    either the old file is there or the new one (file and folder are flushed; POSIX rename).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()

@@ -23,12 +23,13 @@ from gguf import GGUFWriter, LlamaFileType
 from gguf.constants import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 
-from edge_device.gguf_file import GgufHeader, read_header, written_whole
+from edge_device.gguf_file import GgufHeader, read_header
 from edge_device.gguf_tokenizer import read_tokenizer, write_tokenizer
 from edge_device.quantise import FTYPES
 from hil import model_folder
 from hil.contract import BaseSpec, ModelError
 from hil.model_folder import Computation
+from hil.whole_file import written_whole
 
 QUANTISATIONS: Final = ("F16", *FTYPES)
 """Forms in which a base model can be served."""

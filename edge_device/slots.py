@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from edge_device.gguf_file import written_whole
 from hil.contract import LoraUpdate, LowRankFactors
+from hil.whole_file import written_whole
 
 MAX_FAILED_STARTS: Final = 3
 """Starts with an adapter that may fail in a row before the edge starts with the bare base model."""

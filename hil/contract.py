@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -386,6 +386,19 @@ class ScoreSet:
     name: str
     questions: tuple[LabelQuestion, ...] = ()
     chunks: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The score set whose dataclasses.asdict went through JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is another content.
+        """
+        questions = tuple(
+            LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=int(q["answer"]))
+            for q in content["questions"]
+        )
+        return cls(name=content["name"], questions=questions, chunks=tuple(content["chunks"]))
 
 
 # ------------------------------------------------------------------------------------------------- seams

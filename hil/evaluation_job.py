@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -25,6 +24,7 @@ from hil.evaluation_bench import Anchors, Bench, OpenBench, ScoreOn
 from hil.evaluation_grid import Channel, Contestant, Scope, cell_settings
 from hil.policy_settings import AnyPolicy, Method
 from hil.runners import RoundResult, RoundRunner
+from hil.whole_file import written_whole
 
 Row = dict[str, Any]
 
@@ -144,6 +144,5 @@ def rank_column(module: str) -> str:
 
 
 def _save(table: pa.Table, path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary)

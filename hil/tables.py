@@ -8,7 +8,6 @@ costs a look-up instead of a forward pass.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from cloud.stream_scorer import MergedModel, StreamScorer
 from hil.config import Settings
 from hil.runners import Scorer
 from hil.stream_table import Knots, StreamTable, table_of
+from hil.whole_file import written_whole
 
 KNOTS: Final = 12
 """Points of a round's curve."""
@@ -55,9 +55,8 @@ def cached_table(
         with np.load(path) as kept:
             return table_of(stream, Knots(missing=kept["missing"], excess=kept["excess"]), coefficient_bits=bits)
     table, correlation = fitted_table(stream, StreamScorer(model(), stream), coefficient_bits=bits, seed=text_seed)
-    temporary = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(temporary, missing=table.knots.missing, excess=table.knots.excess, correlation=correlation)
-    temporary.replace(path)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, missing=table.knots.missing, excess=table.knots.excess, correlation=correlation)
     return table
 
 

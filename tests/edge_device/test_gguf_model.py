@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_device import gguf_file, gguf_model
+from edge_device import gguf_model
 from edge_device.gguf_model import convert, inspect, quantise
 from hil import model_folder
 from hil.contract import ModelError
+from hil.whole_file import written_whole
 from tests.edge_device.tiny_models import ARCHITECTURES, hf_logits, llama_logits, make_model, token_rows
 
 ROWS = token_rows()[:5]
@@ -98,7 +99,7 @@ def test_an_interrupted_conversion_leaves_the_old_file(small, tmp_path):
     target.parent.mkdir()
     target.write_bytes(b"old")
     weights = load_file(small / "model.safetensors")
-    with pytest.raises(ZeroDivisionError), gguf_file.written_whole(target) as temporary:
+    with pytest.raises(ZeroDivisionError), written_whole(target) as temporary:
         temporary.write_bytes(b"half" * (1 // 0))
     weights["model.norm.weight"][0] = np.inf
     save_file(weights, small / "model.safetensors")

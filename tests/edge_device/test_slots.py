@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_device.gguf_file import written_whole
 from edge_device.slots import MAX_FAILED_STARTS, SlotStore
 from hil.contract import BaseSpec
+from hil.whole_file import written_whole
 
 SPEC = BaseSpec(
     identity="ab" * 32,
