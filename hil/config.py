@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from hil.contract import ConfigError
 from hil.policy_settings import AnyPolicy, OursPolicy, Table
+from hil.pluto_radio_settings import PlutoRadio
 from hil.radio_settings import LoopbackRadio
 
 _Kind = Discriminator("kind")
@@ -182,6 +183,14 @@ class EdgeSettings(Table):
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
 
 
+class CalibrationSettings(Table):
+    """[calibration]: what was measured of this bench."""
+
+    folder: str = ".cache/calibration"
+    max_age_h: float = Field(default=168.0, gt=0, le=87_600)
+    """Older records are used with a warning."""
+
+
 def _default_kind(kind: str) -> BeforeValidator:
     """A table that does not name its kind is of the default kind."""
     return BeforeValidator(lambda table: {"kind": kind, **table} if isinstance(table, dict) else table)
@@ -197,11 +206,19 @@ class Settings(Table):
     finetune: FinetuneSettings = FinetuneSettings()
     policy: Annotated[Annotated[AnyPolicy, _Kind], _default_kind("ours")] = OursPolicy()
     codec: CodecSettings = CodecSettings()
-    radio: LoopbackRadio = LoopbackRadio()
+    radio: Annotated[Annotated[LoopbackRadio | PlutoRadio, _Kind], _default_kind("loopback")] = LoopbackRadio()
     control: ControlSettings = ControlSettings()
     edge: EdgeSettings = EdgeSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
     streams: StreamsSettings = StreamsSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+
+    @property
+    def simulated_radio(self) -> LoopbackRadio:
+        """[radio], where the air has to be simulated. Raises ConfigError for real radios."""
+        if isinstance(self.radio, LoopbackRadio):
+            return self.radio
+        raise ConfigError(f"radio.kind = {self.radio.kind!r}: this needs simulated air; set radio.kind = 'loopback'")
 
 
 # -------------------------------------------------------------------------------------------- loading

@@ -1,4 +1,4 @@
-"""[radio] of hil.toml: the trajectories from round to round, the channel's presets and figures, the simulated radio."""
+"""[radio] of hil.toml, kind = "loopback": the trajectories from round to round, the channel's presets and figures."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 def link_model(settings: Settings) -> LinkModel:
     """The link that an environment plans and charges by."""
     if settings.environment.link == "modem":
-        return ModemLink(round_trip_s=settings.radio.channel.feedback_delay_s)
+        return ModemLink(round_trip_s=settings.simulated_radio.channel.feedback_delay_s)
     return ShannonLink(efficiency=settings.environment.efficiency)
 
 
@@ -167,7 +167,7 @@ class BatchRounds:
         bits = plan_bits(s, ranks, keep)
         feasible = bits <= s.budget_bits
         sent = feasible & ~keep.all(axis=1)
-        snr_db, deadline_s = self._air.snr_db[:, now], self._settings.radio.deadline_s
+        snr_db, deadline_s = self._air.snr_db[:, now], self._settings.simulated_radio.deadline_s
         needed_s = self._link.airtime_s(np.where(sent, bits, 0), snr_db, s.bandwidth_hz)
         airtime_s = np.minimum(needed_s, deadline_s)
         delivered = sent & (needed_s <= deadline_s)
@@ -208,7 +208,7 @@ class BatchRounds:
             airtime_s, rounds_left = self._left_s, self.n_rounds - now
         else:
             airtime_s, rounds_left = settings.budget.airtime_s * air.airtime_share[:, now], 1
-        usable_s = np.minimum(airtime_s, settings.radio.deadline_s)
+        usable_s = np.minimum(airtime_s, settings.simulated_radio.deadline_s)
         sent = self._sent[table, now].astype(np.float64)
         age_s = min(now, settings.environment.snr_age_rounds) * settings.budget.airtime_s
         entropy, oov_rate, pieces = self._text[table, now].T
@@ -255,7 +255,7 @@ class BatchRounds:
     def _air_of(self, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
         """Channel of one episode, and what the cloud is told of its SNR; float64[T] each."""
         settings, rounds = self._settings.environment, self.n_rounds
-        true = conditions(self._settings.radio, rounds, seed)
+        true = conditions(self._settings.simulated_radio, rounds, seed)
         rng = seeded(seed, "measurement")
         noise, chance = rng.standard_normal(rounds), rng.random(rounds)
         measured = true.snr_db + settings.snr_std_db * noise + settings.snr_error_db

@@ -12,6 +12,12 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Real radios for tests/hardware; without them an emulated pair takes their place."""
+    parser.addoption("--pluto-uri", default="", help="URI of an ADALM-Pluto, for example ip:192.168.2.1")
+    parser.addoption("--pluto-uri-2", default="", help="URI of a second one, for the tests of a pair")
+
+
 @pytest.fixture(scope="session")
 def edge_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of quantised models for all tests."""

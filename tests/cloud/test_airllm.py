@@ -399,7 +399,7 @@ def test_the_papers_experiment_leaves_room_for_the_papers_ranks():
     target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
     fixed = overhead_bits(base, target) + len(shapes) * BITS_PER_MODULE
     link = ShannonLink(efficiency=settings.environment.efficiency)
-    snr_db, bandwidth_hz = settings.radio.channel.snr_db.values, settings.radio.bandwidth_hz.value
+    snr_db, bandwidth_hz = settings.simulated_radio.channel.snr_db.values, settings.simulated_radio.bandwidth_hz.value
     room = link.bits(settings.budget.airtime_s, snr_db, bandwidth_hz) - fixed
     assert (room // sum(bits_per_direction(base, target).values())).tolist() == [1, 3, 7, 12, 17]
 

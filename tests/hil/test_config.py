@@ -31,8 +31,8 @@ def test_file_and_overrides_have_precedence_over_defaults(tmp_path):
 def test_a_number_is_a_constant_trajectory():
     radio = {"channel": {"snr_db": -10}, "airtime_share": {"kind": "steps", "values": [1.0, 0.5]}}
     settings = parse_settings({"radio": radio}, source="x")
-    assert settings.radio.channel.snr_db == Constant(value=-10.0)
-    assert settings.radio.airtime_share == Steps(kind="steps", values=[1.0, 0.5])
+    assert settings.simulated_radio.channel.snr_db == Constant(value=-10.0)
+    assert settings.simulated_radio.airtime_share == Steps(kind="steps", values=[1.0, 0.5])
 
 
 def test_another_kind_drops_the_keys_of_the_old_one(tmp_path):
@@ -52,7 +52,7 @@ def test_a_preset_and_figures_of_its_own_reach_the_simulator():
     settings = load_settings(
         SHIPPED, ["radio.channel.preset=harsh", "radio.channel.adc_bits=8", "radio.channel.cfo_hz=0"]
     )
-    channel = settings.radio.channel
+    channel = settings.simulated_radio.channel
     assert channel.overrides() == {"adc_bits": 8, "cfo_hz": 0.0}
     assert figures(channel.preset, **channel.overrides()).iq_gain_db == PRESETS["harsh"].iq_gain_db
     assert load_settings(SHIPPED).radio.channel.preset == "awgn"

@@ -246,7 +246,7 @@ def test_the_loop_charges_what_environments_charge(live):
         assert result.payload_bits == plan_bits(obs, left.plan) == 8 * len(left.payload)
         assert result.parameters == left.parameters
         assert (result.feasible, result.delivered) == (True, True)
-        link = ModemLink(round_trip_s=live.settings.radio.channel.feedback_delay_s)
+        link = ModemLink(round_trip_s=live.settings.simulated_radio.channel.feedback_delay_s)
         predicted_s = link.airtime_s(result.payload_bits, obs.channel.snr_db, obs.channel.bandwidth_hz)
         # the loop goes by the measured SNR less what it measures of fading, a few hundredths of a dB here
         assert predicted_s == pytest.approx(left.predicted_airtime_s, rel=0.01)

@@ -1,0 +1,104 @@
+"""The loop and what belongs to a run: check, run, provision, report, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from hil.config import load_settings
+from hil.terminal import console_of_terminal, finish, progress_bar, watcher
+from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption
+
+app = typer.Typer()
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None) -> None:
+    """Is this bench usable? All findings at once, each with its cure; exit code 2 if something is broken."""
+    from hil.check import check_bench
+
+    console = Console(soft_wrap=True)
+    findings = check_bench(config, sets or [])
+    for finding in findings:
+        mark = "[green]ok[/]     " if finding.ok else "[red]broken[/] "
+        console.print(f"{mark}[bold]{finding.subject}[/]: ", end="")
+        console.print(finding.text, markup=False, highlight=False)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds (run.rounds).")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder that run folders are made in (run.out).")] = None,
+) -> None:
+    """The closed loop: a line a round, then a table and report.html."""
+    extra = [f"run.rounds={rounds}"] if rounds is not None else []
+    extra += [f"run.out={json.dumps(out)}"] if out is not None else []
+    settings = load_settings(config, [*(sets or []), *extra])
+    from hil.loop import run as run_loop
+
+    console = console_of_terminal()
+    try:
+        with progress_bar(console) as progress:
+            folder = run_loop(settings, watcher(settings, progress))
+    except KeyboardInterrupt:
+        print("hil: interrupted; the rounds that were finished are in the run's folder", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finish(folder, console)
+
+
+@app.command()
+def provision(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+) -> None:
+    """The edge bundle: quantised GGUF, score sets and probe; an edge needs nothing else."""
+    settings = load_settings(config, sets or [])
+    from hil.provision import provision as write
+
+    bundle = write(settings, folder)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{bundle.folder}: base {bundle.model.spec.identity[:12]}…, {bundle.quant}: {bundle.model.types}")
+    for name, score_set in bundle.score_sets.items():
+        kind = f"{len(score_set.questions)} questions" if score_set.questions else f"{len(score_set.chunks)} texts"
+        console.print(f"  score set {name}: {kind}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run folders; several are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; report.html in the first run's folder.")] = None,
+) -> None:
+    """Tables and plots of one run, or of several side by side: one HTML file that opens offline."""
+    from hil.report import terminal_table, write_report
+    from hil.runlog import read_run
+
+    loaded = [read_run(folder) for folder in runs]
+    path = out or runs[0] / "report.html"
+    write_report(loaded, path)
+    console = console_of_terminal()
+    for one in loaded:
+        console.print(terminal_table(one))
+    console.print(f"report: {path}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    form: Annotated[Literal["peft", "gguf"], typer.Option("--format", help="What to write.")],
+    out: Annotated[Path | None, typer.Option(help="Target; RUN/export-peft/ or RUN/export.gguf.")] = None,
+) -> None:
+    """The update that the edge holds at the end of a run, as a PEFT folder or as a GGUF for llama-server --lora."""
+    from hil.export import export_run
+
+    path = export_run(run_folder, form, out)
+    Console().print(str(path), soft_wrap=True, highlight=False)
