@@ -43,7 +43,7 @@ class Feedback:
         snr_db, snr_std_db, flat_snr_db, data_aided: as snr.SnrMeasurement, over the bursts since the last message.
         evm_rms: NaN if no header passed.
         cfo_hz: carrier frequency offset.
-        clock_offset_ppm: by how much the receiver's sample clock is faster than the sender's; NaN if no header passed.
+        clock_offset_ppm: by how much the sender's sample clock is faster than the receiver's; NaN if no header passed.
         block_error_rate: share of copies lost in the bursts since the last message, 0..1.
         wanted: how many more blocks, whichever of those that are missing or repair blocks, complete the payload.
         held: bool[n_blocks], which source blocks the receiver holds.

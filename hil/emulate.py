@@ -1,0 +1,101 @@
+"""Plutos in software for other programs: what is behind `hil emulate-pluto`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Final
+
+from hil.conditions import seeded, values
+from hil.config import Settings
+from hil.contract import ConfigError
+from hil.pluto_radio_settings import EmulatorSettings, PlutoRadio
+from hil.signals import until_signalled
+from radio.channel import figures as channel_figures
+from radio.emulator import EmulatedPlutos
+from radio.emulator.clock import RealTime, VirtualTime
+from radio.emulator.ether import Ether
+from radio.emulator.front_end import NodeSpec, RfSettings, loss_for_snr_db
+from radio.ofdm import RMS_LEVEL
+from radio.pluto_samples import TX_UNIT
+
+MAX_NODES: Final = 16
+BURST_RMS_DBFS: Final = 20 * math.log10(RMS_LEVEL * TX_UNIT / 2**15)
+"""Level of the kit's bursts at the transmitter's converter."""
+_VALUES: Final = 10_000
+"""Of a trajectory; then it begins again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Air:
+    """Between the nodes.
+
+    Attributes:
+        path_losses_db: each for dwell_s, then the next, then from the start.
+        dwell_s: > 0.
+    """
+
+    path_losses_db: Sequence[float]
+    dwell_s: float
+
+
+def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True) -> None:
+    """Serve Plutos on one ether until SIGINT or SIGTERM; prints their URIs, a line each, once they can be reached.
+
+    To be called from the main thread, which alone hears signals.
+
+    Args:
+        settings: of which [radio.channel] lies between any two antennas: its SNR is that of the kit's bursts at the
+            carrier, rate, gain and attenuation of [radio], where radios are set so.
+        nodes: how many, 1..16.
+        ports: TCP ports; nodes beyond them get a free one, as those with port 0 do.
+        real_time: False = as fast as the clients read.
+
+    Raises:
+        ConfigError: a number of nodes out of range, more ports than nodes, or a figure out of range.
+        DeviceError: a port that is taken.
+    """
+    if not 1 <= nodes <= MAX_NODES or len(ports) > nodes:
+        raise ConfigError(
+            f"{nodes} emulated Plutos with {len(ports)} ports; use 1..{MAX_NODES} of them, and at most as many ports"
+        )
+    radio = settings.radio
+    emulator = radio.emulator if isinstance(radio, PlutoRadio) else EmulatorSettings()
+    air = _air(settings, emulator)
+    specs = [NodeSpec(ppm=emulator.ppm[index] if index < len(emulator.ppm) else 0.0) for index in range(nodes)]
+    ether = Ether(
+        specs,
+        clock=RealTime() if real_time else VirtualTime(),
+        path_loss_db=air.path_losses_db[0],
+        figures=channel_figures(radio.channel.preset, **radio.channel.overrides()),
+        seed=emulator.seed,
+    )
+    with until_signalled() as ended, EmulatedPlutos(ether, ports=ports) as plutos:
+        print(*plutos.uris, sep="\n", flush=True)
+        for path_loss_db in cycle(air.path_losses_db):
+            ether.path_loss_db = path_loss_db
+            if ended.wait(air.dwell_s):
+                return
+
+
+def _air(settings: Settings, emulator: EmulatorSettings) -> _Air:
+    """The path losses that make the SNRs of [radio.channel]."""
+    radio = settings.radio
+    snr_db = values(radio.channel.snr_db, _VALUES, seeded(emulator.seed, "snr"), "channel.snr_db")
+    rf = RfSettings()
+    if isinstance(radio, PlutoRadio):
+        rf = RfSettings(
+            rx_lo_hz=radio.lo_hz,
+            tx_lo_hz=radio.lo_hz,
+            rate_hz=radio.rate_hz,
+            rx_gain_db=radio.rx_gain_db,
+            tx_attenuation_db=radio.tx_attenuation_db,
+        )
+    node = NodeSpec()
+    losses_db = {
+        snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS)
+        for snr in {float(snr) for snr in snr_db}
+    }
+    return _Air(path_losses_db=[losses_db[float(snr)] for snr in snr_db], dwell_s=emulator.dwell_s)
