@@ -145,6 +145,14 @@ class EdgeAgent:
         status, reason, swap_ms = self._settle(payload, scored, failure)
         return self._receipt(round_id, status, reason, scored, swap_ms)
 
+    def confirm(self, round_id: int, score_set: str) -> Receipt:
+        """The receipt for an update that is held already, however it came here: nothing is installed again.
+
+        Raises:
+            ModelError, DeviceError: as apply.
+        """
+        return self._receipt(round_id, "installed", "", self.bundle.score_set(score_set), 0.0)
+
     def _settle(self, payload: bytes | None, scored: ScoreSet, failure: str) -> tuple[ReceiptStatus, str, float]:
         if payload is None:
             return ("refused", failure, 0.0) if failure else ("kept", "", 0.0)

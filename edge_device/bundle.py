@@ -19,6 +19,7 @@ from typing import Final
 
 from edge_device.gguf_model import GgufModel, TypesReport, inspect
 from hil.contract import ModelError, ScoreSet
+from hil.score_sets import canonical, digest_of
 from hil.whole_file import written_whole
 
 _FORMAT: Final = 1
@@ -76,7 +77,7 @@ def write_bundle(
     (folder / "manifest.json").unlink(missing_ok=True)
     with written_whole(folder / "model.gguf") as temporary:
         _place(model_gguf, temporary)
-    paths = {score_set.name: f"score_sets/{score_set_digest(score_set)}.json" for score_set in sets}
+    paths = {score_set.name: f"score_sets/{digest_of(score_set)}.json" for score_set in sets}
     _write(folder / "probe.json", _to_bytes(probe))
     for score_set in sets:
         _write(folder / paths[score_set.name], _to_bytes(score_set))
@@ -129,15 +130,10 @@ def load_bundle(folder: Path) -> Bundle:
 # ----------------------------------------------------------------------------------------------- score sets
 
 
-def score_set_digest(score_set: ScoreSet) -> str:
-    """SHA-256 (hex) of a score set in its canonical form: equal sets have equal names everywhere."""
-    return hashlib.sha256(_to_bytes(score_set)).hexdigest()
-
-
 def _to_bytes(score_set: ScoreSet) -> bytes:
     if bool(score_set.questions) == bool(score_set.chunks):
         raise ModelError(f"score set '{score_set.name}' needs either questions or chunks of text, one of the two")
-    return json.dumps(asdict(score_set), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return canonical(score_set)
 
 
 def _read(path: Path) -> ScoreSet:

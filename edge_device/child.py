@@ -20,7 +20,7 @@ from llama_cpp import llama_cpp as lib
 from numpy.typing import NDArray
 
 from edge_device.batching import Piece, Question, Tokens, any_constant, groups, log_softmax, n_shared, pack, slices
-from edge_device.pipe import Header, Pipe
+from hil.pipe import Header, Pipe
 
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
 _MAX_LOGITS = 4_000_000  # floats of logits held at once: 16 MB, so that large vocabularies do not fill the memory

@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from edge_device.pipe import Header, Pipe
 from hil.contract import ConfigError, DeviceError, ModelError, ScoreSet
+from hil.pipe import Header, Pipe
 
 ACTIVE: Final = "active"
 """Adapter name: whatever is active when the request's turn comes."""
