@@ -1,13 +1,18 @@
-"""One burst of known content across a transceiver: what every measurement of the modem is made of."""
+"""Bursts of known content across a transceiver or a bench: what every measurement of the modem is made of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from hil.contract import Transceiver
-from radio import framing, mcs, sync
+from calibration import levels
+from calibration.bench import Bench
+from hil.contract import IQ, Transceiver
+from radio import framing, mcs, ofdm, sync
 from radio.loopback import Loopback, VirtualClock
 from radio.receiver import Reception, receive_burst
 
@@ -16,6 +21,11 @@ TransceiverFactory = Callable[[float, np.random.Generator], Transceiver]
 
 _ROOM_SAMPLES = 4096
 """Received beyond what was sent: for the delay."""
+PAUSE_SAMPLES: Final = 1024
+"""Silence behind each burst of a cyclic buffer: there the receiver sees its own DC offset."""
+MAX_CYCLE_SAMPLES: Final = 2**16
+"""Longest cyclic buffer, where a single block allows: radios have little memory, and buffers time out."""
+MAX_BLOCKS: Final = 8
 
 
 def loopback_factory(sample_rate_hz: float = 2e6) -> TransceiverFactory:
@@ -35,11 +45,10 @@ def loopback_factory(sample_rate_hz: float = 2e6) -> TransceiverFactory:
     return make
 
 
-def cross(transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Generator) -> Reception | None:
-    """One burst of random long blocks across the transceiver, or None if it was not found or its header failed.
+def random_burst(place: int, n_blocks: int, rng: np.random.Generator) -> framing.Burst:
+    """A burst of random long blocks.
 
     Args:
-        transceiver: open.
         place: of the MCS in mcs.MCS_TABLE; a robust one is sent behind the repeated preamble.
         n_blocks: 0 for a sounding.
         rng: of the content.
@@ -56,8 +65,83 @@ def cross(transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Ge
         tag=bytes(framing.TAG_BYTES),
         robust=mcs.is_robust(place),
     )
-    iq = framing.build_burst(header, framing.split(payload)[:n_blocks], range(n_blocks)).iq
-    transceiver.transmit(iq)
-    heard = transceiver.receive(len(iq) + _ROOM_SAMPLES, timeout_s=2 * len(iq) / transceiver.sample_rate_hz + 1)
+    return framing.build_burst(header, framing.split(payload)[:n_blocks], range(n_blocks))
+
+
+def cross(transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Generator) -> Reception | None:
+    """One random_burst() across the transceiver, or None if it was not found or its header failed."""
+    burst = random_burst(place, n_blocks, rng)
+    transceiver.transmit(burst.iq)
+    wait_s = 2 * len(burst.iq) / transceiver.sample_rate_hz + 1
+    heard = transceiver.receive(len(burst.iq) + _ROOM_SAMPLES, timeout_s=wait_s)
     receptions = [receive_burst(heard, found) for found in sync.find_bursts(heard)]
-    return next((reception for reception in receptions if reception.header == header), None)
+    return next((reception for reception in receptions if reception.header == burst.header), None)
+
+
+# ------------------------------------------------------------------------------------------------- over and over again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CyclicBurst:
+    """A burst and a pause, to be sent over and over.
+
+    Attributes:
+        header: the burst's.
+        iq: one period.
+        power: mean power of the period, pause included, over that of a burst as the modem means it.
+    """
+
+    header: framing.BurstHeader
+    iq: IQ
+    power: float
+
+
+def cyclic_burst(place: int, n_blocks: int, rng: np.random.Generator, *, backoff_db: float = 0.0) -> CyclicBurst:
+    """A random_burst() for a cyclic buffer, `backoff_db` ≥ 0 below the modem's level."""
+    burst = random_burst(place, n_blocks, rng)
+    iq = np.concatenate([burst.iq, np.zeros(PAUSE_SAMPLES, np.complex64)])
+    power = float(np.mean(np.abs(iq) ** 2, dtype=np.float64)) / ofdm.RMS_LEVEL**2
+    iq *= np.float32(10 ** (-backoff_db / 20))
+    return CyclicBurst(header=burst.header, iq=iq, power=power)
+
+
+def blocks_in_a_cycle(place: int) -> int:
+    """Blocks of a scheme, 1..MAX_BLOCKS, whose burst fits a cyclic buffer."""
+    count = MAX_BLOCKS
+    room = MAX_CYCLE_SAMPLES - PAUSE_SAMPLES
+    while count > 1 and framing.burst_samples(count, mcs.MCS_TABLE[place], robust=mcs.is_robust(place)) > room:
+        count -= 1
+    return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearing:
+    """What a capture of a cyclic burst held.
+
+    Attributes:
+        receptions: of the bursts that were whole, found, and had their header pass, at most as many as asked for.
+        bursts: that were whole in it and asked for.
+        power: mean power over whole periods, without the constant.
+        clipped: share of clipped samples.
+    """
+
+    receptions: tuple[Reception, ...]
+    bursts: int
+    power: float
+    clipped: float
+
+
+def hear(bench: Bench, sent: CyclicBurst, bursts: int) -> Hearing:
+    """Receive `bursts` whole bursts of what goes out over and over."""
+    period = len(sent.iq)
+    iq = bench.capture((bursts + 1) * period)
+    length = sent.header.n_samples
+    whole = [found for found in sync.find_bursts(iq) if found.start + math.ceil(length * (1 + 1e-4)) <= len(iq)]
+    # the last ones: the first may be the remains of a burst that began before the capture
+    receptions = (receive_burst(iq, found) for found in whole[-bursts:])
+    return Hearing(
+        receptions=tuple(reception for reception in receptions if reception.header == sent.header),
+        bursts=bursts,
+        power=levels.power(iq[: bursts * period]),
+        clipped=levels.clipped_share(iq),
+    )

@@ -1,7 +1,8 @@
 """Block errors of every MCS against SNR, over the whole receiver, and the table that the link chooses by.
 
 For each scheme the waterfall is found first, then blocks are counted across it, and a logistic curve is fitted by
-maximum likelihood. Written to radio/mcs_table.json, from which the link reads thresholds and predicts losses.
+maximum likelihood: in loopback here, on a bench by bench_mcs.py. Loopback's table is written to radio/mcs_table.json,
+from which a link on a bench that was not calibrated reads thresholds and predicts losses.
 
     python -m calibration.mcs --blocks 200
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from hil.contract import CalibrationError
 from hil.workers import run_jobs
 from radio import mcs
 
+SCHEMES_QUANTITY = "Es/N0 per used subcarrier in dB at which 10 % of the long blocks are lost, and the logistic width"
 _BLOCKS_PER_BURST = 8
 _COARSE_STEP_DB = 0.5
-_COARSE_BURSTS = 4
+_COARSE_BLOCKS = 32
 _SEARCH_STEPS = 24
 _GRID_DB = np.arange(-0.45, 0.46, 0.15)
 
@@ -59,8 +62,12 @@ class Waterfall:
     points: tuple[BlerPoint, ...]
 
 
+Counter = Callable[[int, float, int, np.random.Generator], BlerPoint]
+"""(place of the MCS, SNR to set, blocks at least, rng) → what was lost, at the SNR that is known best."""
+
+
 def count_losses(
-    factory: TransceiverFactory, place: int, snr_db: float, bursts: int, rng: np.random.Generator
+    factory: TransceiverFactory, place: int, snr_db: float, blocks: int, rng: np.random.Generator
 ) -> BlerPoint:
     """Lost blocks among single bursts; those of a burst that was not found or not read are lost.
 
@@ -68,43 +75,51 @@ def count_losses(
         factory: called once for every burst.
         place: of the MCS in mcs.MCS_TABLE.
         snr_db: that the channel is set to.
-        bursts: of 8 blocks each.
+        blocks: rounded up to whole bursts of 8.
         rng: of content and channel.
     """
     passed = 0
+    bursts = -(-blocks // _BLOCKS_PER_BURST)
     for _ in range(bursts):
         with factory(snr_db, rng) as transceiver:
             reception = cross(transceiver, place, _BLOCKS_PER_BURST, rng)
-        if reception is not None and reception.blocks is not None:
-            passed += int(reception.blocks.passed.sum())
+        passed += reception.n_passed if reception is not None else 0
     sent = bursts * _BLOCKS_PER_BURST
     return BlerPoint(snr_db=snr_db, sent=sent, lost=sent - passed)
 
 
-def measure_waterfall(factory: TransceiverFactory, place: int, *, start_db: float, blocks: int, seed: int) -> Waterfall:
+def loopback_counter(factory: TransceiverFactory | None = None) -> Counter:
+    """count_losses() over loopbacks."""
+    return partial(count_losses, factory or loopback_factory())
+
+
+def measure_waterfall(
+    counter: Counter, place: int, *, start_db: float, blocks: int, seed: int, least_width_db: float = 0.0
+) -> Waterfall:
     """The curve of one scheme.
 
     Args:
-        factory: of the channel.
+        counter: sends blocks.
         place: of the MCS in mcs.MCS_TABLE.
         start_db: where to begin the search.
-        blocks: at each of 7 points, rounded up to whole bursts.
+        blocks: at each of 7 points.
         seed: of content and channel.
+        least_width_db: see fit_waterfall.
 
     Raises:
         CalibrationError: no waterfall within 12 dB of start_db.
     """
     rng = np.random.default_rng([seed, place])
-    middle_db = _middle_db(factory, place, start_db, rng)
-    bursts = -(-blocks // _BLOCKS_PER_BURST)
-    return fit_waterfall([count_losses(factory, place, middle_db + float(d), bursts, rng) for d in _GRID_DB])
+    middle_db = _middle_db(counter, place, start_db, rng)
+    points = [counter(place, middle_db + float(d), blocks, rng) for d in _GRID_DB]
+    return fit_waterfall(points, least_width_db=least_width_db)
 
 
-def _middle_db(factory: TransceiverFactory, place: int, start_db: float, rng: np.random.Generator) -> float:
+def _middle_db(counter: Counter, place: int, start_db: float, rng: np.random.Generator) -> float:
     """An SNR at which some blocks pass, half a step above one at which hardly any does."""
     snr_db, direction = start_db, 0
     for _ in range(_SEARCH_STEPS):
-        point = count_losses(factory, place, snr_db, _COARSE_BURSTS, rng)
+        point = counter(place, snr_db, _COARSE_BLOCKS, rng)
         step = 1 if 2 * point.lost > point.sent else -1
         if step == -direction:
             return snr_db + step * _COARSE_STEP_DB / 2
@@ -116,12 +131,13 @@ def _middle_db(factory: TransceiverFactory, place: int, start_db: float, rng: np
     )
 
 
-def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1) -> Waterfall:
+def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1, least_width_db: float = 0.0) -> Waterfall:
     """The logistic curve that makes the counts most likely.
 
     Args:
         points: at least two SNRs, some blocks lost and some not.
         level: share of lost blocks that defines the threshold.
+        least_width_db: a steeper curve is not believed: few blocks, all lost here and none there, would show a step.
 
     Raises:
         CalibrationError: every block was lost, or none.
@@ -136,12 +152,13 @@ def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1) -> Waterfall:
     logit = np.log(level / (1 - level))
 
     def cost(x: NDArray[np.float64]) -> float:
-        z = logit - (snr_db - x[0]) / np.exp(x[1])
+        z = logit - (snr_db - x[0]) / max(np.exp(x[1]), least_width_db)
         return -float(np.sum(lost * log_expit(z) + (sent - lost) * log_expit(-z)))
 
-    start = np.array([np.interp(level, (lost / sent)[::-1], snr_db[::-1]), np.log(0.1)])
+    order = np.argsort(-snr_db)
+    start = np.array([np.interp(level, (lost / sent)[order], snr_db[order]), np.log(0.1)])
     found = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000}).x
-    width_db = float(np.exp(found[1]))
+    width_db = max(float(np.exp(found[1])), least_width_db)
     return Waterfall(
         threshold_db=float(found[0]),
         threshold_std_db=_threshold_std_db(snr_db, sent, float(found[0]), width_db, logit),
@@ -163,12 +180,12 @@ def _threshold_std_db(
 
 def _measure(job: tuple[int, float, int, int]) -> Waterfall:
     place, start_db, blocks, seed = job
-    return measure_waterfall(loopback_factory(), place, start_db=start_db, blocks=blocks, seed=seed)
+    return measure_waterfall(loopback_counter(), place, start_db=start_db, blocks=blocks, seed=seed)
 
 
 def _record(waterfalls: dict[int, Waterfall], seed: int) -> dict[str, Any]:
     return {
-        "quantity": "Es/N0 per used subcarrier in dB at which 10 % of the long blocks are lost, and the logistic width",
+        "quantity": SCHEMES_QUANTITY,
         "device": "loopback",
         "conditions": "AWGN, carrier offset within ±0.95 fs/32, random delay, 8 blocks a burst",
         "seed": seed,

@@ -8,16 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from radio.mcs import MCS_TABLE, TARGET_LOSS, Mcs, block_error_rate, fastest
+from radio.mcs import LOOPBACK, MCS_TABLE, TARGET_LOSS, LossTable, Mcs
 
 UNUSABLE: Final = 0.95
 """A channel on which more than this is lost at the slowest MCS, two copies of each block added, carries nothing."""
 _COMBINING_DB: Final = 10 * math.log10(2)
 
 
-def usable(snr_db: float) -> bool:
+def usable(snr_db: float, table: LossTable = LOOPBACK) -> bool:
     """True if the slowest MCS gets through at this Es/N0, if need be with two copies of each block."""
-    return bool(block_error_rate(MCS_TABLE[0], snr_db + _COMBINING_DB) <= UNUSABLE)
+    return bool(table.loss_at(0, snr_db + _COMBINING_DB) <= UNUSABLE)
 
 
 @dataclass(slots=True)
@@ -31,10 +31,12 @@ class Adaptation:
     Attributes:
         margin_db: taken off the measured SNR before the table is read, 0..MAX_MARGIN_DB.
         loss: share of blocks lost lately, the target before the first.
+        table: what each scheme loses at an SNR: a bench's own, if it was calibrated.
     """
 
     margin_db: float = 0.0
     loss: float = TARGET_LOSS
+    table: LossTable = LOOPBACK
 
     UP_DB: Final = 0.1
     DOWN_DB: Final[float] = UP_DB * TARGET_LOSS / (1 - TARGET_LOSS)
@@ -52,9 +54,9 @@ class Adaptation:
             snr_db: measured Es/N0 per used subcarrier.
             snr_std_db: one sigma of it, which is taken off as well.
         """
-        if not usable(snr_db):
+        if not usable(snr_db, self.table):
             return None
-        return MCS_TABLE[int(fastest(snr_db - snr_std_db - self.margin_db))]
+        return MCS_TABLE[int(self.table.fastest(snr_db - snr_std_db - self.margin_db))]
 
     def observe(self, blocks: int, lost: int) -> None:
         """Learn from `lost` of `blocks` blocks that were heard of since the last answer."""
@@ -68,7 +70,8 @@ class Adaptation:
     def expected_losses(self, scheme: Mcs, snr_db: float, snr_std_db: float = 0.0) -> list[float]:
         """Expected share of blocks lost when 1, 2 or 3 copies of each are sent and added up by the receiver."""
         caution_db = snr_db - snr_std_db
-        table = [float(block_error_rate(scheme, caution_db + 10 * math.log10(n))) for n in (1, 2, 3)]
+        copies_db = 10 * np.log10([1, 2, 3])
+        table = self.table.loss_at(MCS_TABLE.index(scheme), caution_db + copies_db).tolist()
         # where the table foresees the loss of most blocks, what was lost lately says nothing about their sums
         lately = self.loss if table[0] < 0.5 else 0.0
         return [max(loss, lately**n) for n, loss in enumerate(table, start=1)]

@@ -96,15 +96,15 @@ def _first_window(long: bool, round_trip_samples: int) -> tuple[Places, Places]:
     return sent, (sent + _STRIDE * np.arange(len(sent))[:, None]).ravel()
 
 
-def _chosen(snr_db: Floats, margin_db: float) -> tuple[Places, Floats]:
+def _chosen(snr_db: Floats, margin_db: float, table: mcs.LossTable) -> tuple[Places, Floats]:
     """Place of the scheme, and copies of a block until one passes: infinite on an unusable channel.
 
     Copies that the receiver adds up count: two are 3 dB, three 5 dB.
     """
     snr = np.nan_to_num(snr_db, nan=-np.inf)
-    place = mcs.fastest(snr - margin_db)
+    place = table.fastest(snr - margin_db)
     n = np.arange(1, 4).reshape(-1, *[1] * snr.ndim)
-    lost = mcs.loss_at(place, snr + 10 * np.log10(n))
+    lost = table.loss_at(place, snr + 10 * np.log10(n))
     copies = np.divide(n, 1 - lost, out=np.full(lost.shape, np.inf), where=lost < 1).min(axis=0)
     return place, np.where(lost[1] <= UNUSABLE, copies, np.inf)
 
@@ -121,6 +121,7 @@ def airtime_s(
     *,
     margin_db: float = 0.0,
     round_trip_s: float = 0.0,
+    table: mcs.LossTable = mcs.LOOPBACK,
 ) -> Floats:
     """Expected airtime of a payload in seconds, sounding included; infinite on a channel that carries nothing.
 
@@ -130,6 +131,7 @@ def airtime_s(
         sample_rate_hz: > 0.
         margin_db: the adaptation's, taken off before the MCS is chosen.
         round_trip_s: wait for an answer.
+        table: block losses of every scheme, as calibrated.
 
     Raises:
         ConfigError: for a payload or a sample rate that is not positive.
@@ -137,7 +139,7 @@ def airtime_s(
     size, snr, rate = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (payload_bytes, snr_db, sample_rate_hz)))
     if np.any(size < 1) or np.any(rate <= 0):
         raise ConfigError(f"airtime of {size.min():g} bytes at {rate.min():g} samples/s; both must be positive")
-    place, copies = _chosen(snr, margin_db)
+    place, copies = _chosen(snr, margin_db, table)
     usable = np.isfinite(copies)
     wait, copies = _rounded(round_trip_s, rate), np.where(usable, copies, 1)
     short, long = (
@@ -155,6 +157,7 @@ def payload_bits(
     *,
     margin_db: float = 0.0,
     round_trip_s: float = 0.0,
+    table: mcs.LossTable = mcs.LOOPBACK,
 ) -> NDArray[np.int64]:
     """Payload bits that the link expects to deliver within an airtime, sounding included; a whole number of blocks.
 
@@ -164,6 +167,7 @@ def payload_bits(
         sample_rate_hz: > 0.
         margin_db: the adaptation's.
         round_trip_s: wait for an answer.
+        table: block losses of every scheme, as calibrated.
 
     Raises:
         ConfigError: for a negative airtime or a sample rate that is not positive.
@@ -171,7 +175,7 @@ def payload_bits(
     seconds, snr, rate = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (airtime_s, snr_db, sample_rate_hz)))
     if not np.all(seconds >= 0) or np.any(rate <= 0):
         raise ConfigError(f"payload for {seconds.min():g} s at {rate.min():g} samples/s; airtime >= 0, rate > 0")
-    place, copies = _chosen(snr, margin_db)
+    place, copies = _chosen(snr, margin_db, table)
     room = np.maximum(np.minimum(seconds * rate, 1e15) - sounding_samples(snr), 0)
     wait = _rounded(round_trip_s, rate)
     short, long = (

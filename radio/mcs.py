@@ -9,13 +9,16 @@ their bursts open with the repeated preamble. Thresholds are measured, not typed
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
+
+from hil.contract import CalibrationError
 
 _MODULATIONS: Final = {2: "QPSK", 4: "16-QAM", 6: "64-QAM", 8: "256-QAM"}
 ENTRIES: Final = (
@@ -61,24 +64,77 @@ class Mcs:
         return self.bits_per_symbol * self.code_rate
 
 
-def _load() -> tuple[Mcs, ...]:
-    measured = {entry["mcs"]: entry for entry in json.loads(TABLE_FILE.read_text())["schemes"]}
-    return tuple(
-        Mcs(
-            index=index,
-            bits_per_symbol=bits_per_symbol,
-            code_rate=rate_x1024 / 1024,
-            threshold_db=measured[index]["threshold_db"],
-            width_db=measured[index]["width_db"],
-        )
-        for index, bits_per_symbol, rate_x1024 in ENTRIES
+class LossTable:
+    """What every entry of MCS_TABLE loses at a measured SNR on one bench, and the choice by it.
+
+    Attributes:
+        threshold_db: float64[18], by place: Es/N0 at which 10 % of the blocks are lost.
+        width_db: float64[18], step over which the odds of a loss fall by a factor e.
+    """
+
+    def __init__(self, threshold_db: ArrayLike, width_db: ArrayLike) -> None:
+        self.threshold_db = np.array(threshold_db, np.float64)
+        self.width_db = np.array(width_db, np.float64)
+        to_target = np.log(_LEVEL / (1 - _LEVEL)) - np.log(TARGET_LOSS / (1 - TARGET_LOSS))
+        self._switch_db = np.maximum.accumulate(self.threshold_db + self.width_db * to_target)
+
+    def loss_at(self, place: ArrayLike, snr_db: ArrayLike) -> NDArray[np.float64]:
+        """Expected share of lost blocks, 0..1, of entries by their place at an Es/N0; arrays broadcast."""
+        where = np.asarray(place, np.intp)
+        return _logistic((np.asarray(snr_db, np.float64) - self.threshold_db[where]) / self.width_db[where])
+
+    def fastest(self, snr_db: ArrayLike) -> NDArray[np.intp]:
+        """Place of the fastest entry that is expected to lose at most TARGET_LOSS; 0 where none does."""
+        found = np.searchsorted(self._switch_db, np.asarray(snr_db, np.float64), side="right")
+        return np.maximum(found - 1, 0)
+
+
+def read_losses(record: Mapping[str, Any], source: str) -> LossTable:
+    """The table of a record in the format of mcs_table.json.
+
+    Args:
+        record: its "schemes" name every entry of ENTRIES by "mcs", with "threshold_db" and "width_db".
+        source: where it comes from, for the error.
+
+    Raises:
+        CalibrationError: an entry is missing, or a figure is not finite, or a width is not positive.
+    """
+    try:
+        measured = {
+            entry["mcs"]: (float(entry["threshold_db"]), float(entry["width_db"])) for entry in record["schemes"]
+        }
+        figures = np.array([measured[index] for index, _, _ in ENTRIES])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CalibrationError(
+            f"{source}: not a table of schemes ({error!r}); expected threshold_db and width_db for each of "
+            f"{len(ENTRIES)} schemes: measure it anew"
+        ) from error
+    if not (np.isfinite(figures).all() and (figures[:, 1] > 0).all()):
+        raise CalibrationError(f"{source}: a threshold or width is not finite or not positive; measure it anew")
+    return LossTable(figures[:, 0], figures[:, 1])
+
+
+def _logistic(excess: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(expit(np.log(_LEVEL / (1 - _LEVEL)) - excess))
+
+
+TARGET_LOSS: Final = 0.01
+"""Share of lost blocks that the choice of a scheme aims at."""
+LOOPBACK: Final = read_losses(json.loads(TABLE_FILE.read_text()), str(TABLE_FILE))
+"""Measured in loopback, noise alone; a bench with a table of its own does better with that."""
+MCS_TABLE: Final = tuple(
+    Mcs(
+        index=index,
+        bits_per_symbol=bits_per_symbol,
+        code_rate=rate_x1024 / 1024,
+        threshold_db=float(threshold_db),
+        width_db=float(width_db),
     )
-
-
-MCS_TABLE: Final = _load()
-"""Rising in rate; a burst header names an entry by its place."""
-_THRESHOLD_DB: Final = np.array([scheme.threshold_db for scheme in MCS_TABLE])
-_WIDTH_DB: Final = np.array([scheme.width_db for scheme in MCS_TABLE])
+    for (index, bits_per_symbol, rate_x1024), threshold_db, width_db in zip(
+        ENTRIES, LOOPBACK.threshold_db, LOOPBACK.width_db, strict=True
+    )
+)
+"""Rising in rate; a burst header names an entry by its place. Thresholds and widths are those of LOOPBACK."""
 
 
 def is_robust(place: int) -> bool:
@@ -91,13 +147,9 @@ def block_error_rate(scheme: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
     return _logistic((np.asarray(snr_db, np.float64) - scheme.threshold_db) / scheme.width_db)
 
 
-def loss_at(place: NDArray[np.intp], snr_db: ArrayLike) -> NDArray[np.float64]:
+def loss_at(place: ArrayLike, snr_db: ArrayLike) -> NDArray[np.float64]:
     """The same for entries of MCS_TABLE by their place; arrays broadcast."""
-    return _logistic((np.asarray(snr_db, np.float64) - _THRESHOLD_DB[place]) / _WIDTH_DB[place])
-
-
-def _logistic(excess: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(expit(np.log(_LEVEL / (1 - _LEVEL)) - excess))
+    return LOOPBACK.loss_at(place, snr_db)
 
 
 def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
@@ -105,11 +157,6 @@ def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
     return scheme.threshold_db + scheme.width_db * float(np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss)))
 
 
-TARGET_LOSS: Final = 0.01
-"""Share of lost blocks that the choice of a scheme aims at."""
-_SWITCH_DB: Final = np.maximum.accumulate([snr_for_loss_db(scheme, TARGET_LOSS) for scheme in MCS_TABLE])
-
-
 def fastest(snr_db: ArrayLike) -> NDArray[np.intp]:
-    """Place of the fastest entry that is expected to lose at most TARGET_LOSS; 0 where none does."""
-    return np.maximum(np.searchsorted(_SWITCH_DB, np.asarray(snr_db, np.float64), side="right") - 1, 0)
+    """Place of the fastest entry that is expected to lose at most TARGET_LOSS in loopback; 0 where none does."""
+    return LOOPBACK.fastest(snr_db)

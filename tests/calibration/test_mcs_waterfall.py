@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from calibration import mcs as calibration
-from calibration.burst import loopback_factory
 from hil.contract import CalibrationError
 from radio import mcs
 from radio.loopback import Loopback, VirtualClock
@@ -26,6 +25,14 @@ def test_a_known_waterfall_is_recovered_and_its_sigma_is_honest():
     assert 0.58 < np.mean(np.abs(errors) < 1) < 0.78
 
 
+def test_a_step_is_no_steeper_than_is_believed():
+    step = [calibration.BlerPoint(snr_db=x, sent=40, lost=40 if x < 3.1 else 0) for x in (2.8, 2.9, 3.0, 3.2, 3.3)]
+    fit = calibration.fit_waterfall(step, least_width_db=0.05)
+    assert fit.width_db == 0.05
+    assert fit.threshold_db == pytest.approx(3.15, abs=0.1)
+    assert 0.005 < fit.threshold_std_db < 0.1
+
+
 def test_counts_without_a_waterfall_are_refused():
     for lost in (0, 50):
         with pytest.raises(CalibrationError, match=f"{2 * lost} of 100 blocks lost"):
@@ -39,8 +46,8 @@ def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much(
 
     start_db = mcs.MCS_TABLE[7].threshold_db
     one, other = (
-        calibration.measure_waterfall(factory, 7, start_db=start_db + 2, blocks=40, seed=2)
-        for factory in (loopback_factory(), weaker)
+        calibration.measure_waterfall(counter, 7, start_db=start_db + 2, blocks=40, seed=2)
+        for counter in (calibration.loopback_counter(), calibration.loopback_counter(weaker))
     )
     assert one.threshold_db == pytest.approx(start_db, abs=0.3)
     assert other.threshold_db - one.threshold_db == pytest.approx(3.0, abs=0.3)
@@ -48,4 +55,4 @@ def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much(
 
 def test_a_channel_that_never_carries_is_named():
     with pytest.raises(CalibrationError, match=r"MCS 26 256-QAM 0.90: no SNR within 12 dB of -30 dB"):
-        calibration.measure_waterfall(loopback_factory(), 17, start_db=-30.0, blocks=8, seed=1)
+        calibration.measure_waterfall(calibration.loopback_counter(), 17, start_db=-30.0, blocks=8, seed=1)

@@ -1,0 +1,147 @@
+"""`hil calibrate`: measure a bench, keep every record, write the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from calibration.bench import Bench, Plan
+from calibration.calibrate import QUANTITIES, OnProgress, Quantity, calibrate
+from calibration.record import CalibrationRecord, title_of
+from calibration.store import file_of, load, save
+from hil.calibration_report import write_calibration_report
+from hil.config import Settings
+from hil.contract import ConfigError
+from hil.pluto_radio_settings import PlutoRadio
+from hil.plutos import open_receiver, open_transmitter
+from radio.pluto_settings import MAX_ATTENUATION_DB
+
+OnLine = Callable[[str], None]
+
+_QUICK: Final[dict[str, Any]] = {
+    "rx_gains_db": (0.0, 20.0, 40.0, 60.0),
+    "tx_attenuations_db": tuple(np.arange(8.0, MAX_ATTENUATION_DB, 8.0).tolist()),
+    "blocks": 16,
+    "places": (3, 7, 12),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What a calibration left.
+
+    Attributes:
+        records: as measured.
+        file: where they are kept, with earlier ones of other quantities.
+        report: the page of them all.
+    """
+
+    records: tuple[CalibrationRecord, ...]
+    file: Path
+    report: Path
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each."""
+        return tuple(f"{title_of(record.quantity)}: {flag}" for record in self.records for flag in record.flags)
+
+
+def calibrate_verb(
+    what: Quantity | Literal["all"],
+    bench: Bench,
+    plan: Plan,
+    *,
+    folder: Path,
+    on_progress: OnProgress = lambda done, total, what: None,
+    on_line: OnLine = lambda line: None,
+) -> Calibrated:
+    """Measure, and keep what was measured step by step: an error later on loses nothing.
+
+    Args:
+        what: "snr", "gain", "cfo" or "all".
+        bench: its radios open.
+        plan: how it is measured.
+        folder: of the records ([calibration] folder).
+        on_progress: called with (steps done, steps in all, what is measured now).
+        on_line: called with each value as "quantity: value ± spread unit", and each flag.
+
+    Raises:
+        CalibrationError: something cannot be measured, or the folder cannot be written.
+        DeviceError: a radio is broken.
+    """
+
+    def keep(records: Sequence[CalibrationRecord]) -> None:
+        if records:
+            save(folder, records)
+        for record in records:
+            for line in record_lines(record):
+                on_line(line)
+
+    quantities: tuple[Quantity, ...] = QUANTITIES if what == "all" else (what,)
+    records = calibrate(quantities, bench, plan, on_progress=on_progress, on_records=keep)
+    known = load(
+        folder,
+        serial=bench.receiver.identity.serial,
+        tx_serial=bench.transmitter.identity.serial,
+        lo_hz=bench.lo_hz,
+        rate_hz=bench.rate_hz,
+        emulated=bench.emulated,
+        now_utc=bench.now(),
+    )
+    file = file_of(folder, bench.receiver.identity.serial)
+    write_calibration_report(known.records, file.with_suffix(".html"))
+    return Calibrated(records=tuple(records), file=file, report=file.with_suffix(".html"))
+
+
+def calibrate_settings(
+    settings: Settings,
+    what: Quantity | Literal["all"],
+    *,
+    quick: bool = False,
+    reference_dbm: float | None = None,
+    on_progress: OnProgress = lambda done, total, what: None,
+    on_line: OnLine = lambda line: None,
+) -> Calibrated:
+    """calibrate_verb() for the radios of [radio], into [calibration] folder.
+
+    Args:
+        settings: radio.kind is "pluto"; nothing is sent at less than radio.tx_attenuation_db.
+        what, on_progress, on_line: see calibrate_verb.
+        quick: fewer settings, schemes and blocks: a look, no table to switch by.
+        reference_dbm: see calibration.bench.Plan.
+
+    Raises:
+        ConfigError: another kind of radio, or transmitting is not allowed.
+        CalibrationError, DeviceError: see calibrate_verb; a radio cannot be opened.
+    """
+    radio = settings.radio
+    if not isinstance(radio, PlutoRadio):
+        raise ConfigError(
+            f"radio.kind = {radio.kind!r}: hil calibrate measures radios; set radio.kind = 'pluto' "
+            "(hil emulate-pluto gives some in software)"
+        )
+    plan = Plan(
+        rx_gain_db=radio.rx_gain_db,
+        tx_attenuation_db=radio.tx_attenuation_db,
+        reference_dbm=reference_dbm,
+        seed=settings.run.seed,
+        **(_QUICK if quick else {}),
+    )
+    with ExitStack() as open_radios:
+        transmitter = open_radios.enter_context(open_transmitter(radio))
+        apart = radio.receive_uri not in ("", radio.uri)
+        receiver = open_radios.enter_context(open_receiver(radio)) if apart else transmitter
+        bench = Bench(transmitter=transmitter, receiver=receiver, path=radio.path)
+        folder = Path(settings.calibration.folder)
+        return calibrate_verb(what, bench, plan, folder=folder, on_progress=on_progress, on_line=on_line)
+
+
+def record_lines(record: CalibrationRecord) -> list[str]:
+    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and flags."""
+    lines = [f"{title_of(record.quantity)}: {text}" for text in record.texts()]
+    return [*lines, *(f"  note: {note}" for note in record.notes), *(f"  WRONG: {flag}" for flag in record.flags)]
