@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hil.config import Settings, load_settings
 from hil.contract import HilError
+from hil.radio_settings import LoopbackRadio
 
 MIN_FREE_BYTES = 500_000_000
-_PACKAGES = ("torch", "transformers", "peft", "llama-cpp-python", "gguf", "paho-mqtt", "numpy", "scipy")
+_EDGE_PACKAGES = ("llama-cpp-python", "gguf", "paho-mqtt", "numpy", "scipy")
+_PACKAGES = ("torch", "transformers", "peft", *_EDGE_PACKAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +28,25 @@ class Finding:
     text: str
 
 
-def check_bench(config: Path, overrides: Sequence[str]) -> list[Finding]:
-    """Look at configuration, libraries, disk, model, text, edge process and broker; a fault ends only its own line."""
-    findings = [_libraries()]
+def check_bench(config: Path, overrides: Sequence[str], *, bundle: Path | None = None) -> list[Finding]:
+    """Look at everything that a run needs; a fault ends only its own line.
+
+    Args:
+        config, overrides: the experiment.
+        bundle: of an edge device that holds nothing else: model and text are looked for in it.
+    """
+    findings = [_libraries(_EDGE_PACKAGES if bundle else _PACKAGES)]
     try:
         settings = load_settings(config, overrides)
     except HilError as error:
         return [Finding("configuration", False, str(error)), *findings]
     findings.insert(0, Finding("configuration", True, str(config)))
-    looks: list[tuple[str, Callable[[Settings], str]]] = [
-        ("disk", _disk),
-        ("model", _model),
-        ("text", _text),
-        ("edge", _edge),
-        ("control", _control),
-    ]
+    looks: list[tuple[str, Callable[[Settings], str]]] = [("disk", _disk)]
+    if bundle is None:
+        looks += [("model", _model), ("text", _text), ("edge", _edge)]
+    else:
+        looks += [("edge", lambda _: _bundle(bundle))]
+    looks += [("control", _control), ("radio", _radio), ("calibration", _calibration)]
     for subject, look in looks:
         try:
             findings.append(Finding(subject, True, look(settings)))
@@ -50,9 +57,9 @@ def check_bench(config: Path, overrides: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _libraries() -> Finding:
+def _libraries(packages: Sequence[str]) -> Finding:
     versions, missing = [], []
-    for name in _PACKAGES:
+    for name in packages:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -104,3 +111,53 @@ def _control(settings: Settings) -> str:
     with ExitStack() as stack:
         open_buses(settings.control, stack)
     return f"{settings.control.url} answers"
+
+
+def _bundle(folder: Path) -> str:
+    from edge_device.bundle import load_bundle
+    from edge_device.runtime import Runtime
+
+    bundle = load_bundle(folder)
+    with Runtime(bundle.model_path) as runtime:
+        return (
+            f"llama.cpp answers, {bundle.quant} ({bundle.model.types}), {runtime.memory_bytes / 1e6:.0f} MB; "
+            f"score sets {', '.join(bundle.score_sets)}"
+        )
+
+
+def _radio(settings: Settings) -> str:
+    from hil import check_radio
+
+    radio = settings.radio
+    if isinstance(radio, LoopbackRadio):
+        try:
+            plugged = "; ".join(check_radio.usb_contexts()) or "none is plugged in"
+            return f"simulated; for real ones: {check_radio.libraries()}, {plugged}"
+        except HilError as error:
+            return f"simulated; real ones would not work yet: {error}"
+    versions = check_radio.libraries()
+    found = check_radio.radios([radio.uri, *([radio.receive_uri] if radio.receive_uri else [])])
+    bands = ", ".join(f"{b.low_hz / 1e6:g}-{b.high_hz / 1e6:g} MHz up to {b.max_dbm:g} dBm" for b in radio.allow.bands)
+    return f"{found}; {versions}; allowed to transmit: {bands or 'nowhere'}"
+
+
+def _calibration(settings: Settings) -> str:
+    from calibration.store import load
+    from hil import check_radio
+
+    radio = settings.radio
+    if isinstance(radio, LoopbackRadio):
+        return "none needed: the air is simulated, thresholds were measured in loopback (radio/mcs_table.json)"
+    found = check_radio.describe(radio.receive_uri or radio.uri)
+    now_utc = datetime.now(UTC)
+    known = load(
+        Path(settings.calibration.folder),
+        serial=found["hw_serial"],
+        lo_hz=radio.lo_hz,
+        rate_hz=radio.rate_hz,
+        emulated="emulated" in found["hw_model"],
+        now_utc=now_utc,
+        max_age_h=settings.calibration.max_age_h,
+    )
+    age_h = max((now_utc - record.measured_at).total_seconds() for record in known.records.values()) / 3600
+    return "; ".join([f"{len(known.records)} quantities of {found['hw_serial']}, oldest {age_h:.1f} h", *known.warnings])

@@ -1,29 +1,40 @@
-"""The loop and what belongs to a run: check, run, provision, report, export."""
+"""The loop, in one process or several, and what belongs to a run."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from hil.config import load_settings
+from hil.config import Settings, load_settings
 from hil.terminal import console_of_terminal, finish, progress_bar, watcher
 from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption
+
+if TYPE_CHECKING:
+    from hil.loop import Watcher
 
 app = typer.Typer()
 
 
 @app.command()
-def check(config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None) -> None:
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Of an edge that has nothing else: torch is not asked for.")
+    ] = None,
+) -> None:
     """Is this bench usable? All findings at once, each with its cure; exit code 2 if something is broken."""
     from hil.check import check_bench
 
     console = Console(soft_wrap=True)
-    findings = check_bench(config, sets or [])
+    findings = check_bench(config, sets or [], bundle=bundle)
     for finding in findings:
         mark = "[green]ok[/]     " if finding.ok else "[red]broken[/] "
         console.print(f"{mark}[bold]{finding.subject}[/]: ", end="")
@@ -42,13 +53,40 @@ def run(
     """The closed loop: a line a round, then a table and report.html."""
     extra = [f"run.rounds={rounds}"] if rounds is not None else []
     extra += [f"run.out={json.dumps(out)}"] if out is not None else []
-    settings = load_settings(config, [*(sets or []), *extra])
     from hil.loop import run as run_loop
 
+    _run(run_loop, load_settings(config, [*(sets or []), *extra]))
+
+
+@app.command()
+def cloud(config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None) -> None:
+    """The cloud's half of the loop: joined to `hil edge` by the radio and the broker of hil.toml alone."""
+    from hil.cloud_process import run_cloud
+
+    _run(run_cloud, load_settings(config, sets or []))
+
+
+@app.command()
+def edge(
+    bundle: Annotated[Path, typer.Option(help="Folder that `hil provision` wrote.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+    state: Annotated[Path, typer.Option(help="Folder for what is installed.")] = Path(".cache/edge-state"),
+) -> None:
+    """The edge's half of the loop: listens and installs until it is told to end (SIGINT, SIGTERM). Needs no torch."""
+    settings = load_settings(config, sets or [])
+    from hil.edge_process import run_edge
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    run_edge(settings, bundle, state)
+
+
+def _run(loop: Callable[[Settings, Watcher], Path], settings: Settings) -> None:
+    """A loop with its lines, its table and its report."""
     console = console_of_terminal()
     try:
         with progress_bar(console) as progress:
-            folder = run_loop(settings, watcher(settings, progress))
+            folder = loop(settings, watcher(settings, progress))
     except KeyboardInterrupt:
         print("hil: interrupted; the rounds that were finished are in the run's folder", file=sys.stderr)
         raise typer.Exit(130) from None

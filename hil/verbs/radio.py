@@ -1,16 +1,18 @@
-"""The radio: record and replay."""
+"""The radio: its calibration, recordings, emulated Plutos, faults."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from hil.config import load_settings
-from hil.terminal import console_of_terminal
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from hil.terminal import console_of_terminal, counter, progress_bar
+from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, JsonOption, QuickOption, SetOption
 
 app = typer.Typer()
 
@@ -44,4 +46,70 @@ def replay(
     console.print(comparison(replayed))
     console.print(verdict(replayed), highlight=False, soft_wrap=True, markup=False)
     if any(each.differences for each in replayed):
+        raise typer.Exit(2)
+
+
+@app.command()
+def calibrate(
+    what: Annotated[Literal["snr", "gain", "cfo", "all"], typer.Argument(help="What is measured.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+    quick: QuickOption = False,
+    reference_dbm: Annotated[
+        float | None, typer.Option(help="Level at the receiver that a power meter showed: gives dBm for dBFS.")
+    ] = None,
+) -> None:
+    """Measure this bench: noise, gains, oscillators, SNR two ways, the switching points of the schemes."""
+    settings = load_settings(config, sets or [])
+    from hil.calibrate import calibrate_settings
+
+    console = console_of_terminal()
+    with progress_bar(console) as progress:
+        done = calibrate_settings(
+            settings,
+            what,
+            quick=quick,
+            reference_dbm=reference_dbm,
+            on_progress=counter(progress),
+            on_line=lambda line: progress.console.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
+    console.print(f"records: {done.file}\nreport: {done.report}", soft_wrap=True, highlight=False)
+    if done.flags:
+        raise typer.Exit(2)
+
+
+@app.command("emulate-pluto")
+def emulate_pluto(
+    nodes: Annotated[int, typer.Option(min=1, max=16, help="How many.")] = 2,
+    ports: Annotated[
+        list[int] | None, typer.Option("--port", help="TCP port of the next one; else a free one.")
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    sets: SetOption = None,
+    free_running: Annotated[bool, typer.Option(help="As fast as the clients read, not in real time.")] = False,
+) -> None:
+    """Plutos in software on 127.0.0.1, with the channel of hil.toml between them; prints their URIs, a line each."""
+    settings = load_settings(config, sets or [])
+    from hil.emulate import emulate_plutos
+
+    emulate_plutos(settings, nodes, ports=ports or [], real_time=not free_running)
+
+
+@app.command()
+def chaos(
+    faults: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of moments, payloads and air.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Radio faults in mid delivery, over emulated Plutos; exit code 2 if one is not got over."""
+    from hil.chaos import run_chaos, table_of
+
+    console = console_of_terminal()
+    with progress_bar(console) as progress:
+        outcome = run_chaos(faults, seed, counter(progress))
+    console.print(table_of(outcome))
+    if json_path:
+        json_path.write_text(json.dumps(asdict(outcome), indent=1) + "\n", encoding="utf-8")
+    if outcome.complaints:
+        console.print(*outcome.complaints, sep="\n", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(2)
