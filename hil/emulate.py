@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Final
 
@@ -26,19 +25,6 @@ BURST_RMS_DBFS: Final = 20 * math.log10(RMS_LEVEL * TX_UNIT / 2**15)
 """Level of the kit's bursts at the transmitter's converter."""
 _VALUES: Final = 10_000
 """Of a trajectory; then it begins again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Air:
-    """Between the nodes.
-
-    Attributes:
-        path_losses_db: each for dwell_s, then the next, then from the start.
-        dwell_s: > 0.
-    """
-
-    path_losses_db: Sequence[float]
-    dwell_s: float
 
 
 def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True) -> None:
@@ -63,29 +49,29 @@ def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (),
         )
     radio = settings.radio
     emulator = radio.emulator if isinstance(radio, PlutoRadio) else EmulatorSettings()
-    air = _air(settings, emulator)
+    losses_db = path_losses_db(settings)
     specs = [NodeSpec(ppm=emulator.ppm[index] if index < len(emulator.ppm) else 0.0) for index in range(nodes)]
     ether = Ether(
         specs,
         clock=RealTime() if real_time else VirtualTime(),
-        path_loss_db=air.path_losses_db[0],
+        path_loss_db=losses_db[0],
         figures=channel_figures(radio.channel.preset, **radio.channel.overrides()),
         seed=emulator.seed,
     )
     with until_signalled() as ended, EmulatedPlutos(ether, ports=ports) as plutos:
         print(*plutos.uris, sep="\n", flush=True)
-        for path_loss_db in cycle(air.path_losses_db):
+        for path_loss_db in cycle(losses_db):
             ether.path_loss_db = path_loss_db
-            if ended.wait(air.dwell_s):
+            if ended.wait(emulator.dwell_s):
                 return
 
 
-def _air(settings: Settings, emulator: EmulatorSettings) -> _Air:
-    """The path losses that make the SNRs of [radio.channel]."""
+def path_losses_db(settings: Settings) -> list[float]:
+    """The path losses that make the SNRs of [radio.channel] one after another, for radios set as [radio] says."""
     radio = settings.radio
-    snr_db = values(radio.channel.snr_db, _VALUES, seeded(emulator.seed, "snr"), "channel.snr_db")
-    rf = RfSettings()
+    rf, seed = RfSettings(), EmulatorSettings().seed
     if isinstance(radio, PlutoRadio):
+        seed = radio.emulator.seed
         rf = RfSettings(
             rx_lo_hz=radio.lo_hz,
             tx_lo_hz=radio.lo_hz,
@@ -94,8 +80,8 @@ def _air(settings: Settings, emulator: EmulatorSettings) -> _Air:
             tx_attenuation_db=radio.tx_attenuation_db,
         )
     node = NodeSpec()
+    snr_db = values(radio.channel.snr_db, _VALUES, seeded(seed, "snr"), "channel.snr_db").tolist()
     losses_db = {
-        snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS)
-        for snr in {float(snr) for snr in snr_db}
+        snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS) for snr in set(snr_db)
     }
-    return _Air(path_losses_db=[losses_db[float(snr)] for snr in snr_db], dwell_s=emulator.dwell_s)
+    return [losses_db[snr] for snr in snr_db]
