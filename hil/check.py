@@ -106,7 +106,7 @@ def _edge(settings: Settings) -> str:
 
 
 def _control(settings: Settings) -> str:
-    from hil.halves import open_buses
+    from hil.buses import open_buses
 
     with ExitStack() as stack:
         open_buses(settings.control, stack)
@@ -160,4 +160,5 @@ def _calibration(settings: Settings) -> str:
         max_age_h=settings.calibration.max_age_h,
     )
     age_h = max((now_utc - record.measured_at).total_seconds() for record in known.records.values()) / 3600
-    return "; ".join([f"{len(known.records)} quantities of {found['hw_serial']}, oldest {age_h:.1f} h", *known.warnings])
+    measured = f"{len(known.records)} quantities of {found['hw_serial']}, oldest {age_h:.1f} h"
+    return "; ".join([measured, *known.warnings])

@@ -64,7 +64,7 @@ def describe(uri: str) -> dict[str, str]:
     found = dict(_CONTEXT_LINE.findall(text))
     if "ad9361-phy" not in text or len(found) < 3:
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "no answer")
-        raise DeviceError(f"no ADALM-Pluto at {uri} ({last.strip()}); check the cable, then `ping` or `iio_info -S usb`")
+        raise DeviceError(f"no ADALM-Pluto at {uri} ({last.strip()}); check the cable, try ping or iio_info -S usb")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -25,8 +24,6 @@ def _hil() -> None:
 
 def main() -> None:
     """Entry point: a HilError is one line and exit code 2."""
-    # Small matrices lose by BLAS threads, and figures must not depend on their number.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Both end a run in order, also where a script's "&" made the shell ignore the first for us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)

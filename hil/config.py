@@ -19,8 +19,8 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Validatio
 from pydantic_core import ErrorDetails
 
 from hil.contract import ConfigError
-from hil.policy_settings import AnyPolicy, OursPolicy, Table
 from hil.pluto_radio_settings import PlutoRadio
+from hil.policy_settings import AnyPolicy, OursPolicy, Table
 from hil.radio_settings import LoopbackRadio
 
 _Kind = Discriminator("kind")

@@ -331,9 +331,10 @@ class InProcessBus:
 class BusFeedback:
     """contract.FeedbackPath over the control channel: the edge sends, the cloud receives.
 
-    On two machines each side has its own, with its own end. Where one driver runs both sides in turns, one object gets
-    both ends: it then knows whether a message is on its way, waits for that one, and for nothing else. So the link's
-    clock alone decides about time-outs, however fast the bus is.
+    On two machines each side has its own, with its own end; an answer that the bus does not take soon is then lost, as
+    on the radio, and the link asks again. Where one driver runs both sides in turns, one object gets both ends: it then
+    knows whether a message is on its way, waits for that one, and for nothing else. So the link's clock alone decides
+    about time-outs, however fast the bus is.
 
     Args:
         clock: the link's clock; a time-out passes on it.
@@ -343,6 +344,7 @@ class BusFeedback:
     """
 
     _TRANSIT_LIMIT_S: Final = 10.0  # real time; a confirmed message takes milliseconds
+    _SEND_S: Final = 0.5  # by the edge's end alone: nobody reads the radio meanwhile
 
     def __init__(
         self, clock: Clock, *, edge: Bus | None = None, cloud: Bus | None = None, delay_s: float = 0.0
@@ -357,12 +359,19 @@ class BusFeedback:
         """Send on the edge's end.
 
         Raises:
-            ControlError: no such end here, a message beyond MAX_FEEDBACK_BYTES, or as Bus.publish.
+            ControlError: no such end here, a message beyond MAX_FEEDBACK_BYTES, or, with both ends here, as
+                Bus.publish.
         """
         if self._edge is None:
             raise ControlError("feedback: this half only receives; give BusFeedback the edge's end to send")
         if len(message) > MAX_FEEDBACK_BYTES:
             raise ControlError(f"feedback of {len(message)} bytes: at most {MAX_FEEDBACK_BYTES} can be sent")
+        if self._cloud is None:
+            try:
+                self._edge.publish(FeedbackMessage(data=message), timeout_s=self._SEND_S)
+            except ControlError as error:
+                _log.warning("an answer of the link is lost: %s", error)
+            return
         self._edge.publish(FeedbackMessage(data=message))
         self._due_s.append(self._clock.now() + self._delay_s)
 

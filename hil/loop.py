@@ -6,40 +6,37 @@ observe → train at r_max → SVD → plan → cut → encode → send → inst
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from cloud.base_model import open_base_model
+from cloud.base_model import BaseModel, open_base_model
 from cloud.policies import keep_all
 from cloud.text import load_domains
 from hil import codec
+from hil.buses import open_buses
+from hil.cloud_half import CloudHalf, Trained
 from hil.config import Settings, to_toml
 from hil.contract import (
     Budget,
     ChannelState,
     ConfigError,
-    ControlError,
     LinkReport,
     RankPlan,
     Receipt,
     RoundObservation,
     RoundSummary,
+    ScoreSet,
 )
-from hil.control import Bus
-from hil.halves import CloudHalf, EdgeHalf, Trained, open_buses
-from hil.messages import OfferMessage, ReceiptMessage, StatusMessage
-from hil.provision import cached_bundle
+from hil.edge_peer import EdgePeer
+from hil.messages import StatusMessage
+from hil.round_radio import RoundRadio
 from hil.rows import Round, Row, to_row
 from hil.runlog import RunLog
-from hil.simulated_radio import SimulatedRadio
+from hil.score_sets import digest_of_all
 from radio.link import Sounding
-
-READY = "ready"
-"""The edge's first status of a run."""
 
 
 @dataclass(slots=True)
@@ -67,42 +64,79 @@ class _Opened:
     control_before: int
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the cloud half works with.
+
+    Attributes:
+        radio: to the edge.
+        edge: in this process, or in another.
+        air: what its receiver has to be set to, where that is elsewhere: fields of the edge's status.
+        met: called with the status of an edge that was found to fit.
+    """
+
+    radio: RoundRadio
+    edge: EdgePeer
+    air: Mapping[str, float] = field(default_factory=dict)
+    met: Callable[[StatusMessage], None] = lambda status: None
+
+
+OpenBench = Callable[[Settings, Path, BaseModel, list[ScoreSet], ExitStack], Bench]
+"""Opens a bench for a run: settings, the run's folder, base model, score sets, and the stack that closes it."""
+
+
+def whole_bench(
+    settings: Settings, folder: Path, base: BaseModel, score_sets: list[ScoreSet], stack: ExitStack
+) -> Bench:
+    """Both ends of the radio, and the edge, in this process.
+
+    Raises:
+        HilError: any part of it cannot be set up.
+    """
+    # The cloud half alone needs neither llama.cpp nor both radios.
+    from hil.edge_half import EdgeHalf
+    from hil.open_radio import open_link_radio
+    from hil.provision import cached_bundle
+
+    bundle = cached_bundle(base, score_sets, settings.edge)
+    cloud, edge = open_buses(settings.control, stack)
+    iq_dir = folder / "iq" if settings.radio.record else None
+    radio = stack.enter_context(open_link_radio(settings, (cloud, edge), iq_dir))
+    half = EdgeHalf(bundle, folder / "edge", edge, radio.link.receiver.payload, settings.edge)
+    stack.enter_context(half)
+    timeout_s = settings.control.timeout_s
+    return Bench(radio, EdgePeer(cloud, timeout_s, lambda: half.attend(timeout_s)))
+
+
 class Loop:
-    """Cloud half, radio and edge half, and what the cloud knows of the edge.
+    """Cloud half, radio and edge, and what the cloud knows of the edge.
+
+    Attributes:
+        bench: radio and edge.
 
     Args:
         settings: of the run.
         folder: the run's; installed updates and the fine-tuning state are kept there.
         stack: closes what is opened.
+        open_bench: opens radio and edge.
     Raises:
         HilError: any part of the bench cannot be set up.
     """
 
-    def __init__(self, settings: Settings, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, settings: Settings, folder: Path, stack: ExitStack, open_bench: OpenBench = whole_bench) -> None:
         self._settings, self._folder = settings, folder
-        seed = settings.run.seed
         base = open_base_model(settings.model.base)
-        domains, stream = load_domains(settings.text, seed)
-        bundle = cached_bundle(base, [d.score_set for d in domains.values()], settings.edge)
-        self._cloud_bus, self._edge_bus = open_buses(settings.control, stack)
-        buses = self._cloud_bus, self._edge_bus
-        iq_dir = folder / "iq" if settings.radio.record else None
-        self._radio = SimulatedRadio(settings.radio, settings.run.rounds, seed, buses, iq_dir)
-        stack.callback(self._radio.link.end)
-        self._edge = stack.enter_context(EdgeHalf(bundle, folder / "edge", self._edge_bus, settings))
+        domains, stream = load_domains(settings.text, settings.run.seed)
+        score_sets = [domain.score_set for domain in domains.values()]
+        self.bench = open_bench(settings, folder, base, score_sets, stack)
+        self._radio, self._edge = self.bench.radio, self.bench.edge
         self._cloud = CloudHalf(settings, base, domains, stream)
         self._last_link: LinkReport | None = None
         self._spent_s = 0.0
         self._opened: _Opened | None = None
-        self._edge.report_status(READY)
-        self._status = self._expect(self._cloud_bus, StatusMessage)
-        while self._status.state != READY:  # a broker may first hand over what an earlier run left there
-            self._status = self._expect(self._cloud_bus, StatusMessage)
-        if self._status.base_identity != base.spec.identity:
-            raise ControlError(
-                f"the edge holds base model {self._status.base_identity[:12]}…, the cloud {base.spec.identity[:12]}…; "
-                "provision it again"
-            )
+        same = {"base_identity": base.spec.identity, "score_sets": digest_of_all(score_sets)}
+        self._edge.meet({**same, **self.bench.air})
+        self.bench.met(self._edge.status)
 
     def round(self, round_id: int, watcher: Watcher) -> Row:
         """One round, and its row for rounds.jsonl."""
@@ -114,11 +148,11 @@ class Loop:
     def open_round(self, round_id: int, watcher: Watcher) -> RoundObservation:
         """The first half of a round, up to what a policy may look at: sounding and training."""
         self._watch = _StopWatch()
-        control_before = self._control_bytes()
+        control_before = self._edge.control_bytes
         self._radio.start_round(round_id)
         watcher.on_stage(round_id, "sounding")
         with self._watch("timing.sounding_s"):
-            sounding = self._radio.link.sound(self._radio.limits)
+            sounding = self._radio.sound()
         watcher.on_stage(round_id, "training")
         with self._watch("timing.finetune_s"):
             trained = self._cloud.train(round_id, watcher.on_step)
@@ -142,19 +176,21 @@ class Loop:
         opened, self._opened = self._open, None
         round_id, trained, sounding = opened.obs.round_id, opened.trained, opened.sounding
         with self._watch("timing.encode_s"):
-            held = self._status.held_digest
+            held = self._edge.status.held_digest
             payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
             predicted_s = self._radio.predicted_airtime_s(payload, sounding)
         watcher.on_stage(round_id, "sending")
         with self._watch("timing.link_s"):
-            self._offer(round_id, payload, sounding)
-            report, received = self._send(payload, sounding)
+            session_id = self._radio.next_session if payload else 0
+            report = self._radio.deliver(payload, sounding) if payload else sounding.as_report()
         watcher.on_stage(round_id, "installing and scoring")
         with self._watch("timing.edge_s"):
-            receipt = self._install(received)
+            receipt = self._settle(round_id, session_id, payload, sounding)
+        if receipt.status == "installed" and not report.delivered:  # the last answer was lost, the update was not
+            report = replace(report, delivered=True, reason="", prefix_bytes=len(payload))
         self._last_link = report
         self._spent_s += report.airtime_s
-        self._cloud.confirm(payload, self._status.held_digest)
+        self._cloud.confirm(payload, self._edge.status.held_digest)
         self._remember(round_id, payload, report, receipt)
         self._cloud.save(self._folder / "finetune.safetensors")
         return Round(
@@ -168,7 +204,7 @@ class Loop:
             policy_name=self._cloud.policy.name,
             true_snr_db=self._radio.snr_db,
             true_cfo_hz=self._radio.cfo_hz,
-            control_bytes=self._control_bytes() - opened.control_before,
+            control_bytes=self._edge.control_bytes - opened.control_before,
         )
 
     def full_score(self, round_id: int) -> tuple[float, float]:
@@ -183,7 +219,7 @@ class Loop:
 
     def _observe(self, round_id: int, trained: Trained, sounding: Sounding) -> RoundObservation:
         budget = self._budget(round_id, sounding)
-        return self._cloud.observe(round_id, trained, self._channel(sounding), budget, self._status.held_ranks)
+        return self._cloud.observe(round_id, trained, self._channel(sounding), budget, self._edge.status.held_ranks)
 
     def _budget(self, round_id: int, sounding: Sounding) -> Budget:
         """This round's share of its airtime, or what is left of the airtime of all rounds."""
@@ -200,43 +236,24 @@ class Loop:
             snr_std_db=sounding.snr_std_db,
             age_s=self._radio.clock.now() - sounding.measured_at_s,
             cfo_hz=sounding.cfo_hz,
-            bandwidth_hz=self._radio.link.bandwidth_hz,
+            bandwidth_hz=self._radio.bandwidth_hz,
             airtime_share=self._radio.airtime_share,
             block_error_rate=last.block_error_rate if last else 0.0,
             goodput_bps=last.goodput_bps if last else float("nan"),
         )
 
-    def _send(self, payload: bytes, sounding: Sounding) -> tuple[LinkReport, bytes | None]:
-        if payload:
-            return self._radio.link.deliver(payload, self._radio.limits, sounding=sounding)
-        return sounding.as_report(), None
-
-    def _offer(self, round_id: int, payload: bytes, sounding: Sounding) -> None:
-        """Tell the edge what this round brings, before it crosses the radio."""
+    def _settle(self, round_id: int, session_id: int, payload: bytes, sounding: Sounding) -> Receipt:
+        """Tell the edge what this round brought; its answer."""
         failure = f"link unusable: {sounding.reason}" if sounding.reason and self._settings.run.deliver else ""
-        self._cloud_bus.publish(
-            OfferMessage(
-                round_id=round_id,
-                session_id=self._radio.link.next_session,
-                payload_sha256=codec.digest(payload) if payload else "",
-                score_set=self._cloud.domain_of(round_id),
-                failure=failure,
-            )
-        )
-
-    def _install(self, received: bytes | None) -> Receipt:
-        """The edge's answer to what arrived; what it holds now is noted."""
-        self._edge.answer_offer(received)
-        self._status = self._expect(self._cloud_bus, StatusMessage)
-        receipt: Receipt = self._expect(self._cloud_bus, ReceiptMessage).receipt()
-        return receipt
+        digest = codec.digest(payload) if payload else ""
+        return self._edge.settle(round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure)
 
     def _remember(self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt) -> None:
         self._cloud.history.append(
             RoundSummary(
                 round_id=round_id,
                 domain=self._cloud.domain_of(round_id),
-                ranks=dict(self._status.held_ranks),
+                ranks=dict(self._edge.status.held_ranks),
                 payload_bits=8 * len(payload),
                 airtime_s=report.airtime_s,
                 score=receipt.score,
@@ -245,23 +262,16 @@ class Loop:
             )
         )
 
-    def _expect(self, bus: Bus, kind: type[Any]) -> Any:
-        """The next message of a kind. Raises ControlError when none comes within the deadline."""
-        timeout_s = self._settings.control.timeout_s
-        message = bus.receive(kind, timeout_s=timeout_s)
-        if message is None:
-            raise ControlError(f"no {kind.__name__} from the edge within {timeout_s:g} s; is it connected?")
-        return message
 
-    def _control_bytes(self) -> int:
-        return self._cloud_bus.counters.control_bytes_sent + self._edge_bus.counters.control_bytes_sent
-
-
-def run(settings: Settings, watcher: Watcher) -> Path:
+def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_bench) -> Path:
     """The closed loop from the first round to the last; the run's folder.
 
     A run that is interrupted or fails leaves a folder that can be read, and no child process.
 
+    Args:
+        settings: of the run.
+        watcher: hears of its progress.
+        open_bench: opens radio and edge; both in this process unless told otherwise.
     Raises:
         HilError: the bench is broken.
     """
@@ -273,7 +283,8 @@ def run(settings: Settings, watcher: Watcher) -> Path:
         now_utc=datetime.now(UTC),
     )
     with log, ExitStack() as stack:
-        loop = Loop(settings, log.folder, stack)
+        loop = Loop(settings, log.folder, stack, open_bench)
+        log.describe(asdict(loop.bench.radio.provenance))
         for round_id in range(settings.run.rounds):
             row = loop.round(round_id, watcher)
             log.write_round(row)
@@ -303,9 +314,4 @@ def _manifest(settings: Settings) -> dict[str, object]:
         "policy": settings.policy.kind,
         "model": settings.model.base,
         "seeds": {"run": settings.run.seed},
-        "simulated": [
-            f"radio: a seeded channel ({settings.radio.channel.preset}) stands in for transmitter, air and receiver",
-            "time on the link: virtual, counted in samples and feedback delay",
-        ],
-        "emulated": [],
     }

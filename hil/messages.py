@@ -1,8 +1,10 @@
 """What the two halves say to each other, and how it is written.
 
-Four kinds are spoken, each by one side only: the cloud *offers* a round; the edge reports its *status*, returns the
-radio link's *feedback*, and answers every offer with a *receipt*. On the wire a message is JSON in an envelope that
-names the version, the speaker and a counter. Every field is bounded and checked on arrival.
+Five kinds are spoken, each by one side only: the cloud says *hello* when a run begins, and once the radio has carried
+a round's update, or failed to, it *offers* the round; the edge reports its *status*, returns the radio link's
+*feedback*, and answers every offer with a *receipt*. A hello or an offer may be repeated until it is answered: the
+answer is the same. On the wire a message is JSON in an envelope that names the version, the speaker and a counter.
+Every field is bounded and checked on arrival.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ MAX_MESSAGE_BYTES: Final = 131_072
 """Longest JSON text of a message; a status that lists a thousand modules fits."""
 MAX_FEEDBACK_BYTES: Final = 32_768
 """Longest feedback of the radio link's receiver, before base64."""
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 
 _MAX_TEXT: Final = 500
 _Name = Annotated[str, Field(max_length=200)]
 _Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 _Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+_Run = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]  # what every JSON reader holds exactly
 _Figure = float | None  # NaN and infinities have no JSON: null
 
@@ -45,18 +48,32 @@ class Message(BaseModel):
     )
 
 
-class OfferMessage(Message):
-    """Cloud to edge: what this round brings.
+class HelloMessage(Message):
+    """Cloud to edge: a run begins; say what you hold.
 
     Attributes:
+        run: drawn by the cloud for this run; what the edge says of it repeats it, so that nobody takes what was meant
+            for an earlier run.
+    """
+
+    kind: Literal["hello"] = "hello"
+    run: _Run
+
+
+class OfferMessage(Message):
+    """Cloud to edge: what this round brought; the radio is done with it.
+
+    Attributes:
+        run: as in the hello.
         round_id: the round, ≥ 0.
-        session_id: session of the radio link that carries the payload.
-        payload_sha256: SHA-256 (hex) of the payload; "" when nothing is sent.
+        session_id: session of the radio link that carried the payload; 0 when nothing was sent.
+        payload_sha256: SHA-256 (hex) of the payload; "" when nothing was sent.
         score_set: name of the score set to be scored afterwards.
-        failure: why nothing is sent, "" when nothing was to be sent.
+        failure: why nothing was sent, "" when nothing was to be sent.
     """
 
     kind: Literal["offer"] = "offer"
+    run: _Run
     round_id: _Count
     session_id: _Count
     payload_sha256: _Digest
@@ -72,12 +89,13 @@ class FeedbackMessage(Message):
 
 
 class ReceiptMessage(Message):
-    """Edge to cloud: contract.Receipt on the wire; null stands for NaN and for infinities.
+    """Edge to cloud: contract.Receipt for an offer of this run; null stands for NaN and for infinities.
 
     The swap's time is text of fixed width: a wall-clock figure must not decide how many control bytes a run counts.
     """
 
     kind: Literal["receipt"] = "receipt"
+    run: _Run
     round_id: _Count
     status: ReceiptStatus
     reason: _Text
@@ -93,8 +111,8 @@ class ReceiptMessage(Message):
     swap_ms: Annotated[str, Field(pattern=r"^[0-9]{7}\.[0-9]{3}$")]
 
     @classmethod
-    def of(cls, receipt: Receipt) -> ReceiptMessage:
-        """The message for a receipt; a reason beyond the limit is clipped, since a receipt must not be lost by it."""
+    def of(cls, receipt: Receipt, run: str) -> ReceiptMessage:
+        """The message for a receipt of a run; a reason beyond the limit is clipped, lest the receipt be lost by it."""
         fields = asdict(receipt)
         for name, value in fields.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -102,11 +120,11 @@ class ReceiptMessage(Message):
         fields["swap_ms"] = f"{min(max(receipt.swap_ms, 0.0), 9_999_999.0):011.3f}"
         if len(receipt.reason) > _MAX_TEXT:
             fields["reason"] = receipt.reason[: _MAX_TEXT - 1] + "…"
-        return cls(**fields)
+        return cls(run=run, **fields)
 
     def receipt(self) -> Receipt:
         """The receipt it carries, NaN where the wire says null."""
-        fields: dict[str, Any] = self.model_dump(exclude={"kind"})
+        fields: dict[str, Any] = self.model_dump(exclude={"kind", "run"})
         for name, value in fields.items():
             if value is None:
                 fields[name] = math.nan
@@ -119,22 +137,31 @@ class StatusMessage(Message):
 
     Attributes:
         online: False when said on the edge's behalf after it went away.
+        run: of the latest hello, "" before the first.
         base_identity: BaseSpec.identity of its base model, "" before one is loaded.
         held_digest: SHA-256 (hex) of the payload whose update is active, "" for the bare base model.
         held_ranks: module → rank of the active update; absent modules hold nothing.
         quant: quantisation asked for, for example "Q4_K_M".
         tensor_types: GGUF tensor type → number of tensors that really have it.
+        score_sets: hil.score_sets.digest_of_all of what it can score, "" before a bundle is loaded.
         state: what it is doing, for people.
+        rate_hz, lo_hz: samples a second and carrier of its receiver; null where the air is simulated.
+        receiver: serial number of its radio, "" where the air is simulated.
     """
 
     kind: Literal["status"] = "status"
     online: bool = True
+    run: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
     base_identity: _Digest
     held_digest: _Digest
     held_ranks: Annotated[dict[_Name, Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=4096)]
     quant: _Name
     tensor_types: Annotated[dict[_Name, _Count], Field(max_length=64)]
+    score_sets: _Digest = ""
     state: _Text
+    rate_hz: _Figure = None
+    lo_hz: _Figure = None
+    receiver: _Name = ""
 
 
 GONE: Final = StatusMessage(
@@ -142,9 +169,10 @@ GONE: Final = StatusMessage(
 )
 """What is said of an edge that closed or vanished."""
 
-AnyMessage = OfferMessage | FeedbackMessage | ReceiptMessage | StatusMessage
+AnyMessage = HelloMessage | OfferMessage | FeedbackMessage | ReceiptMessage | StatusMessage
 
 SPEAKER: Final[dict[type[Message], Role]] = {
+    HelloMessage: "cloud",
     OfferMessage: "cloud",
     FeedbackMessage: "edge",
     ReceiptMessage: "edge",

@@ -13,10 +13,9 @@ from hil.conditions import seeded
 from hil.config import Settings
 from hil.contract import ConfigError, LinkReport
 from hil.control import InProcessBus
-from hil.simulated_radio import SimulatedRadio
+from hil.open_radio import open_link_radio
 from radio.framing import MAX_PAYLOAD_BYTES
-from radio.recorder import RecordingLink
-from radio.recording import RecordingError, Setup, sibling
+from radio.recording import RecordingError, sibling
 from radio.replay import Replayed, replay
 
 NAME = "session"
@@ -67,16 +66,15 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
         RecordingError: the folder holds a recording already, or cannot be written to.
     """
     cloud, edge = InProcessBus.pair(settings.control.device)
-    with cloud, edge:
-        radio = SimulatedRadio(settings.radio, 1, settings.run.seed, (cloud, edge))
+    one_round = settings.model_copy(update={"run": settings.run.model_copy(update={"rounds": 1})})
+    with cloud, edge, open_link_radio(one_round, (cloud, edge), None) as radio:
         radio.start_round(0)
-        link = RecordingLink(radio.link.transceiver, radio.link.feedback, radio.link.clock)
-        link.begin(folder / NAME, simulated_setup(settings))
+        radio.link.begin(folder / NAME, radio.setup({"radio": settings.radio.model_dump(mode="json")}))
         try:
-            sounding = link.sound(radio.limits)
-            report, _ = link.deliver(payload, radio.limits, sounding=sounding)
+            sounding = radio.sound()
+            report = radio.deliver(payload, sounding)
         finally:
-            path = link.end()
+            path = radio.link.end()
     if path is None:
         raise RecordingError(f"{folder}: the session did not come to its end")
     return Recorded(path=path, report=report, data_bytes=sibling(folder / NAME, ".sigmf-data").stat().st_size)
@@ -91,12 +89,6 @@ def summary(recorded: Recorded) -> str:
         f"{report.airtime_s:.3f} s of air at {report.snr_db:.1f} dB, {report.bursts_sent} bursts, "
         f"{report.blocks_lost} of {report.blocks_sent} blocks lost"
     )
-
-
-def simulated_setup(settings: Settings) -> Setup:
-    """What a recording of the simulated radio says of itself."""
-    notes = {"simulated": True, "seed": settings.run.seed, "radio": settings.radio.model_dump(mode="json")}
-    return Setup(hardware="loopback: a simulated channel, no radio", notes=notes)
 
 
 def replay_all(path: Path) -> list[Replayed]:

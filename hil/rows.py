@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hil import codec
+from hil.cloud_half import Trained
 from hil.contract import KEEP, LinkReport, RankPlan, Receipt, RoundObservation
-from hil.halves import Trained
 from hil.runlog import Value
 
 Row = dict[str, Value | None]

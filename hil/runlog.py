@@ -107,6 +107,11 @@ class RunLog:
             raise ConfigError(f"run folder below {out_dir}: {error.strerror}; choose another [run] out") from error
         return log
 
+    def describe(self, facts: Mapping[str, object]) -> None:
+        """Add to the manifest what is known only now that the bench is open; see create for what reports look for."""
+        self._manifest |= facts
+        self._save_manifest()
+
     def write_round(self, row: Mapping[str, Value | None]) -> None:
         """Append one row and bring it to the disk before returning.
 

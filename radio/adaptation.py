@@ -45,6 +45,12 @@ class Adaptation:
     MAX_MARGIN_DB: Final = 6.0
     MEMORY_BLOCKS: Final = 100.0
 
+    def too_weak(self, snr_db: float) -> str:
+        """Why nothing can be carried at this Es/N0, "" where something can."""
+        if usable(snr_db, self.table):
+            return ""
+        return f"measured SNR of {snr_db:.1f} dB; the slowest MCS needs {self.table.threshold_db[0]:.1f} dB"
+
     def choose(self, snr_db: float, snr_std_db: float = 0.0) -> Mcs | None:
         """The fastest MCS that is expected to keep the target, or None where the channel is unusable.
 
@@ -54,7 +60,7 @@ class Adaptation:
             snr_db: measured Es/N0 per used subcarrier.
             snr_std_db: one sigma of it, which is taken off as well.
         """
-        if not usable(snr_db, self.table):
+        if self.too_weak(snr_db):
             return None
         return MCS_TABLE[int(self.table.fastest(snr_db - snr_std_db - self.margin_db))]
 

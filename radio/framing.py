@@ -205,9 +205,16 @@ class BurstHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """A burst ready to send."""
+    """A burst ready to send.
+
+    Attributes:
+        header: what it says of itself.
+        indices: of its blocks in their payload, repair blocks from block_count_of(payload) on.
+        iq: its samples.
+    """
 
     header: BurstHeader
+    indices: tuple[int, ...]
     iq: IQ
 
 
@@ -247,7 +254,8 @@ def build_burst(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequenc
         indices: of each block in its payload, repair blocks from block_count_of(payload) on.
     """
     grid = burst_grid(header, blocks, indices)
-    return Burst(header=header, iq=np.concatenate([sync.preamble(header.robust), ofdm.modulate(grid)]))
+    iq = np.concatenate([sync.preamble(header.robust), ofdm.modulate(grid)])
+    return Burst(header=header, indices=tuple(indices), iq=iq)
 
 
 def burst_grid(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequence[int]) -> ofdm.Grid:

@@ -83,6 +83,7 @@ class Sender:
         answered: valid messages taken.
         ignored: messages turned down (damaged, of another session, stale).
         sequence: number of the last message taken, 0 before.
+        adaptation: chooses the MCS.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Sender:
         self._tag = payload_tag(payload) if payload else NO_TAG
         self._layout = framing.layout_of(len(payload))
         self._source = framing.split(payload) if payload else np.zeros((0, 0), np.uint8)
-        self._adaptation = adaptation
+        self.adaptation = adaptation
         self._held = np.zeros(len(self._source), np.bool_)
         self.wanted = len(self._source)
         self._basis = 0
@@ -130,6 +131,7 @@ class Sender:
         self._past_epochs: set[int] = set()
         self.sequence = 0
         self._next_burst = 0
+        self._last_data = 0
         self._blocks_until: dict[int, int] = {}
         self._open_burst: int | None = None
         self._open_sounding = False
@@ -150,7 +152,7 @@ class Sender:
 
     @property
     def informed(self) -> bool:
-        """True when an answer covers the last burst sent."""
+        """True when an answer covers the last burst sent that carried blocks, or else the last one."""
         return self._open_burst is None
 
     @property
@@ -195,7 +197,7 @@ class Sender:
             scheme = self._scheme()
 
     def _scheme(self) -> Mcs | None:
-        return self._adaptation.choose(self.snr_db, self.snr_std_db)
+        return self.adaptation.choose(self.snr_db, self.snr_std_db)
 
     def _shown_held(self, members: NDArray[np.intp]) -> bool:
         """True if an answer that came during the window shows one of these blocks as held: then the window is over."""
@@ -205,7 +207,7 @@ class Sender:
         """What a window carries: places in the list of holes and, behind them, repair blocks."""
         if self._stalled:
             return np.arange(min(n_holes, PROBE_BLOCKS))
-        losses = self._adaptation.expected_losses(scheme, self.snr_db, self.snr_std_db)
+        losses = self.adaptation.expected_losses(scheme, self.snr_db, self.snr_std_db)
         head = framing.burst_samples(0, scheme, robust=is_robust(MCS_TABLE.index(scheme)))
         repairs = min(repair.repair_blocks_of(len(self._held)), framing.MAX_REPAIR_BLOCKS) - self._repair_sent
         plan = repair.plan(
@@ -254,6 +256,7 @@ class Sender:
         self.sent.data_bits += len(indices) * self._layout.coded_bits(scheme)
         if len(indices):
             self.blocks_by_mcs[scheme.name] = self.blocks_by_mcs.get(scheme.name, 0) + len(indices)
+            self._last_data = header.burst
         self._blocks_until[header.burst] = self.sent.blocks
         self._open_burst, self._open_sounding = header.burst, len(indices) == 0
         self._next_burst = (header.burst + 1) % _MAX_BURSTS
@@ -261,8 +264,8 @@ class Sender:
 
     # ---------------------------------------------------------------------------------------------------- answers in
 
-    def on_feedback(self, message: bytes) -> bool:
-        """Take an answer; True if it was used. Damaged, foreign, repeated and overtaken ones are counted and ignored.
+    def on_feedback(self, message: bytes) -> Feedback | None:
+        """Take an answer; None if it is ignored, which is counted: damaged, foreign, repeated, overtaken.
 
         A receiver that has started anew shows another epoch: what it holds now replaces what was known; late
         messages of its earlier life are turned down.
@@ -270,25 +273,32 @@ class Sender:
         feedback = Feedback.unpack(message)
         if feedback is None or feedback.epoch in self._past_epochs or not self._concerns(feedback):
             self.ignored += 1
-            return False
+            return None
         restarted = self._epoch is not None and self._epoch != feedback.epoch
         if self._epoch is not None and restarted:
             self._past_epochs.add(self._epoch)
         elif self._epoch is not None and feedback.sequence <= self.sequence:
             self.ignored += 1
-            return False
+            return None
         first = self._epoch is None
         self._epoch, self.sequence = feedback.epoch, feedback.sequence
         self.answered += 1
         self.snr_db, self.snr_std_db = feedback.flat_snr_db, feedback.snr_std_db
+        covered = self._covers(feedback)
         if feedback.bursts_found:
-            if first and self.sent.blocks == 0:  # what it counts was sent in an earlier life of this session's sender
+            if first and (self.sent.blocks == 0 or feedback.last_burst >= self._next_burst):
+                # what it counts was sent in an earlier life of this session's sender
                 self._passed = feedback.blocks_passed
                 self._next_burst = max(self._next_burst, (feedback.last_burst + 1) % _MAX_BURSTS)
             self._judge(feedback, learn=not restarted)
-        if self.sent.blocks == 0 or self._open_burst == feedback.last_burst:
+        if covered:
             self._open_burst, self._open_sounding = None, False
-        return True
+        return feedback
+
+    def _covers(self, feedback: Feedback) -> bool:
+        """True if no block is on its way of which the answer does not tell: soundings that still are carry none."""
+        since_last_data = self._last_data <= feedback.last_burst < self._next_burst and feedback.bursts_found > 0
+        return self.sent.blocks == 0 or self._open_burst == feedback.last_burst or since_last_data
 
     def _judge(self, feedback: Feedback, *, learn: bool) -> None:
         """What became of the bursts up to the one that the answer names."""
@@ -297,7 +307,7 @@ class Sender:
         blocks = judged - self._judged
         if blocks and learn:
             passed = max(0, feedback.blocks_passed - self._passed)
-            self._adaptation.observe(blocks, max(0, blocks - passed))
+            self.adaptation.observe(blocks, max(0, blocks - passed))
             self._stalled = self.wanted >= self._judged_wanted
         if blocks:
             self._judged_wanted = self.wanted

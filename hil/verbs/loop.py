@@ -81,6 +81,25 @@ def edge(
     run_edge(settings, bundle, state)
 
 
+@app.command("demo-pluto")
+def demo_pluto(
+    config: ConfigOption = Path("configs/demo_pluto.toml"),
+    sets: SetOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds (run.rounds).")] = None,
+) -> None:
+    """Both halves on this machine, over a broker and two emulated Plutos; exit code 2 if an update did not arrive."""
+    settings = load_settings(config, [*(sets or []), *([f"run.rounds={rounds}"] if rounds is not None else [])])
+    from hil.two_machines import demo_pluto as demonstrate
+    from hil.two_machines import table_of
+
+    console = console_of_terminal()
+    demo = demonstrate(settings, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+    console.print(table_of(demo))
+    if demo.complaints:
+        console.print(*demo.complaints, sep="\n", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(2)
+
+
 def _run(loop: Callable[[Settings, Watcher], Path], settings: Settings) -> None:
     """A loop with its lines, its table and its report."""
     console = console_of_terminal()

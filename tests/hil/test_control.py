@@ -20,6 +20,7 @@ from hil.messages import (
     MAX_MESSAGE_BYTES,
     AnyMessage,
     FeedbackMessage,
+    HelloMessage,
     OfferMessage,
     ReceiptMessage,
     StatusMessage,
@@ -30,7 +31,7 @@ DIGEST = "0123456789abcdef" * 4
 RECEIPT = Receipt(
     round_id=7,
     status="refused",
-    reason="missed the deadline",
+    reason="too late",
     held_digest=DIGEST,
     score_set="docs",
     n_scored=40,
@@ -42,8 +43,10 @@ RECEIPT = Receipt(
     gain_std_error=math.inf,
     swap_ms=1.5,
 )
-OFFER = OfferMessage(round_id=7, session_id=3, payload_sha256=DIGEST, score_set="docs")
+RUN = "0badcafe"
+OFFER = OfferMessage(run=RUN, round_id=7, session_id=3, payload_sha256=DIGEST, score_set="docs")
 FEEDBACK = FeedbackMessage(data=b"\x00\xff\xfe?>")
+FROM_CLOUD = ("hello", "offer")
 STATUS = StatusMessage(
     base_identity=DIGEST,
     held_digest="",
@@ -52,25 +55,26 @@ STATUS = StatusMessage(
     tensor_types={"Q4_K": 12, "F32": 5},
     state="waiting für round 8",
 )
-HEAD = '{"version":1,"sender":"%s","instance":"00000000","counter":1,"message":'
+HEAD = '{"version":2,"sender":"%s","instance":"00000000","counter":1,"message":'
 VECTORS: dict[str, tuple[AnyMessage, str]] = {
     "offer": (
         OFFER,
-        HEAD % "cloud" + f'{{"kind":"offer","round_id":7,"session_id":3,"payload_sha256":"{DIGEST}",'
+        HEAD % "cloud" + f'{{"kind":"offer","run":"0badcafe","round_id":7,"session_id":3,"payload_sha256":"{DIGEST}",'
         '"score_set":"docs","failure":""}}',
     ),
+    "hello": (HelloMessage(run=RUN), HEAD % "cloud" + '{"kind":"hello","run":"0badcafe"}}'),
     "feedback": (FEEDBACK, HEAD % "edge" + '{"kind":"feedback","data":"AP_-Pz4="}}'),
     "receipt": (
-        ReceiptMessage.of(RECEIPT),
-        HEAD % "edge" + '{"kind":"receipt","round_id":7,"status":"refused","reason":"missed the deadline",'
+        ReceiptMessage.of(RECEIPT, RUN),
+        HEAD % "edge" + '{"kind":"receipt","run":"0badcafe","round_id":7,"status":"refused","reason":"too late",'
         f'"held_digest":"{DIGEST}","score_set":"docs","n_scored":40,"score":null,"loss_nats_per_token":2.5,'
         '"base_score":null,"base_loss_nats_per_token":2.75,"gain":0.25,"gain_std_error":null,"swap_ms":"0000001.500"}}',
     ),
     "status": (
         STATUS,
-        HEAD % "edge" + f'{{"kind":"status","online":true,"base_identity":"{DIGEST}","held_digest":"",'
+        HEAD % "edge" + f'{{"kind":"status","online":true,"run":"","base_identity":"{DIGEST}","held_digest":"",'
         '"held_ranks":{"model.layers.0.self_attn.q_proj":8},"quant":"Q4_K_M","tensor_types":{"Q4_K":12,"F32":5},'
-        '"state":"waiting für round 8"}}',
+        '"score_sets":"","state":"waiting für round 8","rate_hz":null,"lo_hz":null}}',
     ),
 }
 
@@ -98,13 +102,13 @@ def drain(end: Endpoint) -> list[int]:
 @pytest.mark.parametrize("kind", VECTORS)
 def test_wire_format_is_as_committed(kind: str) -> None:
     message, text = VECTORS[kind]
-    sender = "cloud" if kind == "offer" else "edge"
+    sender = "cloud" if kind in FROM_CLOUD else "edge"
     assert Endpoint(sender, "edge", "00000000").wrap(message) == (f"hil/edge/{sender}/{kind}", text.encode())
     assert decode(text.encode()).message == message
 
 
 def test_receipt_comes_back_with_nan_for_what_has_no_number() -> None:
-    back = ReceiptMessage.of(RECEIPT).receipt()
+    back = ReceiptMessage.of(RECEIPT, RUN).receipt()
     for name, value in dataclasses.asdict(RECEIPT).items():
         if isinstance(value, float) and not math.isfinite(value):
             assert math.isnan(getattr(back, name))
@@ -113,7 +117,7 @@ def test_receipt_comes_back_with_nan_for_what_has_no_number() -> None:
 
 
 def test_receipt_with_a_long_reason_is_clipped_not_lost() -> None:
-    message = ReceiptMessage.of(dataclasses.replace(RECEIPT, reason="x" * 10_000))
+    message = ReceiptMessage.of(dataclasses.replace(RECEIPT, reason="x" * 10_000), RUN)
     assert len(message.reason) == 500
     assert message.reason.endswith("x…")
 
@@ -121,7 +125,8 @@ def test_receipt_with_a_long_reason_is_clipped_not_lost() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"version": 2}, "version"),
+        ({"version": 1}, "version"),
+        ({"version": 3}, "version"),
         ({"version": True}, "version"),
         ({"sender": "mallory"}, "sender"),
         ({"instance": "0"}, "instance"),
@@ -201,7 +206,7 @@ def test_a_mutated_message_is_valid_or_dropped(kind: str, data: st.DataObject) -
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(payload) - 1))
         payload[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    end = Endpoint("edge" if kind == "offer" else "cloud", "edge", "00000000")
+    end = Endpoint("edge" if kind in FROM_CLOUD else "cloud", "edge", "00000000")
     end.accept(f"hil/edge/{end.peer}/{kind}", bytes(payload))
     assert end.counters.messages_received + end.counters.dropped.total() == 1
 
@@ -332,7 +337,7 @@ def test_what_is_dropped_is_logged_with_its_reason_on_one_line(caplog: pytest.Lo
     end = Endpoint("cloud", "edge", "ffffffff")
     end.accept("hil/edge/edge/\nfeedback", b'{"version": 3}')
     (record,) = caplog.records
-    assert "version: Input should be less than or equal to 1" in record.getMessage()
+    assert "version: Input should be less than or equal to 2" in record.getMessage()
     assert "\n" not in record.getMessage()
 
 
@@ -360,18 +365,19 @@ class VirtualClock:
 def test_in_process_round_trip(kind: str) -> None:
     message = VECTORS[kind][0]
     cloud, edge = InProcessBus.pair()
-    sender, receiver = (cloud, edge) if kind == "offer" else (edge, cloud)
+    sender, receiver = (cloud, edge) if kind in FROM_CLOUD else (edge, cloud)
     sender.publish(message)
     assert receiver.receive(type(message), timeout_s=1) == message
     assert receiver.receive(type(message), timeout_s=1) is None
-    n_bytes = len(f"hil/edge/{'cloud' if kind == 'offer' else 'edge'}/{kind}".encode()) + len(VECTORS[kind][1].encode())
+    speaker = "cloud" if kind in FROM_CLOUD else "edge"
+    n_bytes = len(f"hil/edge/{speaker}/{kind}".encode()) + len(VECTORS[kind][1].encode())
     assert (sender.counters.messages_sent, sender.counters.control_bytes_sent) == (1, n_bytes)
     assert (receiver.counters.messages_received, receiver.counters.control_bytes_received) == (1, n_bytes)
 
 
 def test_several_kinds_are_received_in_the_order_of_their_arrival() -> None:
     cloud, edge = InProcessBus.pair()
-    receipt = ReceiptMessage.of(RECEIPT)
+    receipt = ReceiptMessage.of(RECEIPT, RUN)
     for message in (STATUS, receipt, FEEDBACK, STATUS):
         edge.publish(message)
     assert cloud.receive(FeedbackMessage, timeout_s=0) == FEEDBACK
@@ -434,3 +440,14 @@ def test_feedback_path_with_one_end_says_which_is_missing() -> None:
         BusFeedback(VirtualClock(), cloud=cloud).send(b"x")
     with pytest.raises(ControlError, match="only sends"):
         BusFeedback(VirtualClock(), edge=edge).receive(1.0)
+
+
+def test_an_answer_that_no_broker_takes_is_lost_and_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    cloud, edge = InProcessBus.pair()
+    path = BusFeedback(VirtualClock(), edge=edge)
+    path.send(b"first")
+    edge.close()
+    path.send(b"second")
+    assert "an answer of the link is lost" in caplog.text
+    heard = BusFeedback(VirtualClock(), cloud=cloud)
+    assert [heard.receive(0.0), heard.receive(0.0)] == [b"first", None]

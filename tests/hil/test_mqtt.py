@@ -29,7 +29,8 @@ from hil.messages import (
 from hil.mqtt import MqttBus, connect
 
 DIGEST = "fedcba9876543210" * 4
-OFFER = OfferMessage(round_id=1, session_id=2, payload_sha256=DIGEST, score_set="docs")
+RUN = "0badcafe"
+OFFER = OfferMessage(run=RUN, round_id=1, session_id=2, payload_sha256=DIGEST, score_set="docs")
 STATUS = StatusMessage(
     base_identity=DIGEST, held_digest="", held_ranks={"q": 4}, quant="Q4_0", tensor_types={"Q4_0": 9}, state="ready"
 )
@@ -48,7 +49,8 @@ RECEIPT = ReceiptMessage.of(
         gain=0.5,
         gain_std_error=0.1,
         swap_ms=3.0,
-    )
+    ),
+    RUN,
 )
 WAIT_S = 5.0
 
@@ -201,7 +203,7 @@ def test_what_a_stranger_says_is_dropped_counted_and_harmless(broker: Any, devic
     topic = messages[0][0]
     deliveries = [
         (topic, b"{not json"),
-        (topic, messages[0][1].replace(b'"version":1', b'"version":2')),
+        (topic, messages[0][1].replace(b'"version":2', b'"version":1')),
         (topic, messages[0][1] + b" " * MAX_MESSAGE_BYTES),
         (topic.replace("feedback", "receipt"), messages[0][1]),
         *(messages[n] for n in (0, 0, 2, 1, 2, 1, 3)),

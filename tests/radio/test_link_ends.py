@@ -162,6 +162,41 @@ def test_a_missing_answer_is_asked_for_and_no_data_repeated():
     assert tx.complete
 
 
+def test_an_answer_to_all_blocks_will_do_while_soundings_are_on_their_way():
+    tx, rx = sender(), Receiver(epoch=1)
+    a, b, _ = tx.window(ALL)
+    hear(rx, [a, b])
+    answered(tx, rx)
+    assert not tx.informed  # what became of the third burst is not known
+    first, second = (next(iter(tx.window(ALL))) for _ in range(2))
+    hear(rx, [first])
+    answered(tx, rx)
+    assert tx.informed
+    hear(rx, [second])
+    late = rx.feedback()
+    (again,) = tx.window(ALL)
+    assert again.header.block_count == 2
+    assert tx.on_feedback(late.pack())
+    assert not tx.informed  # it speaks of the time before
+
+
+def test_an_answer_without_a_header_or_about_an_earlier_life_tells_nothing_of_the_blocks_on_their_way():
+    tx, rx = sender(), Receiver(epoch=1)
+    next(iter(tx.window(ALL)))  # lost, as most of the sounding behind it
+    (poll,) = tx.window(ALL)
+    hear(rx, [poll.iq[: len(poll.iq) - 4 * 288]])
+    assert answered(tx, rx).bursts_found == 0
+    assert not tx.informed
+    first, rx = sender(LONG), Receiver(epoch=1)
+    hear(rx, list(first.window(ALL))[2:])
+    second = sender(LONG)
+    hear(rx, [next(iter(second.window(ALL)))])
+    assert answered(second, rx).last_burst == 6
+    assert not second.informed
+    (poll,) = second.window(ALL)
+    assert (poll.header.burst, poll.header.block_count) == (7, 0)
+
+
 def test_damaged_foreign_repeated_and_overtaken_answers_are_counted_and_ignored():
     tx, rx = sender(), Receiver(epoch=1)
     a, b, c = tx.window(ALL)

@@ -1,17 +1,11 @@
-"""The two halves of the loop and the simulated radio between them, assembled from settings.
-
-The halves meet only in bytes and messages: the cloud never sees the edge's model, the edge never sees the text.
-"""
+"""The cloud half of the loop: text, fine-tuning, policy and codec; it never sees the edge's model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
 
 from cloud.base_model import BaseModel
 from cloud.finetune import Directions, FineTuner, cut_update, spectra
@@ -19,27 +13,18 @@ from cloud.importance import Curvature, residuals
 from cloud.lexicon import measure_text
 from cloud.policies import make_policy
 from cloud.text import Domain, DomainSampler
-from edge_device.agent import EdgeAgent
-from edge_device.bundle import Bundle
-from edge_device.runtime import RuntimeSettings
 from hil import codec
-from hil.config import ControlSettings, Settings
+from hil.config import Settings
 from hil.contract import (
     Budget,
     ChannelState,
-    ControlError,
     LowRankFactors,
     RankPlan,
     RoundObservation,
     RoundSummary,
     TextState,
 )
-from hil.control import Bus, InProcessBus
-from hil.messages import OfferMessage, ReceiptMessage, Role, StatusMessage
-from hil.mqtt import connect
 from hil.policy_settings import training_of
-
-# --------------------------------------------------------------------------------------------- cloud
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,93 +168,3 @@ class CloudHalf:
         positions = json.loads(self._tuner.load(path).get("positions", "{}"))
         for name, sampler in self._samplers.items():
             sampler.position = positions.get(name, 0)
-
-
-# ---------------------------------------------------------------------------------------------- edge
-
-
-class EdgeHalf:
-    """The edge device behind its end of the control channel.
-
-    Args:
-        bundle: of `hil provision`.
-        state_dir: where installed updates live.
-        bus: the edge's end.
-        settings: threads and deadlines are taken from its [edge].
-    """
-
-    def __init__(self, bundle: Bundle, state_dir: Path, bus: Bus, settings: Settings) -> None:
-        runtime = RuntimeSettings(threads=settings.edge.threads, request_s=settings.edge.timeout_s)
-        self.agent = EdgeAgent(bundle, state_dir, settings=runtime)
-        self._bus, self._timeout_s = bus, settings.control.timeout_s
-
-    def report_status(self, state: str) -> None:
-        """Say what is held."""
-        held = self.agent.held_update()
-        bundle = self.agent.bundle
-        self._bus.publish(
-            StatusMessage(
-                base_identity=bundle.model.spec.identity,
-                held_digest=held.digest,
-                held_ranks=dict(held.ranks),
-                quant=bundle.quant,
-                tensor_types=dict(bundle.model.types.tensors),
-                state=state,
-            )
-        )
-
-    def answer_offer(self, payload: bytes | None) -> None:
-        """Take the cloud's offer, apply what the radio brought for it, and send the receipt.
-
-        Raises:
-            ControlError: no offer came within the deadline.
-        """
-        offer = self._bus.receive(OfferMessage, timeout_s=self._timeout_s)
-        if offer is None:
-            raise ControlError(f"no offer from the cloud within {self._timeout_s:g} s; is it connected?")
-        if payload is not None and codec.digest(payload) != offer.payload_sha256:
-            payload, failure = None, "what arrived is not what the cloud offered"
-        else:
-            failure = offer.failure
-        if payload is None and offer.payload_sha256 and not failure:
-            failure = "the update did not arrive"
-        receipt = self.agent.apply(offer.round_id, payload, offer.score_set, failure=failure)
-        self.report_status(receipt.status)
-        self._bus.publish(ReceiptMessage.of(receipt))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.agent.close()
-
-
-_ROLES: Final[tuple[Role, Role]] = ("cloud", "edge")
-
-
-def open_buses(settings: ControlSettings, stack: ExitStack) -> tuple[Bus, Bus]:
-    """Both ends of the control channel, (cloud, edge), closed with the stack.
-
-    Raises:
-        ControlError: the broker cannot be reached, or refuses.
-    """
-    if settings.url == "inprocess:":
-        cloud, edge = InProcessBus.pair(settings.device)
-        return stack.enter_context(cloud), stack.enter_context(edge)
-    secret = Path(settings.secrets_file).expanduser() if settings.secrets_file else None
-    ends = [
-        stack.enter_context(
-            connect(
-                settings.url,
-                role,
-                settings.device,
-                secret_path=secret,
-                timeout_s=min(10.0, settings.timeout_s),
-                clean_start=True,
-            )
-        )
-        for role in _ROLES
-    ]
-    return ends[0], ends[1]

@@ -1,0 +1,138 @@
+"""The edge half of the loop: an edge device behind its end of the control channel.
+
+It needs no torch, no text and no policy: what the radio brought, what the cloud offers, and the edge's own model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from edge_device.agent import EdgeAgent
+from edge_device.bundle import Bundle
+from edge_device.runtime import RuntimeSettings
+from hil import codec
+from hil.config import EdgeSettings
+from hil.contract import ControlError, Receipt
+from hil.control import Bus
+from hil.messages import HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
+from hil.score_sets import digest_of_all
+
+READY: Final = "ready"
+"""State of an edge that waits for what comes."""
+
+_log = logging.getLogger(__name__)
+
+
+class EdgeHalf:
+    """Answers what the cloud says, and installs what the radio brought.
+
+    Args:
+        bundle: of `hil provision`.
+        state_dir: where installed updates live.
+        bus: the edge's end.
+        payload_of: what the radio link received in a session: whole, or None.
+        settings: [edge], of which threads and deadlines count.
+        rate_hz, lo_hz, receiver: of a real receiver, with its serial number.
+    Raises:
+        ModelError: llama.cpp cannot load the bundle's model.
+        DeviceError: the model process does not start.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        state_dir: Path,
+        bus: Bus,
+        payload_of: Callable[[int], bytes | None],
+        settings: EdgeSettings,
+        *,
+        rate_hz: float | None = None,
+        lo_hz: float | None = None,
+        receiver: str = "",
+    ) -> None:
+        runtime = RuntimeSettings(threads=settings.threads, request_s=settings.timeout_s)
+        self.agent = EdgeAgent(bundle, state_dir, settings=runtime)
+        self._bus, self._payload_of = bus, payload_of
+        self._rate_hz, self._lo_hz, self._receiver = rate_hz, lo_hz, receiver
+        self._score_sets = digest_of_all(bundle.score_sets.values())
+        self._run = ""
+        self._answered: ReceiptMessage | None = None
+
+    def report_status(self, state: str) -> None:
+        """Say what is held."""
+        held = self.agent.held_update()
+        bundle = self.agent.bundle
+        self._say(
+            StatusMessage(
+                run=self._run,
+                base_identity=bundle.model.spec.identity,
+                held_digest=held.digest,
+                held_ranks=dict(held.ranks),
+                quant=bundle.quant,
+                tensor_types=dict(bundle.model.types.tensors),
+                score_sets=self._score_sets,
+                state=state,
+                rate_hz=self._rate_hz,
+                lo_hz=self._lo_hz,
+                receiver=self._receiver,
+            )
+        )
+
+    def attend(self, timeout_s: float) -> bool:
+        """Answer the next hello or offer; False if none came within the deadline.
+
+        Raises:
+            ControlError: the channel is broken.
+            DeviceError: the model process cannot be brought back, or the disk cannot be written.
+        """
+        message: Message | None = self._bus.receive(HelloMessage, OfferMessage, timeout_s=timeout_s)
+        if isinstance(message, HelloMessage):
+            self._run = message.run
+            self.report_status(READY)
+        elif isinstance(message, OfferMessage):
+            self._answer(message)
+        return message is not None
+
+    def _answer(self, offer: OfferMessage) -> None:
+        """Send the receipt for an offer; for one that was answered before the same again."""
+        if offer.score_set not in self.agent.bundle.score_sets:
+            self.report_status(f"the bundle has no score set {offer.score_set!r}; provision it again")
+            return
+        known = self._answered
+        if known is None or (known.run, known.round_id) != (offer.run, offer.round_id):
+            receipt = self._settle(offer)
+            _log.info("round %d: %s %s", receipt.round_id, receipt.status, receipt.reason)
+            known = self._answered = ReceiptMessage.of(receipt, offer.run)
+        self.report_status(known.status)
+        self._say(known)
+
+    def _say(self, message: StatusMessage | ReceiptMessage) -> None:
+        """Publish an answer; one that is not confirmed is asked for again by the cloud."""
+        try:
+            self._bus.publish(message)
+        except ControlError as error:
+            _log.warning("the %s is not confirmed: %s", message.kind, error)
+
+    def _settle(self, offer: OfferMessage) -> Receipt:
+        """Apply what the radio brought for an offer."""
+        if not offer.payload_sha256:
+            return self.agent.apply(offer.round_id, None, offer.score_set, failure=offer.failure)
+        payload = self._payload_of(offer.session_id)
+        failure = "the update did not arrive"
+        if payload is not None and codec.digest(payload) != offer.payload_sha256:
+            payload, failure = None, "what arrived is not what the cloud offered"
+        if payload is None and self.agent.held_update().digest == offer.payload_sha256:
+            return self.agent.confirm(offer.round_id, offer.score_set)
+        return self.agent.apply(offer.round_id, payload, offer.score_set, failure=failure if payload is None else "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.agent.close()

@@ -1,0 +1,86 @@
+"""`hil edge`: an edge device of its own, joined to the cloud by a radio and a broker alone."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Final
+
+from edge_device.bundle import load_bundle
+from hil.buses import open_bus
+from hil.config import ControlSettings, Settings
+from hil.contract import ControlError
+from hil.control import BusFeedback
+from hil.edge_half import READY, EdgeHalf
+from hil.mqtt import MqttBus
+from hil.plutos import open_receiver, real_radio
+from hil.signals import until_signalled
+from hil.warm_up import warm_up
+from radio.block_store import BlockStore
+from radio.monotonic import MonotonicClock
+from radio.receiving import ReceivingEnd
+
+_LISTEN_S: Final = 0.05
+"""Air between two looks at the control channel."""
+_RETRY_S: Final = 0.5
+_FOREVER_S: Final = 1e9
+
+_log = logging.getLogger(__name__)
+
+
+def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
+    """Listen to the radio, take what the cloud offers, and answer, until SIGINT or SIGTERM; for the main thread.
+
+    A cloud or a broker that goes away may come back at any time; a radio within radio.patience_s.
+
+    Args:
+        settings: of which [radio], [control] and [edge] count; radio.receive_uri (or radio.uri) is the radio here.
+        bundle_dir: of `hil provision`.
+        state_dir: what is installed, and blocks of updates that are not whole yet; belongs to this process alone.
+    Raises:
+        ConfigError: [radio] is simulated, or [control] names no broker.
+        ModelError: the bundle is damaged, or its model cannot be served.
+        DeviceError: the radio cannot be opened or stays away, the model process does not come back, the disk is full.
+        ControlError: no broker answers within control.timeout_s, or it turns this edge away.
+    """
+    radio = real_radio(settings, "hil edge")
+    bundle = load_bundle(bundle_dir)
+    store = BlockStore(state_dir / "blocks")
+    clock = MonotonicClock()
+    with until_signalled() as ended, _open_bus(settings.control) as bus, open_receiver(radio) as pluto:
+        end = ReceivingEnd(pluto, BusFeedback(clock, edge=bus), clock, epoch=secrets.randbits(32), store=store)
+        with EdgeHalf(
+            bundle,
+            state_dir / "updates",
+            bus,
+            end.payload,
+            settings.edge,
+            rate_hz=radio.rate_hz,
+            lo_hz=radio.lo_hz,
+            receiver=pluto.identity.serial,
+        ) as half:
+            warm_up()
+            half.report_status(READY)
+            _log.info("%s listens at %.6g MHz", pluto.identity.serial, radio.lo_hz / 1e6)
+            pluto.restart_receive()
+            while not ended.is_set():
+                end.listen(_LISTEN_S)
+                if half.attend(0.0):
+                    pluto.restart_receive()  # what came meanwhile has waited too long to be answered
+                    end.receiver.flush(radio.rate_hz)
+            _log.info("ends")
+
+
+def _open_bus(settings: ControlSettings) -> MqttBus:
+    """The edge's end; a broker that is not there yet is waited for."""
+    deadline = time.monotonic() + settings.timeout_s
+    while True:
+        try:
+            return open_bus(settings, "edge", reconnect_timeout_s=_FOREVER_S)
+        except ControlError as error:
+            if time.monotonic() + _RETRY_S > deadline:
+                raise
+            _log.info("%s; trying again", error)
+        time.sleep(_RETRY_S)

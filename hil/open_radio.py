@@ -1,0 +1,30 @@
+"""The radio that [radio] of hil.toml asks for, where both of its ends are in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hil.config import Settings
+from hil.control import Bus
+from hil.radio_settings import LoopbackRadio
+from hil.round_radio import LinkRadio
+from hil.simulated_radio import SimulatedRadio
+
+
+def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | None) -> LinkRadio:
+    """Both ends of the link, simulated or over real radios.
+
+    Args:
+        settings: of which [radio], [calibration] and [run] count.
+        buses: both ends of the control channel, (cloud, edge), for the feedback.
+        iq_dir: where recordings go, one a round; None: nowhere.
+    Raises:
+        ConfigError: the settings do not fit each other, or transmitting is not allowed.
+        DeviceError: a radio cannot be opened.
+    """
+    run = settings.run
+    if isinstance(settings.radio, LoopbackRadio):
+        return SimulatedRadio(settings.radio, run.rounds, run.seed, buses, iq_dir)
+    from hil.pluto_radio import PlutoPairRadio  # its driver is an optional extra
+
+    return PlutoPairRadio(settings.radio, settings.calibration, run.rounds, run.seed, buses, iq_dir)

@@ -1,0 +1,193 @@
+"""The radio as the loop sees it, round by round, whatever lies behind it: simulated, real, or its sending half."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from hil.contract import Budget, Clock, LinkReport, Transceiver
+from radio.adaptation import Adaptation
+from radio.budget import airtime_s, payload_bits
+from radio.link import Limits, Sounding
+from radio.recorder import RecordingLink
+from radio.recording import Setup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What a run's figures come from, for its manifest.
+
+    Attributes:
+        simulated, emulated: sentences; none of what is real.
+        devices: radios by what they are for, each with its identity.
+        thresholds: where the SNR that each scheme needs comes from.
+    """
+
+    simulated: list[str] = field(default_factory=list)
+    emulated: list[str] = field(default_factory=list)
+    devices: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    thresholds: str = "loopback"
+
+
+class _SendingLink(Protocol):
+    """What Link and SendingEnd have in common."""
+
+    transceiver: Transceiver
+    adaptation: Adaptation
+
+    @property
+    def bandwidth_hz(self) -> float: ...
+
+    @property
+    def next_session(self) -> int: ...
+
+    def sound(self, limits: Limits | None = None) -> Sounding: ...
+
+
+class RoundRadio(ABC):
+    """A link with its limits, moved from round to round. A context manager.
+
+    Attributes:
+        clock: of the link.
+        limits: of a sounding, and of a delivery.
+        airtime_share: this round's share of the airtime budget.
+        snr_db, cfo_hz: what a simulator was told for this round, NaN where nobody knows: for reports, never for
+            decisions.
+    """
+
+    def __init__(self, link: _SendingLink, clock: Clock, limits: Limits, round_trip_s: float) -> None:
+        """Around a link.
+
+        Args:
+            link: carries payloads; measures what it hears.
+            clock, limits: see the class.
+            round_trip_s: from the end of a burst to the answer, as budgets expect it.
+        """
+        self.clock, self.limits = clock, limits
+        self.airtime_share = 1.0
+        self.snr_db = self.cfo_hz = math.nan
+        self._sending, self._round_trip_s = link, round_trip_s
+
+    @property
+    @abstractmethod
+    def provenance(self) -> Provenance:
+        """What it is made of."""
+
+    @abstractmethod
+    def start_round(self, round_id: int) -> None:
+        """Make ready for a round."""
+
+    @abstractmethod
+    def deliver(self, payload: bytes, sounding: Sounding) -> LinkReport:
+        """Carry a payload across, behind the sounding of its round."""
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """Of this round."""
+        return self._sending.transceiver.sample_rate_hz
+
+    @property
+    def bandwidth_hz(self) -> float:
+        """Occupied bandwidth of this round."""
+        return self._sending.bandwidth_hz
+
+    @property
+    def next_session(self) -> int:
+        """Number of the session that the next sounding or delivery opens."""
+        return self._sending.next_session
+
+    def sound(self) -> Sounding:
+        """Measure the channel."""
+        return self._sending.sound(self.limits)
+
+    def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int) -> Budget:
+        """What the link expects to deliver in an airtime at the SNR just measured, before its deadline.
+
+        Args:
+            airtime_s: that may be spent.
+            sounding: of this round.
+            rounds: that the airtime must last, this one included.
+        """
+        if math.isnan(sounding.snr_db):
+            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds)
+        bits = payload_bits(
+            min(airtime_s, self.limits.airtime_s),
+            sounding.flat_snr_db,
+            self.sample_rate_hz,
+            margin_db=self._sending.adaptation.margin_db,
+            round_trip_s=self._round_trip_s,
+            table=self._sending.adaptation.table,
+        )
+        return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds)
+
+    def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
+        """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""
+        if not payload or math.isnan(sounding.snr_db):
+            return None
+        expected_s = airtime_s(
+            len(payload),
+            sounding.flat_snr_db,
+            self.sample_rate_hz,
+            margin_db=self._sending.adaptation.margin_db,
+            round_trip_s=self._round_trip_s,
+            table=self._sending.adaptation.table,
+        )
+        return float(expected_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LinkRadio(RoundRadio):
+    """Both ends of the link in this process, every round's samples on the disk if asked for.
+
+    Attributes:
+        link: both ends; what it received is asked of link.receiver.
+    """
+
+    def __init__(
+        self, link: RecordingLink, clock: Clock, limits: Limits, round_trip_s: float, iq_dir: Path | None
+    ) -> None:
+        """Around a link; see RoundRadio.
+
+        Args:
+            link, clock, limits, round_trip_s: see RoundRadio.
+            iq_dir: where recordings go, one a round; None: nowhere.
+        """
+        super().__init__(link, clock, limits, round_trip_s)
+        self.link = link
+        self._iq_dir = iq_dir
+
+    @abstractmethod
+    def setup(self, notes: Mapping[str, object]) -> Setup:
+        """What a recording of it says of the hardware.
+
+        Args:
+            notes: what else is to be noted.
+        """
+
+    def start_round(self, round_id: int) -> None:
+        """Begin the round's recording."""
+        if self._iq_dir is not None:
+            self.link.begin(self._iq_dir / f"round-{round_id:05d}", self.setup({"round": round_id}))
+
+    def deliver(self, payload: bytes, sounding: Sounding) -> LinkReport:
+        """See RoundRadio."""
+        report, _ = self.link.deliver(payload, self.limits, sounding=sounding)
+        return report
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End a recording."""
+        self.link.end()

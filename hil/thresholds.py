@@ -1,0 +1,63 @@
+"""Which SNR each scheme needs on the bench at hand: as it was calibrated, or else as measured in loopback."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from calibration.store import load
+from hil.config import CalibrationSettings
+from hil.contract import CalibrationError
+from hil.pluto_radio_settings import PlutoRadio
+from radio.mcs import LOOPBACK, LossTable
+from radio.pluto_settings import DeviceIdentity
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """Block losses of every scheme.
+
+    Attributes:
+        table: what link and budget go by.
+        source: where it comes from, how old it is and how well it is known; a sentence for the manifest.
+    """
+
+    table: LossTable
+    source: str
+
+
+def thresholds_of(
+    radio: PlutoRadio, calibration: CalibrationSettings, transmitter: DeviceIdentity, receiver_serial: str
+) -> Thresholds:
+    """The bench's own thresholds if they were measured and may be used; what is wrong with them is logged.
+
+    Args:
+        radio: how the radios are set.
+        calibration: where records are, and how old they may be.
+        transmitter: the radio that transmits.
+        receiver_serial: of the radio that receives.
+    """
+    now_utc = datetime.now(UTC)
+    try:
+        known = load(
+            Path(calibration.folder),
+            serial=receiver_serial,
+            tx_serial=transmitter.serial,
+            lo_hz=radio.lo_hz,
+            rate_hz=radio.rate_hz,
+            emulated=transmitter.emulated,
+            now_utc=now_utc,
+            max_age_h=calibration.max_age_h,
+        )
+        table, record = known.loss_table(), known.record("mcs_threshold")
+    except CalibrationError as error:
+        _log.warning("thresholds of the loopback are used: %s", error)
+        return Thresholds(table=LOOPBACK, source=f"loopback, because: {error}")
+    age_h = (now_utc - record.measured_at).total_seconds() / 3600
+    spread_db = max(record.spread)
+    source = f"calibrated with receiver {receiver_serial}, {age_h:.1f} h ago, ± {spread_db:.2f} dB at most"
+    return Thresholds(table=table, source="; ".join([source, *known.warnings]))
