@@ -17,7 +17,7 @@ demo: $(READY)
 
 # Cloud and edge as processes of their own, two emulated Plutos between them, and a broker.
 demo-pluto: $(READY) packages
-	@$(BIN)/hil demo-pluto
+	@$(BIN)/hil demo-pluto $(if $(ROUNDS),--rounds $(ROUNDS))
 
 test: $(READY) packages
 	@$(BIN)/python -m pytest

@@ -74,7 +74,7 @@ VECTORS: dict[str, tuple[AnyMessage, str]] = {
         STATUS,
         HEAD % "edge" + f'{{"kind":"status","online":true,"run":"","base_identity":"{DIGEST}","held_digest":"",'
         '"held_ranks":{"model.layers.0.self_attn.q_proj":8},"quant":"Q4_K_M","tensor_types":{"Q4_K":12,"F32":5},'
-        '"score_sets":"","state":"waiting für round 8","rate_hz":null,"lo_hz":null}}',
+        '"score_sets":"","state":"waiting für round 8","rate_hz":null,"lo_hz":null,"receiver":""}}',
     ),
 }
 

@@ -48,7 +48,8 @@ def test_impossible_numbers_are_refused(nodes, ports):
         emulate_plutos(settings(), nodes, ports=ports)
 
 
-def test_it_prints_its_uris_and_ends_in_order():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_prints_its_uris_and_ends_in_order(number):
     command = [sys.executable, "-m", "hil.cli", "emulate-pluto", "--nodes", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -60,7 +61,7 @@ def test_it_prints_its_uris_and_ends_in_order():
             assert len({uri.removeprefix("ip:127.0.0.1:") for uri in uris}) == 3
             assert all(uri.removeprefix("ip:127.0.0.1:").isdecimal() for uri in uris)
         finally:
-            served.send_signal(signal.SIGTERM)
+            served.send_signal(number)
             began_s = time.monotonic()
             code = served.wait(20)
         assert (code, served.stderr.read()) == (0, "")

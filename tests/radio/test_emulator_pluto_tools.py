@@ -11,18 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from hil.contract import ConfigError
-from hil.emulate import emulate_plutos
-
 PATIENCE_S = 20
 RX, TX = "cf-ad9361-lpc", "cf-ad9361-dds-core-lpc"
-SERVE = "from hil.emulate import emulate_plutos; emulate_plutos(2, ppm=(1.0, -2.0), real_time=False)"
+SERVE = [sys.executable, "-m", "hil.cli", "emulate-pluto", "--nodes", "2", "--free-running"]
 
 needs_tools = pytest.mark.skipif(shutil.which("iio_info") is None, reason="needs Debian's libiio-utils")
-
-
-def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _end(server: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
@@ -37,7 +30,7 @@ def _end(server: subprocess.Popen[str], number: signal.Signals) -> tuple[str, st
 
 @pytest.fixture(scope="module")
 def uri() -> Iterator[str]:
-    server = _start()
+    server = subprocess.Popen(SERVE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
         yield server.stdout.readline().strip()
@@ -51,22 +44,6 @@ def _tool(*words: str, data: bytes | None = None) -> bytes:
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
     return done.stdout
-
-
-def test_a_line_per_radio_and_a_clean_end_on_a_signal() -> None:
-    server = _start()
-    assert server.stdout is not None
-    uris = [server.stdout.readline(), server.stdout.readline()]
-    rest, errors = _end(server, signal.SIGINT)
-    assert all(uri.startswith("ip:127.0.0.1:") and uri.endswith("\n") for uri in uris)
-    assert len(set(uris)) == 2
-    assert (rest, errors, server.returncode) == ("", "", 0)
-
-
-@pytest.mark.parametrize(("nodes", "ports"), [(0, ()), (17, ()), (1, (0, 0))])
-def test_numbers_that_do_not_fit_are_refused(nodes: int, ports: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="emulated Plutos"):
-        emulate_plutos(nodes, ports=ports)
 
 
 @needs_tools
