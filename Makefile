@@ -32,6 +32,7 @@ bench: $(READY)
 	@$(BIN)/hil bench link
 	@$(BIN)/hil bench edge
 	@$(BIN)/hil bench controller
+	@$(BIN)/hil bench pluto
 
 # The weights that ship: streams, learners, and the best of each kind into cloud/policy_weights.
 controller: $(READY)

@@ -103,6 +103,7 @@ class PlutoDevice:
         try:
             self._prepare()
             self._apply(self.settings)
+            self._power_carrier(on=False)  # it leaks; nothing is to be on the air before somebody transmits
         except BaseException:
             self._release()
             raise

@@ -65,3 +65,16 @@ def bench_controller(
     print_figures(figures)
     if json_path:
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command("pluto")
+def bench_pluto(json_path: JsonOption = None) -> None:
+    """Driver and emulated Plutos: samples a second through the whole stack, and how true SNR and offsets are."""
+    from hil.pluto_bench import bench
+
+    console = console_of_terminal()
+    with progress_bar(console) as progress:
+        figures = bench(counter(progress))
+    print_figures(figures)
+    if json_path:
+        json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -139,6 +139,19 @@ def test_nothing_leaves_without_permission(uri: str) -> None:
         assert not np.any(device.capture(5000))
 
 
+def test_the_carrier_is_off_before_anything_is_transmitted(emulated: EmulatedPlutos, uri: str) -> None:
+    def carrier_is_on() -> bool:
+        return bool(emulated.nodes[0].state.rf_settings().tx_lo_on)
+
+    with PlutoDevice(settings_of(uri), ALLOWED) as radio:
+        radio.capture(1024)
+        assert not carrier_is_on()
+        radio.transmit_cyclic(tone(10))
+        assert carrier_is_on()
+        radio.stop_transmit()
+        assert not carrier_is_on()
+
+
 def test_a_running_transmission_stays_within_its_permission(uri: str) -> None:
     with PlutoDevice(settings_of(uri), ALLOWED) as device:
         device.transmit_cyclic(tone(5))
