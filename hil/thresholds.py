@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,7 @@ def thresholds_of(
         _log.warning("thresholds of the loopback are used: %s", error)
         return Thresholds(table=LOOPBACK, source=f"loopback, because: {error}")
     age_h = (now_utc - record.measured_at).total_seconds() / 3600
-    spread_db = max(record.spread)
-    source = f"calibrated with receiver {receiver_serial}, {age_h:.1f} h ago, ± {spread_db:.2f} dB at most"
+    measured_db = [spread_db for spread_db in record.spread if not math.isnan(spread_db)]
+    spread = f"± {max(measured_db):.2f} dB at most, " if measured_db else ""
+    source = f"calibrated with receiver {receiver_serial}, {spread}{age_h:.1f} h ago"
     return Thresholds(table=table, source="; ".join([source, *known.warnings]))

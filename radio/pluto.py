@@ -27,6 +27,7 @@ from radio.pluto_settings import MAX_ATTENUATION_DB, DeviceIdentity, Loopback, P
 TX_KERNEL_BUFFERS: Final = 4
 """Transmit buffers in the radio: a push waits while this many are queued."""
 
+_CONNECTING: Final = "connecting"
 _REFUSED: Final = {errno.EINVAL, errno.ERANGE, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EACCES}
 _TRACKING: Final = ("quadrature_tracking_en", "rf_dc_offset_tracking_en", "bb_dc_offset_tracking_en")
 
@@ -89,11 +90,11 @@ class PlutoDevice:
         """
         pluto_class, iio = _client()
         uri = self.settings.uri
-        with self._talking("connecting"):
+        with self._talking(_CONNECTING):
             context = iio.Context(uri)
         if any(context.find_device(name) is None for name in _DEVICES):
             raise DeviceError(f"{uri} is no Pluto: it lacks one of {', '.join(_DEVICES)}; check the address")
-        with self._talking("connecting"):
+        with self._talking(_CONNECTING):
             context.set_timeout(round(1000 * self._io_timeout_s))
             self._sdr = pluto_class(uri_ctx=context)
         self._buffer_class = iio.Buffer
@@ -338,7 +339,7 @@ class PlutoDevice:
             yield
         except OSError as error:
             text = f"Pluto {self.settings.uri}, {what}: {error.strerror} (errno {error.errno})"
-            if error.errno in _REFUSED:
+            if error.errno in _REFUSED and what != _CONNECTING:
                 raise DeviceError(f"{text}; the radio refuses this") from error
             raise OutageError(f"{text}; check cable, power and that no other program uses it") from error
 
