@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from ctypes.util import find_library
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Real radios for tests/hardware; without them an emulated pair takes their place."""
     parser.addoption("--pluto-uri", default="", help="URI of an ADALM-Pluto, for example ip:192.168.2.1")
     parser.addoption("--pluto-uri-2", default="", help="URI of a second one, for the tests of a pair")
+
+
+@pytest.fixture(scope="session")
+def libiio() -> None:
+    """Skips what needs the driver of real and emulated radios, where it is not installed."""
+    if find_library("iio") is None:
+        pytest.skip("needs libiio: apt-get install libiio0")
+    if find_spec("adi") is None:
+        pytest.skip("needs pyadi-iio: pip install 'hil-lora-testbed[pluto]'")
 
 
 @pytest.fixture(scope="session")

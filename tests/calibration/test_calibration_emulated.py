@@ -18,6 +18,7 @@ from radio.permission import Band, Permission
 from radio.pluto import PlutoDevice
 from radio.pluto_settings import PlutoSettings
 
+pytestmark = pytest.mark.usefixtures("libiio")
 LO_HZ = 915e6
 PLAN = Plan(
     rx_gain_db=45.0,

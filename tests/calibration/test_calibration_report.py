@@ -76,6 +76,7 @@ def test_a_flag_stands_on_the_page_and_on_the_terminal(make_air, make_bench, tmp
     assert "the methods differ by -" in done.report.read_text()
 
 
+@pytest.mark.usefixtures("libiio")
 def test_the_radios_of_the_settings_are_measured(tmp_path):
     ether = Ether([NodeSpec(), NodeSpec(ppm=-1.5)], clock=VirtualTime(), path_loss_db=50.0, seed=2)
     with EmulatedPlutos(ether) as plutos:

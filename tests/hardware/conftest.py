@@ -57,7 +57,7 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def hardware_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def hardware_lab(request: pytest.FixtureRequest, libiio: None) -> Iterator[Lab]:
     """The radios named on the command line, or two emulated ones."""
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
     named = tuple(filter(None, (request.config.getoption(name) for name in ("--pluto-uri", "--pluto-uri-2"))))

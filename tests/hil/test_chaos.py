@@ -109,8 +109,8 @@ def test_every_shortcoming_is_named(change, complaint):
     assert ChaosOutcome(asked=2, sessions=[SessionOutcome(**fields)], crashed=[]).complaints == [complaint]
 
 
+@pytest.mark.usefixtures("libiio")
 def test_a_dropped_connection_in_a_process_of_its_own():
-    pytest.importorskip("adi", reason="pip install 'hil-lora-testbed[pluto]'", exc_type=ImportError)
     options = json.dumps({"seed": 11, "plan": [["dropped connection", 1]]})
     command = [sys.executable, "-m", "hil.fault_session", options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)

@@ -1,8 +1,11 @@
 """`hil bench pluto` measures what it says, in a form of seconds."""
 
+import pytest
+
 from hil.pluto_bench import SNRS_DB, bench
 
 
+@pytest.mark.usefixtures("libiio")
 def test_figures_of_the_whole_stack():
     told = []
     figures = bench(lambda done, total, what: told.append((done, total)), bursts=1, seconds=0.05, seed=3)

@@ -20,7 +20,7 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
 
-pytest.importorskip("adi", reason="needs pyadi-iio: pip install -e .[pluto]")
+pytestmark = pytest.mark.usefixtures("libiio")
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = "radio.allow.bands=[{low_hz = 2.4e9, high_hz = 2.4835e9, max_dbm = -10.0}]"

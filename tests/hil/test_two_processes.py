@@ -25,7 +25,7 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
 
-pytest.importorskip("adi", reason="needs pyadi-iio: pip install -e .[pluto]")
+pytestmark = pytest.mark.usefixtures("libiio")
 
 ROOT = Path(__file__).parents[2]
 RUN_EDGE = """

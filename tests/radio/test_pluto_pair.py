@@ -20,6 +20,7 @@ from radio.pluto import PlutoDevice
 from radio.pluto_pair import OneShotPair
 from radio.pluto_settings import PlutoSettings
 
+pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
 PAYLOAD = np.random.default_rng(8).bytes(30_000)
 TX_RMS_DBFS = -20.0

@@ -22,6 +22,7 @@ from radio.pluto_pair import PlutoPair
 from radio.pluto_process import Pluto
 from radio.pluto_settings import PlutoSettings
 
+pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
 BURST = np.full(1000, 0.5, np.complex64)
 
