@@ -76,11 +76,14 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
 def _open_bus(settings: ControlSettings) -> MqttBus:
     """The edge's end; a broker that is not there yet is waited for."""
     deadline = time.monotonic() + settings.timeout_s
+    said = ""
     while True:
         try:
             return open_bus(settings, "edge", reconnect_timeout_s=_FOREVER_S)
         except ControlError as error:
             if time.monotonic() + _RETRY_S > deadline:
                 raise
-            _log.info("%s; trying again", error)
+            if str(error) != said:
+                said = str(error)
+                _log.info("%s; trying again for %g s", said, settings.timeout_s)
         time.sleep(_RETRY_S)

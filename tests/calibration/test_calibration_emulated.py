@@ -55,9 +55,12 @@ def test_levels_gains_and_front_end(emulated_records):
     assert records["dc_offset"].values == pytest.approx([-52.0] * 4, abs=1.0)
     truth = -20 * math.log10(abs(IqImbalance(0.4, 1.5).image))
     assert records["image_rejection"].value == pytest.approx(truth, abs=1.0)
-    rise = records["noise_floor"].values[3] - records["noise_floor"].values[0]
-    expected = [noise_dbfs(RECEIVER, RfSettings(rate_hz=1e6, rx_gain_db=gain_db)) for gain_db in (30.0, 65.0)]
-    assert rise == pytest.approx(expected[1] - expected[0], abs=0.8)
+    rounding = 2 / 12 / 2048**2
+    expected = [
+        10 * math.log10(10 ** (noise_dbfs(RECEIVER, RfSettings(rate_hz=1e6, rx_gain_db=gain_db)) / 10) + rounding)
+        for gain_db in PLAN.rx_gains_db
+    ]
+    assert records["noise_floor"].values == pytest.approx(expected, abs=0.5)
 
 
 def test_offsets_of_the_oscillators(emulated_records):
