@@ -138,9 +138,6 @@ class SendingEnd(SenderDriver):
         rate, now_s = self.transceiver.sample_rate_hz, self.clock.now()
         return session.report(rate, now_s, reason=reason, prefix_bytes=prefix_bytes)
 
-    def end(self) -> None:
-        """Nothing is open between two calls: there is nothing to close."""
-
     # ------------------------------------------------------------------------------------------------------- driving
 
     def _open(self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None) -> Session:
