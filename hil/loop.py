@@ -143,7 +143,7 @@ class Loop:
         obs = self.open_round(round_id, watcher)
         with self._watch("timing.plan_s"):
             plan = self._cloud.policy.plan(obs) if self.can_send else keep_all(obs)
-        return to_row(self.close_round(plan, watcher)) | self._watch.row()
+        return {**to_row(self.close_round(plan, watcher)), **self._radio.health, **self._watch.row()}
 
     def open_round(self, round_id: int, watcher: Watcher) -> RoundObservation:
         """The first half of a round, up to what a policy may look at: sounding and training."""

@@ -107,6 +107,13 @@ class PlutoPairRadio(LinkRadio):
         self.airtime_share = float(self._shares[round_id])
         super().start_round(round_id)
 
+    @property
+    def health(self) -> Mapping[str, int]:
+        """See RoundRadio."""
+        tx, rx = self._pair.tx, self._pair.rx
+        outages = rx.outages + (tx.outages if tx is not rx else 0)
+        return {"radio.outages": outages, "radio.clipped_samples": rx.clipped_samples}
+
     def setup(self, notes: Mapping[str, object]) -> Setup:
         """See LinkRadio."""
         settings, rx, provenance = self._settings, self._pair.rx, self.provenance
@@ -171,6 +178,11 @@ class PlutoSendingRadio(RoundRadio):
         """See RoundRadio."""
         found = _provenance(self._settings, {"transmitter": self._pluto.identity}, self._thresholds)
         return replace(found, devices={**found.devices, "receiver": {"serial": self._receiver}})
+
+    @property
+    def health(self) -> Mapping[str, int]:
+        """See RoundRadio; of the transmitter alone."""
+        return {"radio.outages": self._pluto.outages}
 
     def heard_by(self, serial: str) -> None:
         """Go by the thresholds that were calibrated with this receiver."""

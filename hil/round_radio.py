@@ -78,6 +78,11 @@ class RoundRadio(ABC):
     def provenance(self) -> Provenance:
         """What it is made of."""
 
+    @property
+    def health(self) -> Mapping[str, int]:
+        """Counts since it was opened that tell how a real radio does, by their name in rounds.jsonl."""
+        return {}
+
     @abstractmethod
     def start_round(self, round_id: int) -> None:
         """Make ready for a round."""

@@ -48,6 +48,7 @@ def test_hil_run_over_two_radios(over_plutos: Callable[..., Settings]) -> None:
     for row in finished.rows:
         assert row["truth.snr_db"] != row["truth.snr_db"]  # nobody knows
         assert abs(float(row["link.cfo_hz"]) + 3e-6 * 2.45e9) < 50
+        assert (row["radio.outages"], row["radio.clipped_samples"]) == (0, 0)
     assert finished.manifest["simulated"] == []
     assert len(finished.manifest["emulated"]) == 2
     assert finished.manifest["devices"]["receiver"]["serial"] == "emulated-1"
