@@ -21,6 +21,7 @@ from hil.pluto_radio_settings import PlutoRadio
 from hil.plutos import open_receiver, open_transmitter
 from radio.pluto_settings import MAX_ATTENUATION_DB
 
+_MOST_LINES: Final = 8
 OnLine = Callable[[str], None]
 
 _QUICK: Final[dict[str, Any]] = {
@@ -142,6 +143,12 @@ def calibrate_settings(
 
 
 def record_lines(record: CalibrationRecord) -> list[str]:
-    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and flags."""
-    lines = [f"{title_of(record.quantity)}: {text}" for text in record.texts()]
+    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and flags.
+
+    Of a long curve the ends are shown; the page has all of it.
+    """
+    title, texts = title_of(record.quantity), record.texts()
+    lines = [f"{title}: {text}" for text in texts]
+    if len(lines) > _MOST_LINES:
+        lines = [lines[0], f"{title}: … {len(texts) - 2} more on the page …", lines[-1]]
     return [*lines, *(f"  note: {note}" for note in record.notes), *(f"  WRONG: {flag}" for flag in record.flags)]
