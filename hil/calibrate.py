@@ -18,7 +18,7 @@ from hil.calibration_report import write_calibration_report
 from hil.config import Settings
 from hil.contract import ConfigError
 from hil.pluto_radio_settings import PlutoRadio
-from hil.plutos import open_receiver, open_transmitter
+from hil.radios.plutos import open_receiver, open_transmitter
 from radio.pluto_settings import MAX_ATTENUATION_DB
 
 _MOST_LINES: Final = 8

@@ -11,8 +11,8 @@ from hil.config import Settings
 from hil.contract import ScoreSet
 from hil.edge_peer import EdgePeer
 from hil.loop import Bench, Watcher, run
-from hil.pluto_radio import PlutoSendingRadio
-from hil.plutos import real_radio
+from hil.radios.pluto_radio import PlutoSendingRadio
+from hil.radios.plutos import real_radio
 
 
 def run_cloud(settings: Settings, watcher: Watcher) -> Path:

@@ -15,9 +15,9 @@ from hil.contract import ControlError
 from hil.control import BusFeedback
 from hil.edge_half import READY, EdgeHalf
 from hil.mqtt import MqttBus
-from hil.plutos import open_receiver, real_radio
+from hil.radios.plutos import open_receiver, real_radio
+from hil.radios.warm_up import warm_up
 from hil.signals import until_signalled
-from hil.warm_up import warm_up
 from radio.block_store import BlockStore
 from radio.monotonic import MonotonicClock
 from radio.receiving import ReceivingEnd

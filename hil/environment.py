@@ -32,8 +32,8 @@ from cloud.policies import KEPT, project_ranks
 from cloud.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
 from hil.config import Settings
 from hil.contract import ConfigError, RoundObservation
-from hil.runners import LiveRunner, RoundResult, RoundRunner, StreamRunner, SurrogateRunner
-from hil.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, synthetic_table
+from hil.training.runners import LiveRunner, RoundResult, RoundRunner, StreamRunner, SurrogateRunner
+from hil.training.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, synthetic_table
 
 __all__ = [
     "ENVIRONMENT_ID",

@@ -32,7 +32,7 @@ from hil.contract import (
 )
 from hil.edge_peer import EdgePeer
 from hil.messages import StatusMessage
-from hil.round_radio import RoundRadio
+from hil.radios.round_radio import RoundRadio
 from hil.rows import Round, Row, to_row
 from hil.runlog import RunLog
 from hil.score_sets import digest_of_all
@@ -95,8 +95,8 @@ def whole_bench(
     """
     # The cloud half alone needs neither llama.cpp nor both radios.
     from hil.edge_half import EdgeHalf
-    from hil.open_radio import open_link_radio
     from hil.provision import cached_bundle
+    from hil.radios.open_radio import open_link_radio
 
     bundle = cached_bundle(base, score_sets, settings.edge)
     cloud, edge = open_buses(settings.control, stack)

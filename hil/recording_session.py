@@ -13,7 +13,7 @@ from hil.conditions import seeded
 from hil.config import Settings
 from hil.contract import ConfigError, LinkReport
 from hil.control import InProcessBus
-from hil.open_radio import open_link_radio
+from hil.radios.open_radio import open_link_radio
 from radio.framing import MAX_PAYLOAD_BYTES
 from radio.recording import RecordingError, sibling
 from radio.replay import Replayed, replay

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from hil.config import Settings, to_toml
 from hil.helper_processes import HelperError, HelperProcess, free_port, hil_command, mosquitto, wait_for_port
-from hil.loopback_twin import Comparison, compare
-from hil.plutos import real_radio
+from hil.radios.loopback_twin import Comparison, compare
+from hil.radios.plutos import real_radio
 from hil.runlog import Run, read_run
 
 MIN_RATIO: Final = 0.7

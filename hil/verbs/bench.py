@@ -58,7 +58,7 @@ def bench_controller(
     settings = load_settings(config, sets or [])
     import torch
 
-    from hil.controller_bench import bench
+    from hil.evaluation.controller_bench import bench
 
     torch.set_num_threads(1)
     figures = bench(settings, random_states=random_states)

@@ -29,8 +29,8 @@ def train(
 ) -> None:
     """Train the controller: streams, fitted tables, learners; the weights end in OUT/LEARNER.safetensors."""
     settings = load_settings(config, [*(sets or []), *(QUICK_STREAMS if quick else ())])
-    from hil.learners import kinds_of
-    from hil.train import train as train_learners
+    from hil.training.learners import kinds_of
+    from hil.training.train import train as train_learners
 
     kinds = kinds_of(learners or [])
     console = console_of_terminal()
@@ -81,7 +81,7 @@ def evaluate(
 ) -> None:
     """Compare policies on unseen streams: results.parquet, results.json and report.html."""
     settings = load_settings(config, [*(sets or []), *(QUICK_STREAMS if quick else ())])
-    from hil.evaluate import evaluate_verb
+    from hil.evaluation.evaluate import evaluate_verb
 
     console = console_of_terminal()
     with progress_bar(console) as progress:

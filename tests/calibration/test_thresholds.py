@@ -9,7 +9,7 @@ import pytest
 from calibration.store import save
 from hil.config import CalibrationSettings
 from hil.pluto_radio_settings import PlutoRadio
-from hil.thresholds import thresholds_of
+from hil.radios.thresholds import thresholds_of
 from radio import mcs
 from radio.pluto_settings import DeviceIdentity
 

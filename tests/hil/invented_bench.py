@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from hil.config import Settings
-from hil.evaluation_bench import Anchors, ScoreOn
-from hil.evaluation_grid import Method
-from hil.runners import RoundRunner, SurrogateRunner
-from hil.stream_table import StreamTable, synthetic_table
+from hil.evaluation.bench import Anchors, ScoreOn
+from hil.evaluation.grid import Method
+from hil.training.runners import RoundRunner, SurrogateRunner
+from hil.training.stream_table import StreamTable, synthetic_table
 
 
 class InventedBench:

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from hil.claims import against_trained, at_equal_loss, bits_at_equal_y, common_levels, curve, gap_at_equal_bits, steps
-from hil.statistics import Curve, History
+from hil.evaluation.claims import (
+    against_trained,
+    at_equal_loss,
+    bits_at_equal_y,
+    common_levels,
+    curve,
+    gap_at_equal_bits,
+    steps,
+)
+from hil.evaluation.statistics import Curve, History
 
 CHANNELS = ["0 dB", "5 dB", "10 dB", "15 dB"]
 

@@ -15,7 +15,7 @@ from hil import codec
 from hil.config import load_settings, parse_settings
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
 from hil.environment import LiveRunner, RankEnv, RankVectorEnv, StreamRunner, SurrogateRunner, synthetic_tables
-from hil.surrogate import synthetic_table
+from hil.training.surrogate import synthetic_table
 from radio.capacity import ModemLink
 
 SHIPPED = Path(__file__).parents[2] / "hil.toml"

@@ -14,8 +14,8 @@ import pytest
 from cloud.policies import LargestUniform
 from hil.config import Settings, parse_settings
 from hil.contract import ConfigError
-from hil.evaluate import Grid, evaluate
-from hil.evaluation_grid import (
+from hil.evaluation.evaluate import Grid, evaluate
+from hil.evaluation.grid import (
     CHANNELS,
     POLICIES,
     QUICK_POLICIES,
@@ -26,10 +26,10 @@ from hil.evaluation_grid import (
     contestant,
     fingerprint,
 )
-from hil.evaluation_job import rank_column, trace_seed
-from hil.evaluation_summary import Rows, chosen, read_rows
+from hil.evaluation.job import rank_column, trace_seed
+from hil.evaluation.summary import Rows, chosen, read_rows
 from hil.policy_settings import FixedPolicy, OursPolicy, RandomPolicy
-from hil.runners import SurrogateRunner
+from hil.training.runners import SurrogateRunner
 from tests.hil.invented_bench import invented_table, open_invented
 
 ROOT = Path(__file__).parents[2]

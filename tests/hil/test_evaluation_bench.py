@@ -9,7 +9,7 @@ import pytest
 from cloud.policies import FixedRank, LargestUniform
 from cloud.stream import Stream, cached_stream, stream_domains
 from hil.config import Settings, parse_settings
-from hil.evaluation_bench import StreamBench, open_stream_bench
+from hil.evaluation.bench import StreamBench, open_stream_bench
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from hil.contract import ConfigError
-from hil.evaluation_plots import pareto_front, ranks_plot, training_plot
-from hil.evaluation_report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
-from hil.evaluation_summary import read_rows, summarise
-from hil.statistics import History
+from hil.evaluation.plots import pareto_front, ranks_plot, training_plot
+from hil.evaluation.report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
+from hil.evaluation.statistics import History
+from hil.evaluation.summary import read_rows, summarise
 
 POLICIES = {"largest": 1.0, "<b>greedy & co": 0.5, "none": 0.0}  # name → share of the reference's bits
 CHANNELS = {"0 dB": 20_000, "5 dB": 60_000, "10 dB": 180_000, "15 dB": 400_000}

@@ -13,7 +13,7 @@ import pytest
 from hil.config import Settings, load_settings
 from hil.contract import ConfigError
 from hil.loop import Watcher, run
-from hil.plutos import real_radio
+from hil.radios.plutos import real_radio
 from hil.recording_session import random_payload, record, replay_all, verdict
 from hil.runlog import read_run
 from radio.emulator import EmulatedPlutos

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hil.statistics import (
+from hil.evaluation.statistics import (
     Curve,
     History,
     area_under,

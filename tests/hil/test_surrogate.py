@@ -13,7 +13,7 @@ from hil import codec
 from hil.conditions import conditions
 from hil.config import parse_settings
 from hil.contract import BaseSpec, ConfigError, LoraUpdate, LowRankFactors, ModelError, TextState
-from hil.surrogate import BatchRounds, Knots, synthetic_table, table_of
+from hil.training.surrogate import BatchRounds, Knots, synthetic_table, table_of
 from radio.capacity import ModemLink, ShannonLink
 
 RICH = {"budget": {"airtime_s": 60.0}, "radio": {"deadline_s": 600.0}}

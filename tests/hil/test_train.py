@@ -11,14 +11,14 @@ import pytest
 
 from cloud.airllm import AirLlmPolicy, PpoRankPolicy
 from cloud.paced_policy import PacedAllocator
-from hil import train as training
 from hil.config import Settings
 from hil.contract import BaseSpec, ConfigError
 from hil.environment import synthetic_tables
-from hil.learners import Kind, kinds_of, make_learner
-from hil.runners import SurrogateRunner
-from hil.tables import fitted_table
-from hil.train import TrainJob
+from hil.training import train as training
+from hil.training.learners import Kind, kinds_of, make_learner
+from hil.training.runners import SurrogateRunner
+from hil.training.tables import fitted_table
+from hil.training.train import TrainJob
 
 SETTINGS = Settings()
 

@@ -15,8 +15,8 @@ import pytest
 from hil.config import load_settings
 from hil.contract import ConfigError
 from hil.helper_processes import HelperError, HelperProcess, free_port, mosquitto, wait_for_port
-from hil.loopback_twin import compare
-from hil.plutos import real_radio
+from hil.radios.loopback_twin import compare
+from hil.radios.plutos import real_radio
 from hil.runlog import Run
 from hil.two_machines import demo_pluto
 

@@ -11,8 +11,8 @@ import pytest
 from cloud.policies import LargestUniform, load_policy_file, plan_bits
 from hil.config import Settings, parse_settings
 from hil.contract import RankPolicy
-from hil.runners import RoundResult, SurrogateRunner
-from hil.stream_table import synthetic_table
+from hil.training.runners import RoundResult, SurrogateRunner
+from hil.training.stream_table import synthetic_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "your-own-policy.md"
 

@@ -16,7 +16,7 @@ from cloud.state import Situation, plan_bits
 from hil.conditions import conditions, seeded
 from hil.config import Settings
 from hil.contract import ConfigError, ModelError, TextState
-from hil.stream_table import Knots, StreamTable, synthetic_table, table_of
+from hil.training.stream_table import Knots, StreamTable, synthetic_table, table_of
 from radio.capacity import LinkModel, ModemLink, ShannonLink
 
 __all__ = ["BatchRounds", "Knots", "Outcome", "StreamTable", "link_model", "synthetic_table", "table_of"]

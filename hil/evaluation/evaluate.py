@@ -22,8 +22,8 @@ from rich.console import Group
 
 from hil.config import Settings, to_toml
 from hil.contract import ConfigError
-from hil.evaluation_bench import OpenBench, ScoreOn, open_stream_bench
-from hil.evaluation_grid import (
+from hil.evaluation.bench import OpenBench, ScoreOn, open_stream_bench
+from hil.evaluation.grid import (
     CHANNELS,
     FIRST_STREAM,
     POLICIES,
@@ -36,11 +36,11 @@ from hil.evaluation_grid import (
     contestant,
     fingerprint,
 )
-from hil.evaluation_grid import channels as named_channels
-from hil.evaluation_job import Job, made, named, work
-from hil.evaluation_report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
-from hil.evaluation_summary import read_rows, summarise
-from hil.statistics import History
+from hil.evaluation.grid import channels as named_channels
+from hil.evaluation.job import Job, made, named, work
+from hil.evaluation.report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
+from hil.evaluation.statistics import History
+from hil.evaluation.summary import read_rows, summarise
 from hil.workers import run_jobs
 
 _PACKAGES: Final = ("hil-lora-testbed", "numpy", "scipy", "torch", "transformers", "peft", "pyarrow")
@@ -177,7 +177,7 @@ def evaluate(
     missing = [job for job in jobs if job.parts]
     _check_contestants(missing)
     if missing and grid.score_on == "edge":
-        from hil.edge_scorer import edge_model
+        from hil.evaluation.edge_scorer import edge_model
 
         edge_model(settings)  # made once, before the workers all look for it
     done = len(jobs) - len(missing)

@@ -1,4 +1,4 @@
-"""How much better than the allocator's plans can plans be? `python -m hil.headroom` asks real forward passes.
+"""How much better than the allocator's plans can plans be? `python -m hil.evaluation.headroom` asks the model.
 
 From the allocator's plan at a budget, single directions are moved between modules at no more bits; a move stays when
 the loss on one half of the score items falls. What that gains on the other half is what a learnt refinement of plans
@@ -19,10 +19,10 @@ from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
 from hil.config import Settings, load_settings
 from hil.contract import ScoreSet
-from hil.runners import Scorer
-from hil.statistics import Interval, clustered_mean
-from hil.stream_table import table_of
-from hil.tables import fresh_plan
+from hil.evaluation.statistics import Interval, clustered_mean
+from hil.training.runners import Scorer
+from hil.training.stream_table import table_of
+from hil.training.tables import fresh_plan
 
 MOVES = 40
 """Moves that are tried from each plan."""

@@ -33,7 +33,7 @@ from hil.contract import (
     RoundSummary,
 )
 from hil.policy_settings import LargestPolicy
-from hil.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
+from hil.training.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
 
 if TYPE_CHECKING:
     from cloud.stream import Stream

@@ -1,6 +1,6 @@
 """What the rows of an evaluation come to: means with intervals, paired differences, bits at equal loss.
 
-Everything is clustered by stream (hil/statistics.py); seeds and rounds of a stream are averaged, not counted.
+Everything is clustered by stream (statistics.py here); seeds and rounds of a stream are averaged, not counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hil.contract import ConfigError
-from hil.statistics import Curve, Interval, bits_at_equal_loss, clustered_mean, loss_levels, paired_difference
+from hil.evaluation.statistics import (
+    Curve,
+    Interval,
+    bits_at_equal_loss,
+    clustered_mean,
+    loss_levels,
+    paired_difference,
+)
 
 Rows = Mapping[str, NDArray[Any]]
 """Column → values, one a round."""

@@ -14,10 +14,10 @@ from hil.config import CalibrationSettings
 from hil.contract import LinkReport
 from hil.control import Bus, BusFeedback
 from hil.pluto_radio_settings import PlutoRadio
-from hil.plutos import open_receiver, open_transmitter
-from hil.round_radio import LinkRadio, Provenance, RoundRadio
-from hil.thresholds import thresholds_of
-from hil.warm_up import warm_up
+from hil.radios.plutos import open_receiver, open_transmitter
+from hil.radios.round_radio import LinkRadio, Provenance, RoundRadio
+from hil.radios.thresholds import thresholds_of
+from hil.radios.warm_up import warm_up
 from radio.adaptation import Adaptation
 from radio.link import Limits, Sounding
 from radio.monotonic import MonotonicClock

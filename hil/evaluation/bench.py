@@ -11,7 +11,7 @@ import numpy as np
 
 from hil.config import Settings
 from hil.policy_settings import Method
-from hil.runners import RoundRunner, Scorer, StreamRunner
+from hil.training.runners import RoundRunner, Scorer, StreamRunner
 
 if TYPE_CHECKING:
     from cloud.stream import Stream
@@ -95,7 +95,7 @@ def open_stream_bench(
         target_rank=target_rank,
     )
     if score_on == "edge":
-        from hil.edge_scorer import EdgeScorer
+        from hil.evaluation.edge_scorer import EdgeScorer
 
         scorer = EdgeScorer(trained, settings)
         return StreamBench(trained, scorer, scorer.close)

@@ -15,7 +15,7 @@ from cloud.stream import cached_stream, stream_domains
 from cloud.stream_scorer import StreamScorer
 from hil.config import Settings
 from hil.environment import synthetic_tables
-from hil.surrogate import BatchRounds
+from hil.training.surrogate import BatchRounds
 
 EPISODES = 64
 REPEATS = 7

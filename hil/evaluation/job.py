@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from cloud.policies import make_policy
 from hil.config import Settings
 from hil.contract import KEEP, HilError, RankPolicy, RoundObservation
-from hil.evaluation_bench import Anchors, Bench, OpenBench, ScoreOn
-from hil.evaluation_grid import Channel, Contestant, Scope, cell_settings
+from hil.evaluation.bench import Anchors, Bench, OpenBench, ScoreOn
+from hil.evaluation.grid import Channel, Contestant, Scope, cell_settings
 from hil.policy_settings import AnyPolicy, Method
-from hil.runners import RoundResult, RoundRunner
+from hil.training.runners import RoundResult, RoundRunner
 from hil.whole_file import written_whole
 
 Row = dict[str, Any]

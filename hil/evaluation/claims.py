@@ -1,4 +1,6 @@
-"""The claims of arXiv 2507.11515 put to an evaluation: `python -m hil.claims runs/eval runs/train/training.jsonl`.
+"""The claims of arXiv 2507.11515 put to an evaluation.
+
+    python -m hil.evaluation.claims runs/eval runs/train/training.jsonl
 
 Score at equal bits on the air, bits and parameters at equal loss, environment steps to a common target; each for every
 policy, against several others, with intervals over the streams. The answers are Markdown tables.
@@ -14,9 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hil.evaluation_report import read_histories
-from hil.evaluation_summary import Rows, chosen, names, read_rows
-from hil.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, steps_to_target
+from hil.evaluation.report import read_histories
+from hil.evaluation.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, steps_to_target
+from hil.evaluation.summary import Rows, chosen, names, read_rows
 
 BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hil.evaluation_summary import Rows, chosen, names
+from hil.evaluation.statistics import History
+from hil.evaluation.summary import Rows, chosen, names
 from hil.figure_style import CYCLE, GREY, INK, MARKERS, STYLE, WIDTH_IN, drawable
 from hil.plots import Plot
-from hil.statistics import History
 
 Cell = Mapping[str, Any]
-"""A policy on a channel: metric → [mean, low, high] (hil/evaluation_summary.py)."""
+"""A policy on a channel: metric → [mean, low, high] (hil/evaluation/summary.py)."""
 
 _LINES = ("-", "--", ":")
 _PANELS_A_ROW = 4

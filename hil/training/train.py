@@ -25,9 +25,9 @@ from cloud.stream_scorer import MergedModel
 from hil.config import Settings, to_toml
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
-from hil.learners import PRICE_PER_MBIT, STEPS, TRANSLATIONS, Kind, make_learner, scoped, scopes_of
-from hil.stream_table import StreamTable
-from hil.tables import cached_table
+from hil.training.learners import PRICE_PER_MBIT, STEPS, TRANSLATIONS, Kind, make_learner, scoped, scopes_of
+from hil.training.stream_table import StreamTable
+from hil.training.tables import cached_table
 from hil.workers import run_jobs
 
 SELECT_SEED: Final = 1000

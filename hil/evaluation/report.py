@@ -12,10 +12,10 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from hil.contract import ConfigError
-from hil.evaluation_plots import ranks_plot, tradeoff_plot, training_plot
-from hil.evaluation_summary import Rows, chosen, read_rows
+from hil.evaluation.plots import ranks_plot, tradeoff_plot, training_plot
+from hil.evaluation.statistics import History, area_under
+from hil.evaluation.summary import Rows, chosen, read_rows
 from hil.page import details_html, facts_html, figure_html, glossary_html, table_html, write_page
-from hil.statistics import History, area_under
 
 NONE = "–"
 """What tables show for a number that is missing."""

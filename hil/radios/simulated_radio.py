@@ -9,7 +9,7 @@ from hil.conditions import conditions, seeded
 from hil.contract import ConfigError
 from hil.control import Bus, BusFeedback
 from hil.radio_settings import LoopbackRadio
-from hil.round_radio import LinkRadio, Provenance
+from hil.radios.round_radio import LinkRadio, Provenance
 from radio.channel import figures as channel_figures
 from radio.link import OCCUPIED_SUBCARRIERS, Limits
 from radio.loopback import Loopback, VirtualClock

@@ -7,8 +7,8 @@ from pathlib import Path
 from hil.config import Settings
 from hil.control import Bus
 from hil.radio_settings import LoopbackRadio
-from hil.round_radio import LinkRadio
-from hil.simulated_radio import SimulatedRadio
+from hil.radios.round_radio import LinkRadio
+from hil.radios.simulated_radio import SimulatedRadio
 
 
 def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | None) -> LinkRadio:
@@ -25,6 +25,6 @@ def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | N
     run = settings.run
     if isinstance(settings.radio, LoopbackRadio):
         return SimulatedRadio(settings.radio, run.rounds, run.seed, buses, iq_dir)
-    from hil.pluto_radio import PlutoPairRadio  # its driver is an optional extra
+    from hil.radios.pluto_radio import PlutoPairRadio  # its driver is an optional extra
 
     return PlutoPairRadio(settings.radio, settings.calibration, run.rounds, run.seed, buses, iq_dir)

@@ -22,8 +22,8 @@ from cloud.base_model import BaseModel
 from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
 from hil.config import Settings
-from hil.runners import Scorer
-from hil.stream_table import Knots, StreamTable, table_of
+from hil.training.runners import Scorer
+from hil.training.stream_table import Knots, StreamTable, table_of
 from hil.whole_file import written_whole
 
 KNOTS: Final = 12

@@ -23,7 +23,7 @@ from cloud.weights_file import read_weights, write_weights
 from hil.config import Settings
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
-from hil.surrogate import StreamTable
+from hil.training.surrogate import StreamTable
 
 Kind = Literal["ours", "ppo", "airllm", "airllm-published"]
 Scope = Literal["round", "episode"]

@@ -1,0 +1,1 @@
+"""Training the controller: rounds that are cheap to repeat, learners, and their weights."""
