@@ -153,7 +153,7 @@ def _calibration(settings: Settings) -> str:
     known = load(
         Path(settings.calibration.folder),
         serial=found["hw_serial"],
-        lo_hz=radio.lo_hz,
+        lo_hz=radio.receive_lo_hz,
         rate_hz=radio.rate_hz,
         emulated="emulated" in found["hw_model"],
         now_utc=now_utc,

@@ -53,6 +53,8 @@ class PlutoRadio(Table):
     """Samples a second in both directions; over USB 2 at most about 2 MS/s both ways."""
     lo_hz: float = Field(default=2.45e9, ge=325e6, le=3.8e9)
     """Carrier of the link."""
+    cfo_ppm: float = Field(default=0.0, ge=-100, le=100)
+    """Carrier offset of transmitter over receiver, as `hil calibrate cfo` finds it: the receiver is tuned to meet it."""
     tx_attenuation_db: float = Field(default=20.0, ge=0, le=89.75)
     rx_gain_db: float = Field(default=40.0, ge=-3, le=71)
     loopback: Literal["none", "digital"] = "none"
@@ -70,3 +72,8 @@ class PlutoRadio(Table):
     channel: ChannelSettings = ChannelSettings(preset="lab_cable", snr_db=Constant(value=20.0), max_delay_samples=0)
     """Between emulated radios alone."""
     emulator: EmulatorSettings = EmulatorSettings()
+
+    @property
+    def receive_lo_hz(self) -> float:
+        """What a receiver that is another radio is tuned to; one oscillator has no offset to itself."""
+        return self.lo_hz * (1 + self.cfo_ppm * 1e-6) if self.receive_uri else self.lo_hz

@@ -61,7 +61,7 @@ def compare(run: Run, radio: PlutoRadio, seed: int) -> list[Comparison]:
         seed: of payloads and noise.
     """
     clock = VirtualClock()
-    ppm = _median_cfo_hz(run) / radio.lo_hz * 1e6
+    ppm = _median_cfo_hz(run) / radio.lo_hz * 1e6 + radio.cfo_ppm
     loopback = Loopback(
         clock=clock,
         rng=seeded(seed, "loopback twin"),

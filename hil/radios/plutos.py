@@ -39,7 +39,7 @@ def _pluto(settings: PlutoRadio, uri: str, tx_attenuation_db: float, *, receives
             uri=uri,
             rate_hz=settings.rate_hz,
             tx_lo_hz=settings.lo_hz,
-            rx_lo_hz=settings.lo_hz,
+            rx_lo_hz=settings.receive_lo_hz,
             rx_gain_db=settings.rx_gain_db,
             tx_attenuation_db=tx_attenuation_db,
             loopback=settings.loopback,

@@ -48,7 +48,7 @@ def thresholds_of(
             Path(calibration.folder),
             serial=receiver_serial,
             tx_serial=transmitter.serial,
-            lo_hz=radio.lo_hz,
+            lo_hz=radio.receive_lo_hz,
             rate_hz=radio.rate_hz,
             emulated=transmitter.emulated,
             now_utc=now_utc,
