@@ -54,7 +54,7 @@ class PlutoRadio(Table):
     lo_hz: float = Field(default=2.45e9, ge=325e6, le=3.8e9)
     """Carrier of the link."""
     cfo_ppm: float = Field(default=0.0, ge=-100, le=100)
-    """Carrier offset of transmitter over receiver, as `hil calibrate cfo` finds it: the receiver is tuned to meet it."""
+    """Carrier offset of transmitter over receiver, as `hil calibrate cfo` finds it; the receiver is tuned by it."""
     tx_attenuation_db: float = Field(default=20.0, ge=0, le=89.75)
     rx_gain_db: float = Field(default=40.0, ge=-3, le=71)
     loopback: Literal["none", "digital"] = "none"
