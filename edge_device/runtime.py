@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from hil.child_process import ChildProcess
 from hil.contract import ConfigError, DeviceError, ModelError, ScoreSet
-from hil.pipe import Header, Pipe
+from hil.pipe import Header
 
 ACTIVE: Final = "active"
 """Adapter name: whatever is active when the request's turn comes."""
@@ -199,7 +196,7 @@ class Runtime:
         """Process id of the child."""
         if self._child is None:
             raise DeviceError("the model process is closed: make a new Runtime")
-        return self._child.process.pid
+        return self._child.process_id
 
     @property
     def memory_bytes(self) -> int:
@@ -323,38 +320,30 @@ class _ChildDiedError(DeviceError):
 
 
 class _Child:
-    """A started `edge_device.child` and the pipe to it."""
+    """A started `edge_device.child`."""
 
     def __init__(self, threads: int) -> None:
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
-            "GGML_NO_BACKTRACE": "1",  # else an abort starts a debugger on the dying process
-            "OMP_NUM_THREADS": str(threads),
-            "OPENBLAS_NUM_THREADS": "1",
-            # Give freed adapters and logits back to the system: a third less memory for half a millisecond a swap.
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_TRIM_THRESHOLD_": "1000000",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "edge_device.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            env=environment,
-            process_group=0,  # Ctrl-C in a terminal reaches the whole group; this process ends with its parent
+        self._child = ChildProcess(
+            "edge_device.child",
+            {
+                "GGML_NO_BACKTRACE": "1",  # else an abort starts a debugger on the dying process
+                "OMP_NUM_THREADS": str(threads),
+                # Give freed adapters and logits back to the system: a third less memory for half a millisecond a swap.
+                "MALLOC_ARENA_MAX": "1",
+                "MALLOC_TRIM_THRESHOLD_": "1000000",
+            },
         )
-        if self.process.stdin is None or self.process.stdout is None:
-            raise DeviceError("the model process has no pipes")
-        self._pipe = Pipe(self.process.stdout.fileno(), self.process.stdin.fileno())
+
+    @property
+    def process_id(self) -> int:
+        """As the system counts it."""
+        return self._child.popen.pid
 
     def ask(self, request: Header, *, timeout_s: float) -> tuple[Header, bytes]:
         """The reply. Raises ModelError when the child refuses, _ChildDiedError when it ends or misses the deadline."""
         try:
-            self._pipe.send(request, timeout_s=timeout_s)
-            reply, blob = self._pipe.receive(timeout_s=timeout_s)
+            self._child.pipe.send(request, timeout_s=timeout_s)
+            reply, blob = self._child.pipe.receive(timeout_s=timeout_s)
         except TimeoutError as error:
             self.end()
             raise _ChildDiedError(f"the model process hung over {request['op']!r} for {timeout_s:g} s") from error
@@ -366,19 +355,12 @@ class _Child:
 
     def end(self) -> str:
         """Kill the process if it still runs, and free what belongs to it; how it ended and its last words."""
-        if self._stderr.closed:
+        if self._child.freed:
             return "ended before"
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+        self._child.close_pipe()
         try:
-            self.process.wait(timeout=_GRACE_S)
+            self._child.popen.wait(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 1000))
-        words = self._stderr.read().decode(errors="replace").strip().splitlines()
-        self._stderr.close()
-        code = self.process.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"{how}, {words[-1]}" if words else how
+            self._child.popen.kill()
+            self._child.popen.wait()
+        return self._child.free()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
+from hil.child_process import ChildProcess
 from hil.contract import IQ, ConfigError, DeviceError
-from hil.pipe import Header, Pipe
+from hil.pipe import Header
 from radio.permission import Permission
 from radio.pluto import OutageError
 from radio.pluto_samples import from_adc, to_dac
@@ -319,38 +315,21 @@ class Pluto:
 
 
 class _Process:
-    """A started `radio.pluto_child` and the pipe to it."""
+    """A started `radio.pluto_child`, asked from several threads."""
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        root = str(Path(__file__).resolve().parent.parent)
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "radio.pluto_child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            env=environment,
-        )
-        if self._popen.stdin is None or self._popen.stdout is None:
-            raise DeviceError("the Pluto's process has no pipes")
-        self._pipe = Pipe(self._popen.stdout.fileno(), self._popen.stdin.fileno())
+        self._child = ChildProcess("radio.pluto_child", {"OMP_NUM_THREADS": "1"})
 
     @property
     def process_id(self) -> int:
         """As the system counts it."""
-        return self._popen.pid
+        return self._child.popen.pid
 
     @property
     def ended(self) -> bool:
         """Whether it was killed, or has ended."""
-        return self._stderr.closed
+        return self._child.freed
 
     def ask(self, request: Header, blob: bytes = b"", *, timeout_s: float) -> tuple[Header, bytes]:
         """The reply.
@@ -363,8 +342,8 @@ class _Process:
             with self._one_at_a_time:
                 if self.ended:
                     raise OutageError("the Pluto's process was ended over another request")
-                self._pipe.send(request, blob, timeout_s=timeout_s)
-                reply, samples = self._pipe.receive(timeout_s=timeout_s)
+                self._child.pipe.send(request, blob, timeout_s=timeout_s)
+                reply, samples = self._child.pipe.receive(timeout_s=timeout_s)
         except TimeoutError as error:
             raise OutageError(f"the Pluto's process hung over {request['op']!r} for {timeout_s:g} s") from error
         except (EOFError, OSError) as error:
@@ -377,25 +356,14 @@ class _Process:
 
     def end(self) -> None:
         """Let the process end by itself, for a while."""
-        for stream in (self._popen.stdin, self._popen.stdout):
-            if stream is not None:
-                stream.close()
+        self._child.close_pipe()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_GRACE_S)
+            self._child.popen.wait(_GRACE_S)
         self.kill()
 
     def kill(self) -> str:
         """End the process if it still runs, and free what belongs to it; how it ended and its last words."""
-        self._popen.kill()  # ends every wait for an answer
-        code = self._popen.wait()
+        self._child.popen.kill()  # ends every wait for an answer
+        self._child.popen.wait()
         with self._one_at_a_time:
-            if self.ended:
-                return "ended before"
-            for stream in (self._popen.stdin, self._popen.stdout):
-                if stream is not None:
-                    stream.close()
-            self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 1000))
-            words = self._stderr.read().decode(errors="replace").strip().splitlines()
-            self._stderr.close()
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return f"{how}, {words[-1]}" if words else how
+            return "ended before" if self.ended else self._child.free()
