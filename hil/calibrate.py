@@ -135,8 +135,7 @@ def calibrate_settings(
     )
     with ExitStack() as open_radios:
         transmitter = open_radios.enter_context(open_transmitter(radio))
-        apart = radio.receive_uri not in ("", radio.uri)
-        receiver = open_radios.enter_context(open_receiver(radio)) if apart else transmitter
+        receiver = open_radios.enter_context(open_receiver(radio)) if radio.has_two_radios else transmitter
         bench = Bench(transmitter=transmitter, receiver=receiver, path=radio.path)
         folder = Path(settings.calibration.folder)
         return calibrate_verb(what, bench, plan, folder=folder, on_progress=on_progress, on_line=on_line)

@@ -136,7 +136,7 @@ def _radio(settings: Settings) -> str:
         except HilError as error:
             return f"simulated; real ones would not work yet: {error}"
     versions = check_radio.libraries()
-    found = check_radio.radios([radio.uri, *([radio.receive_uri] if radio.receive_uri else [])])
+    found = check_radio.radios([radio.uri, radio.receive_uri or radio.uri])
     bands = ", ".join(f"{b.low_hz / 1e6:g}-{b.high_hz / 1e6:g} MHz up to {b.max_dbm:g} dBm" for b in radio.allow.bands)
     return f"{found}; {versions}; allowed to transmit: {bands or 'nowhere'}"
 

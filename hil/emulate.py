@@ -18,13 +18,33 @@ from radio.emulator.clock import RealTime, VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec, RfSettings, loss_for_snr_db
 from radio.ofdm import RMS_LEVEL
+from radio.permission import Band, Permission
 from radio.pluto_samples import TX_UNIT
+from radio.pluto_settings import PlutoSettings
 
 MAX_NODES: Final = 16
 BURST_RMS_DBFS: Final = 20 * math.log10(RMS_LEVEL * TX_UNIT / 2**15)
 """Level of the kit's bursts at the transmitter's converter."""
 _VALUES: Final = 10_000
 """Of a trajectory; then it begins again."""
+
+
+BENCH_RATE_HZ: Final = 1e6
+BENCH_LO_HZ: Final = 2.45e9
+BENCH_PERMISSION: Final = Permission([Band(low_hz=2.4e9, high_hz=2.4835e9, max_dbm=-10.0)])
+"""Of emulated radios that are tried out: where they may transmit."""
+
+
+def bench_settings(uri: str) -> PlutoSettings:
+    """How emulated radios are set when they are tried out."""
+    return PlutoSettings(
+        uri=uri,
+        rate_hz=BENCH_RATE_HZ,
+        tx_lo_hz=BENCH_LO_HZ,
+        rx_lo_hz=BENCH_LO_HZ,
+        rx_gain_db=40.0,
+        tx_attenuation_db=20.0,
+    )
 
 
 def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True) -> None:

@@ -22,16 +22,14 @@ import numpy as np
 import psutil
 
 from hil.contract import HilError
-from hil.emulate import BURST_RMS_DBFS
+from hil.emulate import BENCH_PERMISSION, BURST_RMS_DBFS, bench_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether
 from radio.emulator.faults import Faults
 from radio.emulator.front_end import NodeSpec
 from radio.monotonic import MonotonicClock
-from radio.permission import Band, Permission
 from radio.pluto_process import Pluto
-from radio.pluto_settings import PlutoSettings
 from radio.receiving import ReceivingEnd
 from radio.sending import AnswerTaken, BurstSent, SendingEnd
 from radio.session import Limits
@@ -41,8 +39,6 @@ KINDS: Final[tuple[Kind, ...]] = ("dropped connection", "timeout", "busy", "lost
 RECEIVER: Final = 1
 """Node that receives; node 0 transmits."""
 AWAY_S: Final = 5.0
-_RATE_HZ: Final = 1e6
-_LO_HZ: Final = 2.45e9
 _SNR_DB: Final = 9.0
 _PAYLOAD_BYTES: Final = 120_000
 """About a second and a half of air at that SNR: several bursts."""
@@ -242,7 +238,7 @@ def _deliver_all(
 ) -> None:
     ether = Ether([NodeSpec(), NodeSpec(ppm=_PPM)], clock=RealTime(), seed=seed)
     plutos = stack.enter_context(EmulatedPlutos(ether))
-    sender, receiver = (stack.enter_context(_pluto(uri)) for uri in plutos.uris)
+    sender, receiver = (stack.enter_context(Pluto(bench_settings(uri), BENCH_PERMISSION)) for uri in plutos.uris)
     ether.set_snr(0, 1, _SNR_DB, BURST_RMS_DBFS)
     feedback, clock = _Queue(), MonotonicClock()
     watch = Watch(plan, plutos.faults, rng)
@@ -260,14 +256,6 @@ def _deliver_all(
     outcome.double_deliveries = edge.arrivals - len(edge.arrived)
     outcome.outages = sender.outages + receiver.outages
     outcome.error = edge.error or ("" if watch.done else "the link did not recover in time")
-
-
-def _pluto(uri: str) -> Pluto:
-    settings = PlutoSettings(
-        uri=uri, rate_hz=_RATE_HZ, tx_lo_hz=_LO_HZ, rx_lo_hz=_LO_HZ, rx_gain_db=40.0, tx_attenuation_db=20.0
-    )
-    allowed = Permission([Band(low_hz=2.4e9, high_hz=2.4835e9, max_dbm=0.0)])
-    return Pluto(settings, allowed)
 
 
 def main() -> None:

@@ -122,6 +122,11 @@ class HelperProcess:
         return lines[-1][:300] if lines else "no message"
 
 
+def find_program(name: str) -> str | None:
+    """Path of an installed program, also where servers are kept; None if there is none."""
+    return shutil.which(name) or shutil.which(name, path=_PATH)
+
+
 def hil_command(*arguments: str) -> list[str]:
     """A verb of this program, for the interpreter that runs now."""
     return [sys.executable, "-m", "hil.cli", *arguments]
@@ -136,7 +141,7 @@ def mosquitto(port: int, folder: Path) -> HelperProcess:
     Raises:
         ControlError: Mosquitto is not installed.
     """
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=_PATH)
+    program = find_program("mosquitto")
     if program is None:
         raise ControlError("the MQTT broker Mosquitto 2 is not installed; type: apt-get install mosquitto")
     config = folder / "mosquitto.conf"

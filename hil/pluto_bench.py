@@ -14,23 +14,20 @@ from typing import Final
 import numpy as np
 
 from calibration.burst import random_burst
-from hil.emulate import BURST_RMS_DBFS
+from hil.emulate import BENCH_LO_HZ, BENCH_PERMISSION, BENCH_RATE_HZ, BURST_RMS_DBFS, bench_settings
 from radio import sync
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import Clock, RealTime, VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.permission import Band, Permission
+from radio.permission import Permission
 from radio.pluto import PlutoDevice
 from radio.pluto_process import Pluto
-from radio.pluto_settings import PlutoSettings
 from radio.receiver import Reception, receive_burst
 
 OnProgress = Callable[[int, int, str], None]
 
 SNRS_DB: Final = (3.0, 6.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 _PPM: Final = 3.0
-_LO_HZ: Final = 2.45e9
-_RATE_HZ: Final = 1e6
 _FAST_HZ: Final = 4e6
 _FAST_BUFFER: Final = 2**16
 _RUNS: Final = 5
@@ -60,16 +57,6 @@ def bench(on_progress: OnProgress, *, bursts: int = 10, seconds: float = 2.0, se
     return figures
 
 
-def _settings(uri: str) -> PlutoSettings:
-    return PlutoSettings(
-        uri=uri, rate_hz=_RATE_HZ, tx_lo_hz=_LO_HZ, rx_lo_hz=_LO_HZ, rx_gain_db=40.0, tx_attenuation_db=20.0
-    )
-
-
-def _permission() -> Permission:
-    return Permission([Band(low_hz=_LO_HZ - 10e6, high_hz=_LO_HZ + 10e6, max_dbm=-10.0)])
-
-
 def _ether(clock: Clock, seed: int) -> Ether:
     return Ether([NodeSpec(), NodeSpec(ppm=_PPM)], clock=clock, seed=seed)
 
@@ -77,8 +64,8 @@ def _ether(clock: Clock, seed: int) -> Ether:
 def _rate_hz(clock: Clock, seconds: float, seed: int) -> float:
     """Samples a second that come through while the other radio transmits, median of some runs."""
     with EmulatedPlutos(_ether(clock, seed)) as plutos:
-        fast = [replace(_settings(uri), rate_hz=_FAST_HZ, buffer_samples=_FAST_BUFFER) for uri in plutos.uris]
-        with PlutoDevice(fast[0], _permission()) as sender, PlutoDevice(fast[1], Permission()) as receiver:
+        fast = [replace(bench_settings(uri), rate_hz=_FAST_HZ, buffer_samples=_FAST_BUFFER) for uri in plutos.uris]
+        with PlutoDevice(fast[0], BENCH_PERMISSION) as sender, PlutoDevice(fast[1], Permission()) as receiver:
             sender.transmit_cyclic(random_burst(_PLACE, 4, np.random.default_rng(seed)).iq)
             receiver.start_receive()
             receiver.read()
@@ -99,7 +86,7 @@ def _opening(seed: int) -> dict[str, float]:
     with EmulatedPlutos(_ether(RealTime(), seed)) as plutos:
         for _ in range(_RUNS):
             began_s = time.perf_counter()
-            with Pluto(_settings(plutos.uris[0]), Permission()):
+            with Pluto(bench_settings(plutos.uris[0]), Permission()):
                 elapsed_s.append(time.perf_counter() - began_s)
     return {"open_s": float(np.median(elapsed_s))}
 
@@ -109,21 +96,21 @@ def _accuracy(snr_db: float, bursts: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng([seed, round(snr_db)])
     ether = _ether(VirtualTime(), seed)
     with EmulatedPlutos(ether) as plutos:
-        sending, receiving = (_settings(uri) for uri in plutos.uris)
-        with PlutoDevice(sending, _permission()) as sender, PlutoDevice(receiving, Permission()) as receiver:
+        sending, receiving = (bench_settings(uri) for uri in plutos.uris)
+        with PlutoDevice(sending, BENCH_PERMISSION) as sender, PlutoDevice(receiving, Permission()) as receiver:
             ether.set_snr(0, 1, snr_db, BURST_RMS_DBFS)
             heard = [_cross(sender, receiver, rng) for _ in range(bursts)]
     found = [reception for reception in heard if reception is not None]
     if not found:
         return {f"found_at_{snr_db:g}_db": 0.0}
     snr = np.array([reception.measurement.snr_db for reception in found])
-    cfo_hz = np.array([reception.cfo * _RATE_HZ for reception in found])
+    cfo_hz = np.array([reception.cfo * BENCH_RATE_HZ for reception in found])
     clock_ppm = np.array([reception.clock_offset_ppm for reception in found])
     return {
         f"found_at_{snr_db:g}_db": len(found) / bursts,
         f"snr_error_at_{snr_db:g}_db_db": float(np.mean(snr) - snr_db),
         f"snr_error_worst_at_{snr_db:g}_db_db": float(np.abs(snr - snr_db).max()),
-        f"cfo_error_worst_at_{snr_db:g}_db_hz": float(np.abs(cfo_hz + _PPM * 1e-6 * _LO_HZ).max()),
+        f"cfo_error_worst_at_{snr_db:g}_db_hz": float(np.abs(cfo_hz + _PPM * 1e-6 * BENCH_LO_HZ).max()),
         f"clock_error_worst_at_{snr_db:g}_db_ppm": float(np.abs(clock_ppm + _PPM).max()),
     }
 

@@ -74,6 +74,11 @@ class PlutoRadio(Table):
     emulator: EmulatorSettings = EmulatorSettings()
 
     @property
+    def has_two_radios(self) -> bool:
+        """True when another radio receives than the one that transmits."""
+        return self.receive_uri not in ("", self.uri)
+
+    @property
     def receive_lo_hz(self) -> float:
         """What a receiver that is another radio is tuned to; one oscillator has no offset to itself."""
-        return self.lo_hz * (1 + self.cfo_ppm * 1e-6) if self.receive_uri else self.lo_hz
+        return self.lo_hz * (1 + self.cfo_ppm * 1e-6) if self.has_two_radios else self.lo_hz

@@ -78,7 +78,7 @@ class PlutoPairRadio(LinkRadio):
         self._thresholds = ""
         self._shares = values(settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share")
         transmitter = open_transmitter(settings)
-        self._pair = PlutoPair(transmitter, open_receiver(settings) if settings.receive_uri else transmitter)
+        self._pair = PlutoPair(transmitter, open_receiver(settings) if settings.has_two_radios else transmitter)
         clock = MonotonicClock()
         cloud, edge = buses
         link = RecordingLink(self._pair, BusFeedback(clock, cloud=cloud, edge=edge), clock)
