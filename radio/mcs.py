@@ -147,11 +147,6 @@ def block_error_rate(scheme: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
     return _logistic((np.asarray(snr_db, np.float64) - scheme.threshold_db) / scheme.width_db)
 
 
-def loss_at(place: ArrayLike, snr_db: ArrayLike) -> NDArray[np.float64]:
-    """The same for entries of MCS_TABLE by their place; arrays broadcast."""
-    return LOOPBACK.loss_at(place, snr_db)
-
-
 def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
     """Es/N0 in dB at which a share of the blocks is lost, 0 < loss < 1."""
     return scheme.threshold_db + scheme.width_db * float(np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,14 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from hil.helper_processes import find_program, free_port
+
 USER, PASSWORD = "bench", "only-for-this-test"
 START_LIMIT_S = 5.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Broker:
@@ -72,10 +67,7 @@ class Broker:
 @pytest.fixture(scope="session")
 def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Broker]]:
     """Starts brokers, and ends them with the tests."""
-    path = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin:/opt/homebrew/bin"
-    executable, password_tool = (
-        shutil.which(name) or shutil.which(name, path=path) for name in ("mosquitto", "mosquitto_passwd")
-    )
+    executable, password_tool = map(find_program, ("mosquitto", "mosquitto_passwd"))
     if executable is None or password_tool is None:
         pytest.skip("needs the MQTT broker Mosquitto 2: apt-get install mosquitto")
     brokers: list[Broker] = []

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
 import errno
-import gc
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +16,9 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec
+from tests.radio.pyadi_client import pyadi_client
 
-if ctypes.util.find_library("iio") is None:
-    pytest.skip("needs libiio (Debian: libiio0)", allow_module_level=True)
-adi = pytest.importorskip("adi", reason="needs pyadi-iio: pip install -e .[pluto]")
+pytestmark = pytest.mark.usefixtures("libiio", "contexts_go_last")
 
 STATUS = 0x80000088
 RATE_HZ = 3_000_000
@@ -35,31 +32,9 @@ def _plutos(*ppm: float, **arguments: Any) -> Iterator[EmulatedPlutos]:
         yield running
 
 
-CONTEXTS: list[object] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _contexts_go_last() -> Iterator[None]:
-    """A buffer that some traceback holds on to must not outlive its context, or libiio ends the process."""
-    yield
-    gc.collect()
-    CONTEXTS.clear()
-
-
-@contextlib.contextmanager
-def _client(plutos: EmulatedPlutos, node: int = 0) -> Iterator[Any]:
-    sdr = adi.Pluto(plutos.uris[node])
-    CONTEXTS.append(sdr.ctx)
-    try:
-        yield sdr
-    finally:
-        sdr.rx_destroy_buffer()
-        sdr.tx_destroy_buffer()
-
-
 @pytest.fixture
 def sdr() -> Iterator[Any]:
-    with _plutos() as plutos, _client(plutos) as client:
+    with _plutos() as plutos, pyadi_client(plutos) as client:
         _set_up(client)
         yield client
 
@@ -219,10 +194,10 @@ def test_both_directions_share_one_rate(sdr: Any) -> None:
 
 def test_settings_outlive_the_client() -> None:
     with _plutos() as plutos:
-        with _client(plutos) as first:
+        with pyadi_client(plutos) as first:
             _set_up(first)
             first.tx_hardwaregain_chan0 = -42.75
-        with _client(plutos) as second:
+        with pyadi_client(plutos) as second:
             assert second.tx_hardwaregain_chan0 == -42.75
             assert second.rx_lo == pytest.approx(915e6, abs=8)
             assert second.gain_control_mode_chan0 == "manual"
@@ -327,7 +302,7 @@ def test_the_rssi_follows_the_level_at_the_antenna(sdr: Any) -> None:
 
 
 def test_a_second_cyclic_client_is_refused_until_the_first_lets_go() -> None:
-    with _plutos() as plutos, _client(plutos) as first, _client(plutos) as second:
+    with _plutos() as plutos, pyadi_client(plutos) as first, pyadi_client(plutos) as second:
         _set_up(first)
         _send_over_and_over(first, _tone(100))
         with pytest.raises(OSError, match="busy") as refusal:
@@ -388,7 +363,7 @@ def test_underflow_is_flagged_until_it_is_cleared(sdr: Any) -> None:
 
 
 def test_the_other_radio_hears_the_tone_off_by_both_oscillators() -> None:
-    with _plutos(2.0, -3.0) as plutos, _client(plutos, 0) as sender, _client(plutos, 1) as receiver:
+    with _plutos(2.0, -3.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
         for client in (sender, receiver):
             _set_up(client)
         sender.tx_hardwaregain_chan0 = 0
@@ -400,7 +375,7 @@ def test_the_other_radio_hears_the_tone_off_by_both_oscillators() -> None:
 
 
 def test_the_crystal_correction_takes_the_error_away() -> None:
-    with _plutos(50.0, 0.0) as plutos, _client(plutos, 0) as sender, _client(plutos, 1) as receiver:
+    with _plutos(50.0, 0.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
         for client in (sender, receiver):
             _set_up(client)
         sender.tx_hardwaregain_chan0 = 0
@@ -413,7 +388,7 @@ def test_the_crystal_correction_takes_the_error_away() -> None:
 
 def _digest_of_a_session() -> str:
     digest = hashlib.sha256()
-    with _plutos(4.0, -1.0) as plutos, _client(plutos, 0) as sender, _client(plutos, 1) as receiver:
+    with _plutos(4.0, -1.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
         for client in (sender, receiver):
             _set_up(client)
         receiver.rx_hardwaregain_chan0 = 60

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes.util
 import errno
-import gc
 import subprocess
 import sys
 import time
@@ -19,10 +16,9 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec
+from tests.radio.pyadi_client import pyadi_client
 
-if ctypes.util.find_library("iio") is None:
-    pytest.skip("needs libiio (Debian: libiio0)", allow_module_level=True)
-adi = pytest.importorskip("adi", reason="needs pyadi-iio: pip install -e .[pluto]")
+pytestmark = pytest.mark.usefixtures("libiio", "contexts_go_last")
 
 N = 1024
 DEADLINE_S = 5.0
@@ -32,28 +28,6 @@ DEADLINE_S = 5.0
 def plutos() -> Iterator[EmulatedPlutos]:
     with EmulatedPlutos(Ether([NodeSpec(), NodeSpec()], clock=VirtualTime(), seed=5)) as running:
         yield running
-
-
-CONTEXTS: list[object] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _contexts_go_last() -> Iterator[None]:
-    """A buffer that some traceback holds on to must not outlive its context, or libiio ends the process."""
-    yield
-    gc.collect()
-    CONTEXTS.clear()
-
-
-@contextlib.contextmanager
-def _client(plutos: EmulatedPlutos, node: int = 0) -> Iterator[Any]:
-    sdr = adi.Pluto(plutos.uris[node])
-    CONTEXTS.append(sdr.ctx)
-    try:
-        yield sdr
-    finally:
-        sdr.rx_destroy_buffer()
-        sdr.tx_destroy_buffer()
 
 
 def _error_number(call: Callable[[], object]) -> int | None:
@@ -68,7 +42,7 @@ def _error_number(call: Callable[[], object]) -> int | None:
 @pytest.fixture
 def looped(plutos: EmulatedPlutos) -> Iterator[Any]:
     """A radio in digital loopback that sends a ramp of 16 buffers over and over, and has begun to receive."""
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         sdr.loopback = 1
         sdr.rx_buffer_size = N
         sdr.tx_cyclic_buffer = True
@@ -105,7 +79,7 @@ def test_a_timeout_is_error_110_and_the_radio_goes_on(plutos: EmulatedPlutos, lo
 
 
 def test_a_timeout_meets_the_transmitter_too(plutos: EmulatedPlutos) -> None:
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         sdr.tx(np.zeros(N, complex))
         plutos.faults[0].timeout()
         assert _error_number(lambda: sdr.tx(np.zeros(N, complex))) == errno.ETIMEDOUT
@@ -113,7 +87,7 @@ def test_a_timeout_meets_the_transmitter_too(plutos: EmulatedPlutos) -> None:
 
 
 def test_busy_is_error_16_as_often_as_asked(plutos: EmulatedPlutos) -> None:
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         plutos.faults[0].busy(2)
         for _ in range(2):
             assert _error_number(sdr.rx) == errno.EBUSY
@@ -128,12 +102,12 @@ def test_a_delay_holds_one_transfer_up(plutos: EmulatedPlutos, looped: Any) -> N
 
 
 def test_a_dropped_connection_ends_one_client_and_the_next_is_served(plutos: EmulatedPlutos, looped: Any) -> None:
-    with _client(plutos, node=1) as neighbour:
+    with pyadi_client(plutos, node=1) as neighbour:
         neighbour.rx()
         plutos.faults[0].drop_connection()
         assert _error_number(looped.rx) is not None
         assert len(neighbour.rx()) == 1024
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         assert sdr.loopback == 1
         assert len(sdr.rx()) == 1024
 
@@ -146,14 +120,14 @@ def _can_connect(uri: str) -> bool:
 
 
 def test_a_radio_that_vanishes_returns_on_the_same_port_with_its_settings(plutos: EmulatedPlutos) -> None:
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         sdr.rx_lo = 868_000_000
         sdr.rx()
         plutos.faults[0].vanish()
         assert _error_number(sdr.rx) is not None
     assert not _can_connect(plutos.uris[0])
     plutos.faults[0].return_()
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         assert sdr.rx_lo == pytest.approx(868e6, abs=8)
         assert len(sdr.rx()) == 1024
 
@@ -167,7 +141,7 @@ def test_a_radio_returns_by_itself(plutos: EmulatedPlutos) -> None:
 
 
 def test_the_others_hear_nothing_of_a_radio_that_vanished(plutos: EmulatedPlutos) -> None:
-    with _client(plutos, 0) as sender, _client(plutos, 1) as receiver:
+    with pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
         for client in (sender, receiver):
             client.sample_rate = 2_000_000
             client.rx_lo = client.tx_lo = 915_000_000
@@ -209,7 +183,7 @@ input()
         holder.wait(DEADLINE_S)
         holder.stdin.close()
         holder.stdout.close()
-    with _client(plutos) as sdr:
+    with pyadi_client(plutos) as sdr:
         sdr.tx_cyclic_buffer = True
         sdr.tx(np.zeros(N, complex))
         assert len(sdr.rx()) == 1024
