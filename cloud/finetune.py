@@ -32,11 +32,12 @@ from cloud.peft_methods import (
     initialize_eva,
     low_rank,
     restore_eva,
+    set_low_rank,
 )
 from cloud.text import Example
 from hil.codec import cut, directions
 from hil.config import FinetuneSettings, ModelSettings
-from hil.contract import KEEP, LoraUpdate, ModelError, RankPlan, ScoreSet
+from hil.contract import KEEP, LoraUpdate, LowRankFactors, ModelError, RankPlan, ScoreSet
 from hil.policy_settings import Method
 
 EncodedExample = tuple[list[int], int]
@@ -189,6 +190,33 @@ class FineTuner:
             loss_sum += float(F.cross_entropy(logits, targets, reduction="sum"))
             n_tokens += len(targets)
         return right / n_tokens if score_set.questions else float("nan"), loss_sum / n_tokens
+
+    @torch.no_grad()
+    def losses_of(
+        self, updates: Sequence[Mapping[str, LowRankFactors]], examples: Sequence[Example], *, batch: int = 64
+    ) -> list[float]:
+        """Loss in nats per counted token with each of these updates in place of the trained one.
+
+        Args:
+            updates: module → factors of rank ≤ r_max, for every adapted module; of method "lora".
+            examples: in any order.
+            batch: examples of one forward pass.
+        """
+        rows = sorted(self._encode(examples), key=lambda row: len(row[0]))
+        batches = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+        adapted = adapted_layers(self._model)
+        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        found: list[float] = []
+        try:
+            for update in updates:
+                for name, factors in update.items():
+                    set_low_rank(adapted[name], factors)
+                sums = [F.cross_entropy(*self._counted(rows), reduction="sum").item() for rows in batches]
+                found.append(sum(sums) / sum(len(ids) - start for rows in batches for ids, start in rows))
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data.copy_(trained[name])
+        return found
 
     def _word_losses(self, examples: Sequence[Example]) -> torch.Tensor:
         """Cross-entropy of each example's label word, summed over its pieces: float[len(examples)]."""

@@ -1,9 +1,8 @@
-"""The default policy: PPO says how much of the budget this round takes, an exact allocator makes the plan within it.
+"""The default policy: PPO says what air is worth and how much of it a round may take, an exact allocator plans within.
 
-How much to spend now is a question of one number, and what a network can learn from a few streams. Where to spend it
-is arithmetic, and exact. No plan is ever larger than the budget. The number is a share of the budget and not a price of
-its bits, although the one follows from the other: the curvature orders what a round lacks well, but its scale differs
-by orders of magnitude between rounds, and a price would have to follow it.
+How much to spend now is a question of two numbers, and what a network can learn from a few streams. Where to spend it
+is arithmetic, and exact: the plan with the least measured loss at that price (cloud.pricing). No plan is ever larger
+than the budget. The price is one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17 at 15 dB.
 """
 
 from __future__ import annotations
@@ -14,49 +13,61 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.allocator import allocate_ranks, rank_plan
+from cloud.allocator import rank_plan
 from cloud.ppo import Ppo
+from cloud.pricing import worthwhile_ranks
 from cloud.reproducible import load_module
 from cloud.state import PACE_STATE_SIZE, Ints, Situation, pace_state, situation_of
 from cloud.weights_file import half_precision, read_weights, write_weights
 from hil.contract import ModelError, RankPlan, RoundObservation
+from hil.policy_settings import NATS_PER_S
 
 SHIPPED: Final = Path(__file__).parent / "policy_weights" / "ours.safetensors"
 
-OCTAVES: Final = 2.0
-"""The learnt share is 2^(±OCTAVES) even shares at most."""
-FLOOR_NATS_PER_MBIT: Final = 1e-7
-"""What a million bits must promise at least: directions without any use are not sent although there is room."""
+PACE_ACTIONS: Final = 2
+SHARE_OCTAVES: Final = 2.0
+"""Of a budget that several rounds share, a round may take 2^(±SHARE_OCTAVES) even shares at most."""
+PRICE_OCTAVES: Final = 4.0
+"""The learnt price of air is 2^(±PRICE_OCTAVES) times the one that was set."""
 
 
-def paced_plans(s: Situation, action: NDArray[np.floating]) -> tuple[Ints, NDArray[np.bool_]]:
-    """Ranks int[N, M] and kept modules bool[N, M] of actions float[N, 1] in -1..1, within the budget.
+def paced_plans(
+    s: Situation, action: NDArray[np.floating], nats_per_s: float = NATS_PER_S
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Ranks int[N, M] and kept modules bool[N, M] of actions float[N, 2] in -1..1, within the budget.
 
-    0 stands for an even share of what is left for the rounds that are left, which is all of it where every round has a
-    budget of its own; ±1 for 2^(±OCTAVES) such shares.
+    Args:
+        s: N rounds.
+        action: share of a budget that several rounds share, 0 = an even one (a budget of the round's own is there to be
+            spent); and price of air, 0 = the one that was set.
+        nats_per_s: the price that was set.
     """
-    shares = 2.0 ** (OCTAVES * np.clip(action[:, 0].astype(np.float64), -1.0, 1.0)) / s.rounds_left
+    share, price = np.clip(action.astype(np.float64), -1.0, 1.0).T
+    shares = 2.0 ** (SHARE_OCTAVES * share) / s.rounds_left if s.pooled else np.ones(len(share))
     most = (s.budget_bits * np.minimum(1.0, shares)).astype(np.int64)
-    return allocate_ranks(s, FLOOR_NATS_PER_MBIT, budget_bits=most)
+    return worthwhile_ranks(s, nats_per_s * 2.0 ** (PRICE_OCTAVES * price), most)
 
 
 class PacedAllocator:
-    """PPO's share of the budget, then the exact plan within it.
+    """PPO's price of air and share of the budget, then the exact plan within it.
 
     Args:
         weights: a file of `hil train ours`; "" = the one that ships.
+        nats_per_s: what a second of air must bring, before the network's factor.
     Raises:
         ModelError: no such file, or no policy of this kind in it.
     """
 
-    def __init__(self, weights: str = "") -> None:
+    def __init__(self, weights: str = "", nats_per_s: float = NATS_PER_S) -> None:
         self.name = "ours"
+        self._nats_per_s = nats_per_s
         self._agent = load_agent(Path(weights) if weights else SHIPPED)
 
     def plan(self, obs: RoundObservation) -> RankPlan:
         """Never above obs.budget.bits. Raises ModelError when the expected losses were not measured."""
         situation = situation_of(obs)
-        ranks, keep = paced_plans(situation, self._agent.act(pace_state(situation), deterministic=True).action)
+        action = self._agent.act(pace_state(situation), deterministic=True).action
+        ranks, keep = paced_plans(situation, action, self._nats_per_s)
         return rank_plan(obs, ranks[0], keep[0])
 
 
@@ -78,10 +89,10 @@ def load_agent(path: Path) -> Ppo:
     """
     described, tensors = read_weights(path, "ours")
     sizes = (described["observation_size"], described["action_size"])
-    if sizes != (PACE_STATE_SIZE, 1):
+    if sizes != (PACE_STATE_SIZE, PACE_ACTIONS):
         raise ModelError(
-            f"policy weights {path}: {sizes[0]} inputs and {sizes[1]} outputs, not {PACE_STATE_SIZE} and 1; "
-            "make them anew with `hil train ours`"
+            f"policy weights {path}: {sizes[0]} inputs and {sizes[1]} outputs, not {PACE_STATE_SIZE} and "
+            f"{PACE_ACTIONS}; make them anew with `hil train ours`"
         )
     agent = Ppo.described(described)
     load_module(agent.model, {name.removeprefix("model."): t for name, t in tensors.items()}, f"policy weights {path}")

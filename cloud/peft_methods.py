@@ -29,7 +29,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 
 from hil.config import ModelSettings
-from hil.contract import ConfigError
+from hil.contract import ConfigError, LowRankFactors
 from hil.policy_settings import Method
 
 ADAPTER: Final = "default"
@@ -123,6 +123,15 @@ def low_rank(layer: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         a = layer.lora_A[ADAPTER].weight.detach()
         b = layer.lora_B[ADAPTER].weight.detach() * layer.scaling[ADAPTER]
     return a.float().cpu().numpy(), b.float().cpu().numpy()
+
+
+def set_low_rank(layer: Any, factors: LowRankFactors) -> None:
+    """Let a LoRA layer be this update, of at most its rank; what it was trained to is gone."""
+    a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
+    a.zero_()
+    b.zero_()
+    a[: factors.rank] = torch.from_numpy(np.ascontiguousarray(factors.a))
+    b[:, : factors.rank] = torch.from_numpy(np.ascontiguousarray(factors.b)) / layer.scaling[ADAPTER]
 
 
 # ------------------------------------------------------------------------------------------- AdaLoRA

@@ -24,8 +24,9 @@ from cloud.importance import Curvature, held_curve, inner_products, joined, sent
 from cloud.lexicon import measure_text
 from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.stream_scorer import MergedModel, StreamScorer
-from cloud.text import Domain, DomainSampler, default_domain, load_domains
-from hil.codec import CodecTarget, cut, decode, encode
+from cloud.text import Domain, DomainSampler, Example, default_domain, load_domains
+from cloud.trial import TRIALS, measure_plans, trial_examples
+from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
 from hil.config import DefaultText, FileText, Settings
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 from hil.policy_settings import Method
@@ -98,7 +99,10 @@ def train_stream(
         texts_of_round = (e.text for e in examples)
         states.append(measure_text(texts_of_round, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces))
         tuner.train(examples, on_step)
-        rounds.add(tuner.directions(), tuner.curvature(examples))
+        curvature = tuner.curvature(examples)
+        rounds.add(tuner.directions(), curvature)
+        if method == "lora":
+            rounds.add_trial(tuner, curvature, trial_examples(samplers[name]))
     score_sets = {name: _limited(domain.score_set, settings.streams.items) for name, domain in texts.items()}
     stream = Stream(
         digest=stream_key(
@@ -141,7 +145,7 @@ def _limited(score_set: ScoreSet, items: int) -> ScoreSet:
 
 
 class _Rounds:
-    """What is kept of each round: payload, spectra and residuals."""
+    """What is kept of each round: payload, spectra, residuals and trials."""
 
     def __init__(self, spec: BaseSpec, shapes: Mapping[str, tuple[int, int]], settings: Settings, n: int) -> None:
         self._spec, self._shapes = spec, shapes
@@ -153,6 +157,9 @@ class _Rounds:
         self._spectra = np.zeros((n, m, r_max), np.float32)
         self._sent = {kind: np.zeros((n, m, r_max + 1), np.float32) for kind in ("energy", "kfac")}
         self._kept = {kind: np.full((n, m, r_max + 1, n), np.nan, np.float32) for kind in ("energy", "kfac")}
+        price = bits_per_direction(spec, self._target)
+        self._bits = bits_by_rank([price[name] for name in shapes], r_max)
+        self._trials = {key: np.zeros((n, TRIALS)) for key in ("missing", "excess")}
 
     def add(self, found: Mapping[str, Directions], curvature: Mapping[str, Curvature]) -> None:
         """One more round."""
@@ -167,6 +174,15 @@ class _Rounds:
             self._held[name].append(received.get(name, nothing))
             self._add_module(t, m, "energy", inner_products(joined(self._held[name]), None), name)
             self._add_module(t, m, "kfac", inner_products(joined(self._held[name]), curvature.get(name)), name)
+        for line in self._trials.values():
+            line[t] = np.linspace(0.0, self._sent["kfac"][t, :, 0].sum(dtype=np.float64), TRIALS)
+
+    def add_trial(self, tuner: FineTuner, curvature: Mapping[str, Curvature], examples: Sequence[Example]) -> None:
+        """Plans of the round that was added last, as they come out on these examples."""
+        t = len(self.payloads) - 1
+        delivered = {name: held[t] for name, held in self._held.items()}
+        measured = measure_plans(tuner, delivered, curvature, self._bits, examples)
+        self._trials["missing"][t], self._trials["excess"][t] = measured.missing, measured.excess
 
     def _add_module(self, t: int, m: int, kind: str, inner: NDArray[np.float64], name: str) -> None:
         """The curves of one module out of the inner products of all rounds' directions."""
@@ -185,6 +201,7 @@ class _Rounds:
             "spectra": self._spectra,
             **{f"sent_{kind}": curves for kind, curves in self._sent.items()},
             **{f"kept_{kind}": curves for kind, curves in self._kept.items()},
+            **{f"trial_{key}": line for key, line in self._trials.items()},
         }
 
 

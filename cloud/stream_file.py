@@ -18,7 +18,7 @@ from hil.contract import BaseSpec, LowRankFactors, ScoreSet, TextState
 from hil.policy_settings import Method
 from hil.whole_file import written_whole
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the files; a file of another is as good as none."""
 
 Curves = NDArray[np.float32]
@@ -42,6 +42,8 @@ class Stream:
         sent_energy, sent_kfac: float32[T, M, R + 1], what is missing when r directions of the round are sent.
         kept_energy, kept_kfac: float32[T, M, R + 1, T], [sent in, module, r, now]: what is missing now when the edge
             holds r directions sent in another round; NaN for a round that is still to come.
+        trial_missing, trial_excess: float64[T, K], every round's MeasuredLoss; of another method than "lora" what is
+            expected, as nothing is tried.
         payloads: every round's whole update as the codec encodes it.
     """
 
@@ -64,6 +66,8 @@ class Stream:
     sent_kfac: Curves
     kept_energy: Curves
     kept_kfac: Curves
+    trial_missing: NDArray[np.float64]
+    trial_excess: NDArray[np.float64]
     payloads: tuple[bytes, ...] = field(repr=False)
 
     @property
@@ -116,6 +120,8 @@ _ARRAYS: Final = (
     "sent_kfac",
     "kept_energy",
     "kept_kfac",
+    "trial_missing",
+    "trial_excess",
 )
 
 

@@ -13,12 +13,14 @@ from cloud.importance import Curvature, residuals
 from cloud.lexicon import measure_text
 from cloud.policies import make_policy
 from cloud.text import Domain, DomainSampler
+from cloud.trial import measure_plans, trial_examples
 from hil import codec
 from hil.config import Settings
 from hil.contract import (
     Budget,
     ChannelState,
     LowRankFactors,
+    MeasuredLoss,
     RankPlan,
     RoundObservation,
     RoundSummary,
@@ -38,6 +40,7 @@ class Trained:
         directions: the whole update.
         delivered: the same as an edge would decode it, had all of it been sent.
         curvature: of the loss around it.
+        measured: what plans of it come to; None where the method of training chose the ranks itself.
     """
 
     text: TextState
@@ -46,6 +49,7 @@ class Trained:
     directions: Mapping[str, Directions]
     delivered: Mapping[str, LowRankFactors]
     curvature: Mapping[str, Curvature]
+    measured: MeasuredLoss | None
 
 
 class CloudHalf:
@@ -67,8 +71,8 @@ class CloudHalf:
         self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
-        method, rank = training_of(settings.policy)
-        self._tuner = FineTuner(base, settings.model, settings.finetune, seed, method=method, target_rank=rank)
+        self._method, rank = training_of(settings.policy)
+        self._tuner = FineTuner(base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank)
         self.module_shapes = self._tuner.module_shapes
         self.history: list[RoundSummary] = []
         self._held: dict[str, LowRankFactors] = {}
@@ -89,14 +93,23 @@ class CloudHalf:
         )
         loss = self._tuner.train(examples, on_step)
         found = self._tuner.directions()
+        delivered, curvature = self._delivered(round_id, found), self._tuner.curvature(examples)
         return Trained(
             text=text,
             loss_nats=loss,
             steps=settings.steps,
             directions=found,
-            delivered=self._delivered(round_id, found),
-            curvature=self._tuner.curvature(examples),
+            delivered=delivered,
+            curvature=curvature,
+            measured=self._measured(name, delivered, curvature) if self._method == "lora" else None,
         )
+
+    def _measured(
+        self, domain: str, delivered: Mapping[str, LowRankFactors], curvature: Mapping[str, Curvature]
+    ) -> MeasuredLoss:
+        price = codec.bits_per_direction(self._base.spec, self._target)
+        bits = codec.bits_by_rank([price[module] for module in self.module_shapes], self._settings.model.r_max)
+        return measure_plans(self._tuner, delivered, curvature, bits, trial_examples(self._samplers[domain]))
 
     def _delivered(self, round_id: int, found: Mapping[str, Directions]) -> Mapping[str, LowRankFactors]:
         whole = RankPlan(ranks={name: min(len(d.s), self._settings.model.r_max) for name, d in found.items()})
@@ -133,6 +146,7 @@ class CloudHalf:
             spectra=spectra(trained.directions, r_max),
             energy=residuals(trained.delivered, self._held, r_max),
             kfac=residuals(trained.delivered, self._held, r_max, trained.curvature),
+            measured=trained.measured,
             held=dict(held),
             history=tuple(self.history),
         )

@@ -166,12 +166,14 @@ class Budget:
     Attributes:
         airtime_s: airtime that is left.
         bits: payload bits that the link expects to deliver in it at the SNR last measured; a larger plan is not sent.
-        rounds: rounds that it must last for, this one included; 1 = a budget for each round.
+        rounds: rounds that it must last for, this one included.
+        pooled: what a round leaves over is the later rounds'; else every round has a budget of its own.
     """
 
     airtime_s: float
     bits: int
     rounds: int = 1
+    pooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,21 @@ class Residuals:
 
     sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     kept: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLoss:
+    """What plans of a round came to when they were tried on its own text: a rising line from expected to real loss.
+
+    It begins at the whole update and goes on beyond its end as it was.
+
+    Attributes:
+        missing: float64[K], nats expected to be missing by kfac, summed over the modules; 0 first, never falling.
+        excess: float64[K], loss above that of the whole update, nats per token; ≥ 0, never falling.
+    """
+
+    missing: NDArray[np.float64]
+    excess: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +236,7 @@ class RoundObservation:
         energy: what would be missing, as squared Frobenius norm of the module's ΔW.
         kfac: the same as the loss it is expected to cost, in nats per counted token, from the curvature of the loss
             around the trained update (Kronecker-factored; cloud/importance.py).
+        measured: from what kfac expects to the loss that it comes to; None: not measured.
         held: module → rank that the edge has confirmed to hold; absent modules hold nothing.
         history: past rounds, oldest first.
     """
@@ -235,6 +253,7 @@ class RoundObservation:
     spectra: Mapping[str, NDArray[np.float32]]
     energy: Residuals = Residuals()
     kfac: Residuals = Residuals()
+    measured: MeasuredLoss | None = None
     held: Mapping[str, int]
     history: tuple[RoundSummary, ...] = ()
 

@@ -3,9 +3,9 @@
 "hil/Rank-v0" is registered when this module is imported. Without further arguments it runs over invented streams and
 needs no model: `gymnasium.make("hil.environment:hil/Rank-v0")`.
 
-Actions are "ranks", one number in -1..1 a module, or "pace", one number that says how much of the budget this round may
-take; an exact allocator makes the plan within it. An episode ends with its last round: it is terminated, never
-truncated.
+Actions are "ranks", one number in -1..1 a module, or "pace", two numbers that say how much of a shared budget this
+round may take and what air is worth; an exact allocator makes the plan. An episode ends with its last round: it is
+terminated, never truncated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cloud.airllm_agent import decode_ranks
 from cloud.allocator import rank_plan
-from cloud.paced_policy import paced_plans
+from cloud.paced_policy import PACE_ACTIONS, paced_plans
 from cloud.policies import KEPT, project_ranks
 from cloud.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
 from hil.config import Settings
@@ -66,13 +66,13 @@ class Translation:
     """From situations to observations, from actions to plans, from outcomes to rewards; N rounds at once.
 
     Args:
-        action: "ranks": float[M] in -1..1 to ranks 1..R, as arXiv 2507.11515 decodes them; "pace": float[1] to a
-            share of the budget (cloud.paced_policy), within which the best plan is taken.
+        action: "ranks": float[M] in -1..1 to ranks 1..R, as arXiv 2507.11515 decodes them; "pace": float[2] to a
+            share of the budget and a price of air (cloud.paced_policy), at which the best plan is taken.
         observation: "paper" or "pace", as cloud.state.
         reward: "paper": -loss - 0.1 · cost with cost = bits / budget, and with 10 · cost in place of the loss where
-            cost > 1; "loss": -(loss - full loss) - price_per_mbit · Mbit on the air.
+            cost > 1; "loss": -(loss - full loss) - nats_per_s · airtime.
         project: bring plans of ranks down to the budget.
-        price_per_mbit: nats that a million bits on the air take off the reward "loss".
+        nats_per_s: nats that a second on the air takes off the reward "loss".
     Raises:
         ConfigError: a kind that is not one of these.
     """
@@ -84,7 +84,7 @@ class Translation:
         observation: ObservationKind = "paper",
         reward: RewardKind = "paper",
         project: bool = False,
-        price_per_mbit: float = 0.0,
+        nats_per_s: float = 0.0,
     ) -> None:
         chosen: list[tuple[str, str, tuple[str, ...]]] = [
             ("action", action, ("ranks", "pace")),
@@ -95,11 +95,11 @@ class Translation:
             if value not in known:
                 raise ConfigError(f"{key} = {value!r}: choose one of {', '.join(known)}")
         self._action, self._observation, self._reward = action, observation, reward
-        self._project, self._price_per_mbit = project, price_per_mbit
+        self._project, self._nats_per_s = project, nats_per_s
 
     def action_space(self, n_modules: int) -> gymnasium.Space[State]:
         """Of one environment."""
-        return _box(-1.0, 1.0, n_modules if self._action == "ranks" else 1)
+        return _box(-1.0, 1.0, n_modules if self._action == "ranks" else PACE_ACTIONS)
 
     def observation_space(self, n_modules: int) -> gymnasium.Space[State]:
         """Of one environment."""
@@ -137,8 +137,7 @@ class Translation:
         """
         loss, payload_bits, feasible = np.asarray(outcome.loss_nats), outcome.payload_bits, outcome.feasible
         if self._reward == "loss":
-            sent_mbit = 1e-6 * np.where(feasible, payload_bits, 0)
-            return np.asarray(outcome.full_loss_nats - loss - self._price_per_mbit * sent_mbit)
+            return np.asarray(outcome.full_loss_nats - loss - self._nats_per_s * outcome.airtime_s)
         cost = payload_bits / np.maximum(outcome.budget_bits, overhead_bits)
         return np.asarray(-np.where(feasible, loss, 10.0 * cost) - 0.1 * cost)
 

@@ -226,8 +226,8 @@ class Loop:
         airtime_s, rounds = self._settings.budget.airtime_s, self._settings.run.rounds
         if self._settings.budget.scope == "episode":
             left_s = max(0.0, airtime_s * rounds - self._spent_s)
-            return self._radio.budget(left_s, sounding, rounds=rounds - round_id)
-        return self._radio.budget(airtime_s * self._radio.airtime_share, sounding, rounds=1)
+            return self._radio.budget(left_s, sounding, rounds=rounds - round_id, pooled=True)
+        return self._radio.budget(airtime_s * self._radio.airtime_share, sounding, rounds=1, pooled=False)
 
     def _channel(self, sounding: Sounding) -> ChannelState:
         last = self._last_link

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,11 @@ class Table(BaseModel):
     """A table of hil.toml: unknown keys, other types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+NATS_PER_S: Final = 0.15
+"""Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the reward of arXiv 2507.11515
+gives its cost a weight of 0.1."""
 
 
 class FixedPolicy(Table):
@@ -56,6 +61,14 @@ class PricePolicy(Table):
     """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
 
 
+class AirtimePricePolicy(Table):
+    """[policy] kind = "airtime": the exact plan at one price of air, in measured loss."""
+
+    kind: Literal["airtime"]
+    nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
+    """Loss that a second of air must save."""
+
+
 class AdaLoraPolicy(Table):
     """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
 
@@ -88,10 +101,12 @@ class AirLlmPolicy(Table):
 
 
 class OursPolicy(Table):
-    """[policy] kind = "ours": the exact allocator, at a pace that PPO sets."""
+    """[policy] kind = "ours": the exact allocator, at a price of air that PPO sets."""
 
     kind: Literal["ours"] = "ours"
     weights: str = ""
+    nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
+    """Loss that a second of air must save, before the network's factor of 1/16 to 16."""
 
 
 class FilePolicy(Table):
@@ -108,6 +123,7 @@ AnyPolicy = (
     | GreedyPolicy
     | WaterfillPolicy
     | PricePolicy
+    | AirtimePricePolicy
     | AdaLoraPolicy
     | EvaPolicy
     | PpoPolicy

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hil.codec.quantiser import COEFFICIENT_BITS, CodecTarget, row_bytes
 from hil.contract import BaseSpec, CodecError
@@ -70,6 +70,19 @@ class Header:
 def bits_per_direction(base: BaseSpec, target: CodecTarget) -> dict[str, int]:
     """Module → payload bits of one direction."""
     return {module: 8 * row_bytes(shape, target.coefficient_bits) for module, shape in base.module_shapes.items()}
+
+
+def bits_by_rank(per_direction: ArrayLike, r_max: int, per_module: int = BITS_PER_MODULE) -> NDArray[np.int64]:
+    """int64[M, r_max + 1]: payload bits of r directions of each module, r = 0..r_max.
+
+    Args:
+        per_direction: [M], as bits_per_direction.
+        r_max: ≥ 0.
+        per_module: bits that a module with r ≥ 1 costs beside its directions.
+    """
+    ranks = np.arange(r_max + 1)
+    bits: NDArray[np.int64] = np.asarray(per_direction, np.int64)[:, np.newaxis] * ranks
+    return bits + np.where(ranks > 0, per_module, 0)
 
 
 def overhead_bits(base: BaseSpec, target: CodecTarget) -> int:

@@ -11,11 +11,14 @@ import numpy as np
 from cloud.allocator import allocate, allocate_ranks, random_states_check
 from cloud.base_model import open_base_model
 from cloud.policies import project_ranks
+from cloud.pricing import worthwhile_ranks
+from cloud.state import Situation
 from cloud.stream import cached_stream, stream_domains
 from cloud.stream_scorer import StreamScorer
 from hil.config import Settings
 from hil.environment import synthetic_tables
-from hil.training.surrogate import BatchRounds
+from hil.policy_settings import NATS_PER_S
+from hil.training.surrogate import BatchRounds, Bools, Ints, synthetic_table
 
 EPISODES = 64
 REPEATS = 7
@@ -32,13 +35,13 @@ def bench(settings: Settings, *, random_states: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     rounds = BatchRounds(synthetic_tables(), settings, EPISODES)
 
-    def play(allocated: bool) -> None:
+    def at_random(s: Situation) -> tuple[Ints, Bools]:
+        return rng.integers(0, s.r_max + 1, s.last_ranks.shape), np.zeros(s.last_ranks.shape, np.bool_)
+
+    def play(plans: Callable[[Situation], tuple[Ints, Bools]]) -> None:
         rounds.reset(list(range(EPISODES)))
         while (s := rounds.situation) is not None:
-            if allocated:
-                rounds.step(*allocate_ranks(s))
-            else:
-                rounds.step(rng.integers(0, s.r_max + 1, s.last_ranks.shape), np.zeros(s.last_ranks.shape, np.bool_))
+            rounds.step(*plans(s))
 
     def project() -> None:
         situation = rounds.reset(list(range(EPISODES)))
@@ -46,17 +49,20 @@ def bench(settings: Settings, *, random_states: int) -> dict[str, float]:
 
     steps = EPISODES * rounds.n_rounds
     return {
-        "surrogate.steps_per_s": steps / _median_s(lambda: play(False)),
-        "surrogate.steps_per_s.with_allocator": steps / _median_s(lambda: play(True)),
+        "surrogate.steps_per_s": steps / _median_s(lambda: play(at_random)),
+        "surrogate.steps_per_s.with_allocator": steps / _median_s(lambda: play(allocate_ranks)),
+        "surrogate.steps_per_s.with_price": steps
+        / _median_s(lambda: play(lambda s: worthwhile_ranks(s, NATS_PER_S, s.budget_bits))),
         "projection.plans_per_s": EPISODES / _median_s(project),
         **{f"allocator.plan_ms.{m}x{r}": 1e3 * _plan_s(m, r, rng) for m, r in ((28, 16), (224, 16), (224, 64))},
+        **{f"price.plan_ms.{m}x{r}": 1e3 * _priced_plan_s(m, r, settings) for m, r in ((28, 16), (224, 16))},
         "stream.scores_per_s": _scores_per_s(settings, rng),
         "allocator.random_states": random_states,
         "allocator.random_states.infeasible": random_states_check(random_states, 0),
     }
 
 
-def _median_s(run: Callable[[], None]) -> float:
+def _median_s(run: Callable[[], object]) -> float:
     took = []
     for _ in range(REPEATS):
         start_s = time.perf_counter()
@@ -77,6 +83,13 @@ def _plan_s(modules: int, r_max: int, rng: np.random.Generator) -> float:
         allocate(damage, bits, 600, budget)
 
     return _median_s(plan)
+
+
+def _priced_plan_s(modules: int, r_max: int, settings: Settings) -> float:
+    """Median time of one plan at the price of air that ships."""
+    table = synthetic_table(np.random.default_rng(0), modules=modules, r_max=r_max)
+    situation = BatchRounds([table], settings, 1).reset([0])
+    return _median_s(lambda: worthwhile_ranks(situation, NATS_PER_S, situation.budget_bits))
 
 
 def _scores_per_s(settings: Settings, rng: np.random.Generator) -> float:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from cloud.base_model import open_base_model
 from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
+from cloud.trial import fresh_plan
 from hil.config import Settings, load_settings
 from hil.contract import ScoreSet
 from hil.evaluation.statistics import Interval, clustered_mean
 from hil.training.runners import Scorer
 from hil.training.stream_table import table_of
-from hil.training.tables import fresh_plan
 
 MOVES = 40
 """Moves that are tried from each plan."""

@@ -110,16 +110,17 @@ class RoundRadio(ABC):
         """Measure the channel."""
         return self._sending.sound(self.limits)
 
-    def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int) -> Budget:
+    def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int, pooled: bool) -> Budget:
         """What the link expects to deliver in an airtime at the SNR just measured, before its deadline.
 
         Args:
             airtime_s: that may be spent.
             sounding: of this round.
             rounds: that the airtime must last, this one included.
+            pooled: what this round leaves over is theirs.
         """
         if math.isnan(sounding.snr_db):
-            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds)
+            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds, pooled=pooled)
         bits = payload_bits(
             min(airtime_s, self.limits.airtime_s),
             sounding.flat_snr_db,
@@ -128,7 +129,7 @@ class RoundRadio(ABC):
             round_trip_s=self._round_trip_s,
             table=self._sending.adaptation.table,
         )
-        return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds)
+        return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds, pooled=pooled)
 
     def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
         """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from cloud.airllm import save_ppo, train_airllm
 from cloud.airllm_agent import AirLlmAgent
-from cloud.paced_policy import save_agent
+from cloud.paced_policy import PACE_ACTIONS, save_agent
 from cloud.ppo import Ppo, PpoSettings, learn
 from cloud.state import PACE_STATE_SIZE
 from cloud.weights_file import read_weights, write_weights
 from hil.config import Settings
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
+from hil.policy_settings import NATS_PER_S
 from hil.training.surrogate import StreamTable
 
 Kind = Literal["ours", "ppo", "airllm", "airllm-published"]
@@ -32,15 +33,13 @@ KINDS: Final[tuple[Kind, ...]] = ("ours", "ppo", "airllm", "airllm-published")
 STEPS: Final[dict[Kind, int]] = {"ours": 100_000, "ppo": 30_000, "airllm": 9_000, "airllm-published": 9_000}
 """Environment steps where none are asked for; AirLLM's cost a hundred times those of the others."""
 PARALLEL_EPISODES: Final = 24
-PRICE_PER_MBIT: Final = 0.01
-"""Nats that a million bits are worth to the default policy: without a price it could not learn to save any."""
 RANK_SETTINGS: Final = PpoSettings(hidden=(256, 256), learning_rate=3e-4, ent_coef=0.01, n_steps=30)
 """PPO over rank vectors: the paper's width, and a rate at which it learns within as many steps."""
 
 
 _PROJECTED: Final = {"action": "ranks", "observation": "paper", "reward": "paper", "project": True}
 TRANSLATIONS: Final[dict[Kind, dict[str, Any]]] = {
-    "ours": {"action": "pace", "observation": "pace", "reward": "loss", "price_per_mbit": PRICE_PER_MBIT},
+    "ours": {"action": "pace", "observation": "pace", "reward": "loss"},
     "ppo": _PROJECTED,
     "airllm": _PROJECTED,
     "airllm-published": {**_PROJECTED, "project": False},
@@ -85,6 +84,13 @@ class Learner(Protocol):
         ...
 
 
+def translation_of(kind: Kind, scope: Scope) -> dict[str, Any]:
+    """Arguments of Translation in that scope: air of a shared budget is the later rounds', other air has a price."""
+    if kind != "ours":
+        return TRANSLATIONS[kind]
+    return {**TRANSLATIONS[kind], "nats_per_s": 0.0 if scope == "episode" else NATS_PER_S}
+
+
 def scopes_of(kind: Kind, settings: Settings) -> tuple[Scope, ...]:
     """The scopes of the budget that a learner learns in: the default policy in both, by turns."""
     return ("round", "episode") if kind == "ours" else (settings.budget.scope,)
@@ -98,7 +104,7 @@ def scoped(settings: Settings, scope: Scope) -> Settings:
 def make_learner(kind: Kind, tables: Sequence[StreamTable], settings: Settings, seed: int) -> Learner:
     """A fresh learner over these tables."""
     environments = [
-        RankVectorEnv(PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope), **TRANSLATIONS[kind])
+        RankVectorEnv(PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope), **translation_of(kind, scope))
         for scope in scopes_of(kind, settings)
     ]
     return PpoLearner(kind, environments, seed) if kind in ("ours", "ppo") else AirLlmLearner(environments[0], seed)
@@ -117,7 +123,7 @@ class PpoLearner:
         self._kind, self._environments, self._seed = kind, environments, seed
         self._r_max = environments[0].rounds.r_max
         modules = len(environments[0].rounds.module_shapes)
-        sizes = (PACE_STATE_SIZE, 1) if kind == "ours" else (4 + modules, modules)
+        sizes = (PACE_STATE_SIZE, PACE_ACTIONS) if kind == "ours" else (4 + modules, modules)
         self._agent = Ppo(*sizes, PpoSettings() if kind == "ours" else RANK_SETTINGS, seed=seed)
         self.steps = 0
 

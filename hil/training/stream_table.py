@@ -56,7 +56,9 @@ class StreamTable:
             holds r directions that were sent in the round of the first.
         base_losses, full_losses: float64[T], nats per token with nothing and with all R directions delivered.
         base_scores, full_scores: float64[T], the same in shares of right answers; NaN without labels.
-        knots: from missing nats to excess loss.
+        trial_missing, trial_excess: float64[T, K], what a policy is told of that line: MeasuredLoss of every round,
+            from other examples of its text.
+        knots: from missing nats to excess loss, on the items that rounds are scored on.
     """
 
     module_shapes: Mapping[str, tuple[int, int]]
@@ -72,6 +74,8 @@ class StreamTable:
     full_losses: Floats
     base_scores: Floats
     full_scores: Floats
+    trial_missing: Floats
+    trial_excess: Floats
     knots: Knots
 
     @property
@@ -87,9 +91,7 @@ class StreamTable:
     @property
     def bits(self) -> Ints:
         """int64[M, R + 1]: payload bits of r directions of a module."""
-        ranks = np.arange(self.r_max + 1)
-        price: Ints = self.bits_per_direction[:, np.newaxis] * ranks + np.where(ranks > 0, codec.BITS_PER_MODULE, 0)
-        return price
+        return codec.bits_by_rank(self.bits_per_direction, self.r_max)
 
     @property
     def shapes(self) -> Ints:
@@ -121,6 +123,8 @@ def table_of(stream: Any, knots: Knots | None = None, *, coefficient_bits: int =
         full_losses=np.asarray(stream.full_losses, np.float64),
         base_scores=np.asarray(stream.base_scores, np.float64),
         full_scores=np.asarray(stream.full_scores, np.float64),
+        trial_missing=stream.trial_missing,
+        trial_excess=stream.trial_excess,
         knots=knots if knots is not None else Knots.identity(len(stream.texts)),
     )
 
@@ -129,6 +133,8 @@ _DOMAINS: Final = 4
 _DWELL: Final = 2
 _OVERLAP: Final = 0.98
 """Cosine between a direction and itself one round of training later."""
+_TRIALS: Final = 7
+"""Points of the line from expected to measured loss, as many as of a real stream."""
 _PROJECTIONS: Final[dict[str, tuple[int, int]]] = {
     "self_attn.q_proj": (256, 256),
     "self_attn.k_proj": (128, 256),
@@ -170,6 +176,7 @@ def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28
     measures = rng.uniform((0.6, 0.0, 1.1), (0.9, 0.5, 2.5), (_DOMAINS, 3))
     full_losses = rng.uniform(0.1, 0.4, _DOMAINS)[domain]
     unknown = np.full(rounds, np.nan)
+    line = sent[:, :, 0].sum(axis=1, dtype=np.float64)[:, np.newaxis] * np.linspace(0.0, 1.0, _TRIALS)
     return StreamTable(
         module_shapes=shapes,
         bits_per_direction=np.array(list(codec.bits_per_direction(spec, target).values()), np.int64),
@@ -184,6 +191,8 @@ def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28
         full_losses=full_losses,
         base_scores=unknown,
         full_scores=unknown,
+        trial_missing=line,
+        trial_excess=line,
         knots=Knots.identity(rounds),
     )
 

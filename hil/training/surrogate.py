@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.state import Situation, plan_bits
+from cloud.state import Situation, on_line, plan_bits
 from hil.conditions import conditions, seeded
 from hil.config import Settings
 from hil.contract import ConfigError, ModelError, TextState
@@ -118,6 +118,7 @@ class BatchRounds:
         self._changed = np.array([[_is_new(t.texts, i) for i in range(t.n_rounds)] for t in tables], np.float64)
         self._base_losses = np.stack([table.base_losses for table in tables])
         self._full_losses = np.stack([table.full_losses for table in tables])
+        self._trials = tuple(np.stack([getattr(t, key) for t in tables]) for key in ("trial_missing", "trial_excess"))
         self._knots = tuple(np.stack([getattr(t.knots, key) for t in tables]) for key in ("missing", "excess"))
         self.situation: Situation | None = None
 
@@ -221,6 +222,7 @@ class BatchRounds:
             budget_bits=self._link.bits(usable_s, reported, air.bandwidth_hz[:, now]),
             airtime_s=airtime_s,
             rounds_left=np.full(self.n, rounds_left, np.int64),
+            pooled=settings.budget.scope == "episode",
             entropy=entropy,
             oov_rate=oov_rate,
             pieces_per_word=pieces,
@@ -228,6 +230,8 @@ class BatchRounds:
             last_ranks=self.held_rank,
             sent=sent,
             kept=self._missing(sent),
+            trial_missing=self._trials[0][table, now],
+            trial_excess=self._trials[1][table, now],
             bits=self._bits,
             overhead_bits=self._overhead_bits,
             shapes=self._shapes,
@@ -246,11 +250,7 @@ class BatchRounds:
     def _excess(self, missing: Floats) -> Floats:
         """float64[N]: the rising line of each episode's round, read at `missing`."""
         x, y = (knots[self._table, self.round_id] for knots in self._knots)
-        left = np.clip((missing[:, np.newaxis] >= x[:, 1:-1]).sum(axis=1), 0, x.shape[1] - 2)
-        row = np.arange(self.n)
-        x0, x1, y0, y1 = x[row, left], x[row, left + 1], y[row, left], y[row, left + 1]
-        excess: Floats = y0 + (y1 - y0) / (x1 - x0) * (missing - x0)
-        return excess
+        return on_line(x, y, missing)
 
     def _air_of(self, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
         """Channel of one episode, and what the cloud is told of its SNR; float64[T] each."""
@@ -291,6 +291,9 @@ def _check_alike(tables: Sequence[StreamTable]) -> None:
             and dict(table.module_shapes) == dict(first.module_shapes)
             and np.array_equal(table.bits, first.bits)
             and table.knots.missing.shape == first.knots.missing.shape
+            and table.trial_missing.shape == first.trial_missing.shape
         )
         if not same:
-            raise ConfigError(f"stream table {i} differs from the first in rounds, modules, ranks, prices or knots")
+            raise ConfigError(
+                f"stream table {i} differs from the first in rounds, modules, ranks, prices, trials or knots"
+            )

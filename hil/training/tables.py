@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
-from cloud.allocator import allocate
 from cloud.base_model import BaseModel
 from cloud.stream import Stream, cached_stream, stream_domains
 from cloud.stream_scorer import MergedModel, StreamScorer
+from cloud.trial import best_options, fresh_plan
 from hil.config import Settings
 from hil.training.runners import Scorer
 from hil.training.stream_table import Knots, StreamTable, table_of
@@ -134,30 +134,10 @@ def _stale(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) 
         ]
     )
     budget = int(bits[:, -1].sum() * 10 ** rng.uniform(-1.6, -0.3))
-    choice = _choice(sent, kept, bits, budget)
+    choice = best_options(sent, kept, bits, budget)
     keeps = choice == bits.shape[1]
     rank = np.where(keeps, held_rank, choice)
     return np.where(keeps, held_round, np.where(rank > 0, round_id, -1)), rank
-
-
-def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints:
-    """int[M]: the allocator's ranks within a budget where the edge holds nothing; all 0 where nothing fits.
-
-    Args:
-        sent: float[M, R + 1], what is missing when r directions are sent.
-        bits: int[M, R + 1], payload bits of r directions.
-        budget_bits: for the directions alone.
-    """
-    choice = _choice(sent.astype(np.float64), np.full(len(bits), np.inf), bits, budget_bits)
-    return np.where(choice == bits.shape[1], 0, choice)
-
-
-def _choice(sent: Floats, kept: Floats, bits: Ints, budget_bits: int) -> Ints:
-    """int[M]: the allocator's option of every module; bits.shape[1] = keep."""
-    damage = np.concatenate([sent, kept[:, np.newaxis]], axis=1)[np.newaxis]
-    price = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
-    choice: Ints = allocate(damage, price, 0, budget_bits)[0]
-    return choice
 
 
 def _fit(missing: Sequence[float] | Floats, excess: Sequence[float] | Floats) -> tuple[Floats, Floats]:

@@ -25,7 +25,7 @@ from cloud.stream_scorer import MergedModel
 from hil.config import Settings, to_toml
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
-from hil.training.learners import PRICE_PER_MBIT, STEPS, TRANSLATIONS, Kind, make_learner, scoped, scopes_of
+from hil.training.learners import STEPS, Kind, Scope, make_learner, scoped, scopes_of, translation_of
 from hil.training.stream_table import StreamTable
 from hil.training.tables import cached_table
 from hil.workers import run_jobs
@@ -229,20 +229,23 @@ def rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Se
 
     Returns:
         reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round; feasible:
-        share of plans within the budget; value: reward minus the price of its bits. What learns in both scopes of the
+        share of plans within the budget; value: reward minus the price of its air. What learns in both scopes of the
         budget is asked in both: the first three are then of a budget for each round, `episode_reward` is the reward
         with one for the episode, and the value is the mean of the two.
     """
-    found = [_rate(learner, kind, tables, scoped(settings, scope)) for scope in scopes_of(kind, settings)]
-    first = dict(zip(("reward", "mbit", "feasible"), found[0], strict=True))
+    found = [_rate(learner, kind, tables, settings, scope) for scope in scopes_of(kind, settings)]
+    first = {key: found[0][key] for key in ("reward", "mbit", "feasible")}
     if len(found) > 1:
-        first["episode_reward"] = found[1][0]
-    return first | {"value": float(np.mean([reward - PRICE_PER_MBIT * mbit for reward, mbit, _ in found]))}
+        first["episode_reward"] = found[1]["reward"]
+    return first | {"value": float(np.mean([one["value"] for one in found]))}
 
 
-def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> tuple[float, float, float]:
-    """Mean reward, Mbit sent and share of feasible plans over RATE_EPISODES episodes, the same ones every time."""
-    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind])
+def _rate(
+    learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings, scope: Scope
+) -> dict[str, float]:
+    """Means over RATE_EPISODES episodes in one scope of the budget, the same ones every time."""
+    translation = translation_of(kind, scope)
+    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=scoped(settings, scope), **translation)
     state, _ = venv.reset(seed=SELECT_SEED)
     told: list[dict[str, Any]] = []
     ended = False
@@ -250,9 +253,14 @@ def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: S
         state, _, terminated, _, info = venv.step(learner.act(state).astype(np.float32))
         ended = bool(terminated.all())
         told.append(info["final_info"] if ended else info)
-    excess = np.mean([one["excess_nats"] for one in told])
-    sent = np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])
-    return -float(excess), 1e-6 * float(sent), float(np.mean([one["feasible"] for one in told]))
+    reward = -float(np.mean([one["excess_nats"] for one in told]))
+    airtime_s = float(np.mean([one["airtime_s"] for one in told]))
+    return {
+        "reward": reward,
+        "mbit": 1e-6 * float(np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])),
+        "feasible": float(np.mean([one["feasible"] for one in told])),
+        "value": reward - translation.get("nats_per_s", 0.0) * airtime_s,
+    }
 
 
 def _board(folder: Path) -> Callable[[dict[str, Any]], None]:

@@ -1,4 +1,4 @@
-"""The default policy: a share of the budget from PPO, an exact plan within it."""
+"""The default policy: price of air and share of the budget from PPO, an exact plan within it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.paced_policy import OCTAVES, PacedAllocator, load_agent, paced_plans, save_agent
+from cloud.paced_policy import (
+    PACE_ACTIONS,
+    SHARE_OCTAVES,
+    PacedAllocator,
+    load_agent,
+    paced_plans,
+    save_agent,
+)
 from cloud.policies import plan_bits
 from cloud.ppo import Ppo
-from cloud.state import PACE_STATE_SIZE, situation_of
+from cloud.state import PACE_STATE_SIZE, Situation, situation_of
 from hil.contract import Budget, ModelError, Residuals, RoundObservation
 from tests.cloud.observations import observe
 
@@ -30,28 +37,49 @@ def round_of(rng: np.random.Generator, *, rounds: int = 1, modules: int = 12, r_
 def test_no_plan_is_larger_than_the_budget_whatever_the_network_says(tmp_path: Path, rounds: int) -> None:
     rng = np.random.default_rng(0)
     for seed in range(5):
-        save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE, 1, seed=seed))
+        save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE, PACE_ACTIONS, seed=seed))
         policy = PacedAllocator(str(tmp_path / "w.safetensors"))
         for _ in range(20):
             obs = round_of(rng, rounds=rounds)
             assert plan_bits(obs, policy.plan(obs)) <= obs.budget.bits
 
 
-def test_zero_is_an_even_share_and_the_ends_are_octaves_away() -> None:
+def spent_bits(situation: Situation, action: tuple[float, float], nats_per_s: float) -> int:
+    ranks, keep = paced_plans(situation, np.array([action]), nats_per_s)
+    return int(np.take_along_axis(situation.bits, np.where(keep, 0, ranks)[0][:, np.newaxis], axis=1).sum())
+
+
+def test_of_a_shared_budget_zero_is_an_even_share_and_the_ends_are_octaves_away() -> None:
     obs = round_of(np.random.default_rng(1), rounds=8)
-    obs = replace(obs, budget=replace(obs.budget, bits=40_000))
+    obs = replace(obs, budget=replace(obs.budget, bits=40_000, pooled=True))
     situation = situation_of(obs)
     whole = int(situation.bits[:, -1].sum())
-    for action, share in ((-1.0, 2.0**-OCTAVES / 8), (0.0, 1 / 8), (1.0, 2.0**OCTAVES / 8)):
-        ranks, keep = paced_plans(situation, np.array([[action]]))
-        spent = int(np.take_along_axis(situation.bits, np.where(keep, 0, ranks)[0][:, np.newaxis], axis=1).sum())
+    for action, share in ((-1.0, 2.0**-SHARE_OCTAVES / 8), (0.0, 1 / 8), (1.0, 2.0**SHARE_OCTAVES / 8)):
+        spent = spent_bits(situation, (action, 0.0), 0.0)
         assert spent <= 40_000 * share
         # what is left over is less than one direction with its module and digest, or there was nothing more to send
         assert spent > min(40_000 * share, whole) - 500
 
 
+def test_a_budget_of_the_round_alone_is_there_to_be_spent() -> None:
+    obs = round_of(np.random.default_rng(1))
+    situation = situation_of(replace(obs, budget=replace(obs.budget, bits=3_000)))
+    assert spent_bits(situation, (-1.0, 0.0), 0.0) == spent_bits(situation, (1.0, 0.0), 0.0) > 2_500
+
+
+def test_dearer_air_is_used_less_and_the_network_moves_the_price_that_was_set() -> None:
+    obs = round_of(np.random.default_rng(2))
+    situation = situation_of(replace(obs, budget=replace(obs.budget, bits=10**6)))
+    spent = [spent_bits(situation, (0.0, 0.0), price) for price in (0.0, 1e3, 1e4, 1e5, 1e6)]
+    assert spent == sorted(spent, reverse=True)
+    assert len(set(spent)) == 5
+    for price in (1e3, 1e5):
+        assert spent_bits(situation, (0.0, 1.0), price) == spent_bits(situation, (0.0, 0.0), 16 * price)
+        assert spent_bits(situation, (0.0, -1.0), price) == spent_bits(situation, (0.0, 0.0), price / 16)
+
+
 def test_weights_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    agent = Ppo(PACE_STATE_SIZE, 1, seed=3)
+    agent = Ppo(PACE_STATE_SIZE, PACE_ACTIONS, seed=3)
     path = tmp_path / "w.safetensors"
     save_agent(path, agent)
     state = np.random.default_rng(0).normal(size=(50, PACE_STATE_SIZE)).astype(np.float32)
@@ -63,7 +91,7 @@ def test_weights_come_back_as_they_were_saved(tmp_path: Path) -> None:
 def test_weights_of_something_else_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none.safetensors: .*hil train ours"):
         load_agent(tmp_path / "none.safetensors")
-    save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE + 1, 1, seed=0))
+    save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE + 1, PACE_ACTIONS, seed=0))
     with pytest.raises(ModelError, match=f"{PACE_STATE_SIZE + 1} inputs"):
         load_agent(tmp_path / "w.safetensors")
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from cloud.base_model import open_base_model
 from cloud.policies import plan_bits, uniform
 from hil import codec
-from hil.config import load_settings, parse_settings
+from hil.config import Settings, load_settings, parse_settings
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
 from hil.environment import LiveRunner, RankEnv, RankVectorEnv, StreamRunner, SurrogateRunner, synthetic_tables
 from hil.training.surrogate import synthetic_table
@@ -23,7 +23,7 @@ AIR = ["budget.scope=episode", "budget.airtime_s=0.2", "radio.channel.snr_db=18"
 KINDS = [
     {},
     {"project": True},
-    {"action": "pace", "observation": "pace", "reward": "loss", "price_per_mbit": 0.1},
+    {"action": "pace", "observation": "pace", "reward": "loss", "nats_per_s": 0.1},
     {"observation": "pace", "reward": "loss"},
 ]
 SCARCE = parse_settings({"budget": {"airtime_s": 0.1, "scope": "episode"}}, source="test")
@@ -82,7 +82,7 @@ def test_a_vector_environment_is_made_by_its_name():
     first, _ = envs.reset(seed=2)
     again, _ = envs.reset(seed=[2, 3, 4, 5, 6, 7])
     np.testing.assert_array_equal(first, again)
-    assert first.shape == (6, 17)
+    assert first.shape == (6, 18)
 
 
 def test_kinds_that_do_not_exist_are_refused():
@@ -124,19 +124,21 @@ def test_plans_fit_the_budget_where_they_are_made_to(action):
         assert info["feasible"]
 
 
-def test_a_larger_share_buys_more_bits():
-    def bits(action):
-        env = RankEnv(action="pace")
+def test_a_larger_share_of_a_pooled_budget_and_cheaper_air_buy_more_bits():
+    def bits(settings, share, price):
+        env = RankEnv(action="pace", settings=settings)
         env.reset(seed=4)
-        return env.step(np.array([action], np.float32))[4]["payload_bits"]
+        return env.step(np.array([share, price], np.float32))[4]["payload_bits"]
 
-    spent = [bits(a) for a in (-1.0, -0.5, 0.0, 1.0)]
+    pooled = parse_settings({"budget": {"scope": "episode", "airtime_s": 0.05}}, source="test")
+    spent = [bits(pooled, share, -1.0) for share in (-1.0, -0.5, 0.0, 1.0)]
+    assert spent[0] < spent[1] < spent[2] < spent[3]
+    spent = [bits(Settings(), 0.0, price) for price in (1.0, 0.5, -1.0)]
     assert spent[0] < spent[1] < spent[2]
-    assert spent[3] == spent[2]  # 0 is already all of a budget that is for one round
 
 
 def test_rewards_are_those_of_the_paper_and_of_the_loss():
-    paper, loss = RankEnv(settings=SCARCE), RankEnv(settings=SCARCE, reward="loss", price_per_mbit=0.5)
+    paper, loss = RankEnv(settings=SCARCE), RankEnv(settings=SCARCE, reward="loss", nats_per_s=0.5)
     seen = set()
     for env in (paper, loss):
         env.reset(seed=1)
@@ -148,14 +150,14 @@ def test_rewards_are_those_of_the_paper_and_of_the_loss():
         seen.add(info["feasible"])
         assert info["feasible"] == (cost <= 1)
         assert paid == pytest.approx(-info["loss_nats"] - 0.1 * cost if cost <= 1 else -10.1 * cost)
-        sent_mbit = same["payload_bits"] / 1e6 if cost <= 1 else 0.0
-        assert priced == pytest.approx(-same["excess_nats"] - 0.5 * sent_mbit)
+        assert priced == pytest.approx(-same["excess_nats"] - 0.5 * same["airtime_s"])
+        assert (same["airtime_s"] > 0) == (cost <= 1)
     assert seen == {True, False}
 
 
 def test_stable_baselines_learns_the_price():
     sb3 = pytest.importorskip("stable_baselines3")
-    kind = {"action": "pace", "observation": "pace", "reward": "loss", "price_per_mbit": 3.0}
+    kind = {"action": "pace", "observation": "pace", "reward": "loss", "nats_per_s": 3.0}
 
     def reward(agent):
         envs = gymnasium.make_vec("hil/Rank-v0", num_envs=64, **kind)

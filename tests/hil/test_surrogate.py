@@ -76,6 +76,7 @@ def test_prices_are_the_lengths_of_the_codecs_payloads():
         spectra=np.ones((4, 3, 4), np.float32),
         **{name: rng.random(shape).astype(np.float32) for name, shape in fields.items()},
         **{name: np.ones(4) for name in losses},
+        **{name: np.tile([0.0, 1.0], (4, 1)) for name in ("trial_missing", "trial_excess")},
     )
     batch = rounds_over([table_of(stream, coefficient_bits=4)], 1, RICH)
     ranks = {"q": 3, "k": 0, "down": 1}

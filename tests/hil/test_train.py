@@ -100,7 +100,7 @@ def test_knots_bring_back_the_curve_that_the_losses_follow() -> None:
             key: getattr(table, key)
             for key in (
                 *("module_shapes", "texts", "spectra", "sent_kfac", "sent_energy", "kept_kfac", "kept_energy"),
-                *("base_scores", "full_scores"),
+                *("base_scores", "full_scores", "trial_missing", "trial_excess"),
             )
         },
     )

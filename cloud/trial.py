@@ -1,0 +1,112 @@
+"""What plans of a round really leave missing: a few of them tried by forward passes on the round's own text.
+
+The curvature orders plans well, but its scale differs by orders of magnitude from round to round: where the model is
+sure of its answers, a whole update seems to be worth next to nothing. So some plans of the kind the allocator makes
+are tried, from nothing to everything, on examples that the round did not train on. A rising line through what they come
+to turns expected nats into real ones, and only then can one round's bits be weighed against another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from cloud.allocator import allocate
+from cloud.finetune import FineTuner
+from cloud.importance import Curvature, residuals
+from cloud.state import Floats, Ints
+from cloud.stream_scorer import leading
+from cloud.text import DomainSampler, Example
+from hil.contract import LowRankFactors, MeasuredLoss
+
+TRIAL_EXAMPLES: Final = 128
+TRIAL_CHARACTERS: Final = 16_000
+"""What plans are tried on: so many examples, or fewer long ones of so many characters in all."""
+TRIAL_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Bits of the plans that are tried, as shares of a whole update's; nothing and everything are tried too."""
+TRIALS: Final = len(TRIAL_SHARES) + 2
+
+
+def trial_examples(sampler: DomainSampler) -> list[Example]:
+    """The next examples of a domain, few where they are long; a round's training goes on after them."""
+    start, drawn = sampler.position, sampler.draw(TRIAL_EXAMPLES)
+    ends = np.cumsum([len(e.prompt) + len(e.label_word) for e in drawn])
+    n = max(1, int(np.searchsorted(ends, TRIAL_CHARACTERS, side="right")))
+    sampler.position = start + min(n, len(drawn))
+    return drawn[:n]
+
+
+def measure_plans(
+    tuner: FineTuner,
+    delivered: Mapping[str, LowRankFactors],
+    curvature: Mapping[str, Curvature],
+    bits: Ints,
+    examples: Sequence[Example],
+) -> MeasuredLoss:
+    """Expected and real loss of plans from everything to nothing, on an edge that held nothing before.
+
+    Args:
+        tuner: as trained in this round; of method "lora".
+        delivered: the whole update as an edge would decode it.
+        curvature: around the trained update.
+        bits: int[M, R + 1], payload bits of r directions of a module.
+        examples: of the round's domain.
+    """
+    expected = residuals(delivered, {}, bits.shape[1] - 1, curvature).sent
+    sent = np.array([expected[module] for module in delivered], np.float64)
+    plans = trial_plans(sent, bits)
+    updates = [
+        {name: leading(factors, rank) for (name, factors), rank in zip(delivered.items(), plan.tolist(), strict=True)}
+        for plan in plans
+    ]
+    missing = np.take_along_axis(sent[np.newaxis], plans[..., np.newaxis], axis=2)[..., 0].sum(axis=1)
+    return loss_line(missing, np.array(tuner.losses_of(updates, examples)))
+
+
+def trial_plans(sent: Floats, bits: Ints) -> Ints:
+    """int[TRIALS, M]: ranks of the plans that are tried, the whole update first and nothing last.
+
+    Args:
+        sent: float[M, R + 1], nats expected to be missing when r directions are sent.
+        bits: int[M, R + 1].
+    """
+    whole = int(bits[:, -1].sum())
+    cut = [fresh_plan(sent, bits, int(whole * share)) for share in reversed(TRIAL_SHARES)]
+    return np.stack([np.full(len(bits), bits.shape[1] - 1), *cut, np.zeros(len(bits), np.int64)])
+
+
+def loss_line(missing: Floats, losses: Floats) -> MeasuredLoss:
+    """A rising line through tried plans.
+
+    Args:
+        missing: float[K], expected; the first is of the plan that the others' losses are above.
+        losses: float[K], nats per token.
+    """
+    order = np.argsort(missing, kind="stable")
+    excess = isotonic_regression((losses - losses[0])[order]).x
+    x = missing[order] - missing[order[0]]
+    return MeasuredLoss(missing=np.maximum.accumulate(x), excess=np.maximum(excess, 0.0))
+
+
+def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints:
+    """int[M]: the allocator's ranks within a budget where the edge holds nothing; all 0 where nothing fits.
+
+    Args:
+        sent: float[M, R + 1], what is missing when r directions are sent.
+        bits: int[M, R + 1], payload bits of r directions.
+        budget_bits: for the directions alone.
+    """
+    choice = best_options(sent.astype(np.float64), np.full(len(bits), np.inf), bits, budget_bits)
+    return np.where(choice == bits.shape[1], 0, choice)
+
+
+def best_options(sent: Floats, kept: Floats, bits: Ints, budget_bits: int) -> Ints:
+    """int[M]: the allocator's option of every module, bits.shape[1] = keep, at no other cost than the directions'."""
+    damage = np.concatenate([sent, kept[:, np.newaxis]], axis=1)[np.newaxis]
+    price = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
+    choice: Ints = allocate(damage, price, 0, budget_bits)[0]
+    return choice
