@@ -14,8 +14,8 @@ class Table(BaseModel):
 
 
 NATS_PER_S: Final = 0.15
-"""Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the reward of arXiv 2507.11515
-gives its cost a weight of 0.1."""
+"""Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the reward of
+arXiv 2507.11515 gives its cost a weight of 0.1."""
 
 
 class FixedPolicy(Table):

@@ -2,8 +2,9 @@
 
     python -m hil.evaluation.claims runs/eval runs/train/training.jsonl
 
-Score at equal bits on the air, bits and parameters at equal loss, environment steps to a common target; each for every
-policy, against several others, with intervals over the streams. The answers are Markdown tables.
+Loss, score and bits by channel; score at equal bits on the air, bits and parameters at equal loss, environment steps to
+a common target; each for every policy, against several others, with intervals over the streams. The answers are
+Markdown tables.
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.evaluation.report import read_histories
-from hil.evaluation.statistics import Curve, History, Interval, area_under, bits_at_equal_loss, steps_to_target
+from hil.evaluation.statistics import (
+    Curve,
+    History,
+    Interval,
+    area_under,
+    bits_at_equal_loss,
+    clustered_mean,
+    steps_to_target,
+)
 from hil.evaluation.summary import Rows, chosen, names, read_rows
 
 BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
+REFERENCES: Final = ("largest", "greedy by K-FAC", "airtime")
+"""Rules that bits at equal loss are given against."""
 _N_BOOT: Final = 2000
 
 Floats = NDArray[np.float64]
@@ -97,6 +108,17 @@ def _bootstrapped(figure: Callable[[Floats, Floats, float, float], float], a: Cu
         return Interval(of(np.arange(len(both))), float("nan"), float("nan"))
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return Interval(of(np.arange(len(both))), float(low), float(high))
+
+
+def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterable[str]:
+    """Lines: mean of a column over rounds for each policy and channel, with its interval over the streams."""
+    channels = names(rows, "channel")
+    yield "| policy | " + " | ".join(channels) + " |"
+    yield "|---" * (len(channels) + 1) + "|"
+    for policy in names(rows, "policy"):
+        parts = [chosen(rows, policy=policy, channel=channel) for channel in channels]
+        found = [clustered_mean(part[metric], part["stream"], np.random.default_rng(0)) for part in parts]
+        yield f"| {policy} | " + " | ".join(show(interval, form, scale) for interval in found) + " |"
 
 
 def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
@@ -187,14 +209,17 @@ def main(folder: Path, training: Path | None) -> None:
     rows = read_rows(folder / "results.parquet")
     every = names(rows, "policy")
     trained = [name for name in every if name.startswith(("adalora", "eva"))]
-    cut = [name for name in ("ours", "largest", "greedy by K-FAC", "airllm", "airllm as published") if name in every]
-    tables = [against_trained(rows, cut, trained)] if trained else []
-    references = [name for name in ("largest", "greedy by K-FAC") if name in every]
-    tables.append(
-        at_equal_loss(
-            rows, [n for n in every if n not in (*trained, *references) or n == "greedy by K-FAC"], references
-        )
-    )
+    cut = [name for name in (*REFERENCES[::-1], "ours", "airllm", "airllm as published") if name in every]
+    tables = [
+        by_channel(rows, "excess_nats", ".3f"),
+        by_channel(rows, "score", ".1f", 100),
+        by_channel(rows, "payload_bits", ".0f", 1e-3),
+        by_channel(rows, "feasible", ".2f"),
+    ]
+    if trained:
+        tables.append(against_trained(rows, cut, trained))
+    references = [name for name in REFERENCES if name in every]
+    tables.append(at_equal_loss(rows, [name for name in every if name not in trained], references))
     if training:
         tables.append(steps(read_histories(training)))
     for table in tables:

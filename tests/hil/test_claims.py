@@ -7,6 +7,7 @@ from hil.evaluation.claims import (
     against_trained,
     at_equal_loss,
     bits_at_equal_y,
+    by_channel,
     common_levels,
     curve,
     gap_at_equal_bits,
@@ -39,6 +40,13 @@ def test_half_the_loss_at_equal_bits_is_half_the_bits_at_equal_loss():
     lines = list(at_equal_loss(found, ["ours"], ["largest"]))[2:]
     assert len(lines) == 3
     assert all("| 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] |" in line for line in lines)
+
+
+def test_a_column_is_told_for_every_policy_and_channel():
+    lines = list(by_channel(rows(ours=(0.5, BITS), largest=(1.0, BITS)), "payload_bits", ".0f", 1e-3))
+    assert lines[0] == "| policy | 0 dB | 5 dB | 10 dB | 15 dB |"
+    assert lines[2] == "| ours | 100 [100, 100] | 200 [200, 200] | 400 [400, 400] | 800 [800, 800] |"
+    assert [line.split(" | ")[0] for line in lines[3:]] == ["| largest"]
 
 
 def test_a_rival_with_one_point_is_met_at_its_own_bits():
