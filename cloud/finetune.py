@@ -193,7 +193,7 @@ class FineTuner:
 
     @torch.no_grad()
     def losses_of(
-        self, updates: Sequence[Mapping[str, LowRankFactors]], examples: Sequence[Example], *, batch: int = 64
+        self, updates: Sequence[Mapping[str, LowRankFactors]], examples: Sequence[Example], *, batch: int = MOMENT_BATCH
     ) -> list[float]:
         """Loss in nats per counted token with each of these updates in place of the trained one.
 

@@ -1,8 +1,10 @@
-"""The default policy: PPO says what air is worth and how much of it a round may take, an exact allocator plans within.
+"""The default policy: an exact allocator at a price of air; where rounds share a budget, PPO sets price and share.
 
-How much to spend now is a question of two numbers, and what a network can learn from a few streams. Where to spend it
-is arithmetic, and exact: the plan with the least measured loss at that price (cloud.pricing). No plan is ever larger
-than the budget. The price is one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17 at 15 dB.
+Where to spend is arithmetic, and exact: the plan with the least measured loss at that price (cloud.pricing). What a
+round with a budget of its own leaves over is nobody's, so its price is the one that was set, and nothing is left to
+learn. Where rounds share a budget, what this one takes the later ones lack, whose text and channel are not known yet:
+that is two numbers, which a network can learn from a few streams. No plan is ever larger than the budget. The price is
+one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17 at 15 dB.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ def paced_plans(
 
     Args:
         s: N rounds.
-        action: share of a budget that several rounds share, 0 = an even one (a budget of the round's own is there to be
-            spent); and price of air, 0 = the one that was set.
+        action: share of a budget that several rounds share, 0 = an even one (a budget of the round's own may be spent
+            whole); and price of air, 0 = the one that was set.
         nats_per_s: the price that was set.
     """
     share, price = np.clip(action.astype(np.float64), -1.0, 1.0).T
@@ -49,11 +51,11 @@ def paced_plans(
 
 
 class PacedAllocator:
-    """PPO's price of air and share of the budget, then the exact plan within it.
+    """The exact plan at the price that was set, or at PPO's price and share where rounds share a budget.
 
     Args:
         weights: a file of `hil train ours`; "" = the one that ships.
-        nats_per_s: what a second of air must bring, before the network's factor.
+        nats_per_s: what a second of air must save; of a shared budget before the network's factor.
     Raises:
         ModelError: no such file, or no policy of this kind in it.
     """
@@ -66,7 +68,9 @@ class PacedAllocator:
     def plan(self, obs: RoundObservation) -> RankPlan:
         """Never above obs.budget.bits. Raises ModelError when the expected losses were not measured."""
         situation = situation_of(obs)
-        action = self._agent.act(pace_state(situation), deterministic=True).action
+        action: NDArray[np.floating] = np.zeros((1, PACE_ACTIONS))
+        if situation.pooled:
+            action = self._agent.act(pace_state(situation), deterministic=True).action
         ranks, keep = paced_plans(situation, action, self._nats_per_s)
         return rank_plan(obs, ranks[0], keep[0])
 

@@ -134,12 +134,12 @@ def paper_state(s: Situation) -> NDArray[np.float32]:
 
 
 def pace_state(s: Situation) -> NDArray[np.float32]:
-    """float32[N, 18]: what this round's share of the budget and its price can be chosen from, about -2..2 each.
+    """float32[N, 17]: what this round's share of the budget and its price can be chosen from, about -2..2 each.
 
-    Link and budget (SNR, its age, share, bits that fit now against a whole update, rounds left, whether they share the
-    budget, bits per second), text (entropy, OOV, pieces, new domain), what would be missing if nothing were sent
-    (against holding nothing, and in measured nats), and the share of a whole update that would be worth its bits at
-    each of PROBE_PRICES. The ranks themselves are left out: they name the training stream more than they help.
+    Link and budget (SNR, its age, share, bits that fit now against a whole update, rounds left, bits per second), text
+    (entropy, OOV, pieces, new domain), what would be missing if nothing were sent (against holding nothing, and in
+    measured nats), and the share of a whole update that would be worth its bits at each of PROBE_PRICES. The ranks
+    themselves are left out: they name the training stream more than they help.
     """
     whole_bits = float(s.bits[:, -1].sum())
     budget = np.maximum(s.budget_bits.astype(np.float64), 1.0)
@@ -153,7 +153,6 @@ def pace_state(s: Situation) -> NDArray[np.float32]:
         s.airtime_share,
         np.log10(budget / whole_bits),
         np.log2(s.rounds_left),
-        np.full(len(budget), float(s.pooled)),
         np.log10(budget / np.maximum(s.airtime_s, 1e-6)) - 6.0,
         s.entropy,
         s.oov_rate,
@@ -168,7 +167,7 @@ def pace_state(s: Situation) -> NDArray[np.float32]:
     return state
 
 
-PACE_STATE_SIZE: Final = 14 + len(PROBE_PRICES)
+PACE_STATE_SIZE: Final = 13 + len(PROBE_PRICES)
 
 
 def _worth_sending(s: Situation, nats_per_mbit: Floats) -> Floats:

@@ -101,12 +101,12 @@ class AirLlmPolicy(Table):
 
 
 class OursPolicy(Table):
-    """[policy] kind = "ours": the exact allocator, at a price of air that PPO sets."""
+    """[policy] kind = "ours": the exact allocator at a price of air, which PPO paces where rounds share a budget."""
 
     kind: Literal["ours"] = "ours"
     weights: str = ""
     nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
-    """Loss that a second of air must save, before the network's factor of 1/16 to 16."""
+    """Loss that a second of air must save; of a shared budget before the network's factor of 1/16 to 16."""
 
 
 class FilePolicy(Table):

@@ -23,7 +23,6 @@ from cloud.weights_file import read_weights, write_weights
 from hil.config import Settings
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
-from hil.policy_settings import NATS_PER_S
 from hil.training.surrogate import StreamTable
 
 Kind = Literal["ours", "ppo", "airllm", "airllm-published"]
@@ -84,16 +83,9 @@ class Learner(Protocol):
         ...
 
 
-def translation_of(kind: Kind, scope: Scope) -> dict[str, Any]:
-    """Arguments of Translation in that scope: air of a shared budget is the later rounds', other air has a price."""
-    if kind != "ours":
-        return TRANSLATIONS[kind]
-    return {**TRANSLATIONS[kind], "nats_per_s": 0.0 if scope == "episode" else NATS_PER_S}
-
-
-def scopes_of(kind: Kind, settings: Settings) -> tuple[Scope, ...]:
-    """The scopes of the budget that a learner learns in: the default policy in both, by turns."""
-    return ("round", "episode") if kind == "ours" else (settings.budget.scope,)
+def scope_of(kind: Kind, settings: Settings) -> Scope:
+    """The scope of the budget that a learner learns in: the default policy learns to pace, which needs a shared one."""
+    return "episode" if kind == "ours" else settings.budget.scope
 
 
 def scoped(settings: Settings, scope: Scope) -> Settings:
@@ -103,11 +95,10 @@ def scoped(settings: Settings, scope: Scope) -> Settings:
 
 def make_learner(kind: Kind, tables: Sequence[StreamTable], settings: Settings, seed: int) -> Learner:
     """A fresh learner over these tables."""
-    environments = [
-        RankVectorEnv(PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope), **translation_of(kind, scope))
-        for scope in scopes_of(kind, settings)
-    ]
-    return PpoLearner(kind, environments, seed) if kind in ("ours", "ppo") else AirLlmLearner(environments[0], seed)
+    environment = RankVectorEnv(
+        PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope_of(kind, settings)), **TRANSLATIONS[kind]
+    )
+    return PpoLearner(kind, environment, seed) if kind in ("ours", "ppo") else AirLlmLearner(environment, seed)
 
 
 class PpoLearner:
@@ -115,26 +106,25 @@ class PpoLearner:
 
     Args:
         kind: which of the two.
-        environments: taken in turn, an update each.
+        environment: of that kind's actions.
         seed: of weights, exploration and episodes.
     """
 
-    def __init__(self, kind: Kind, environments: Sequence[RankVectorEnv], seed: int) -> None:
-        self._kind, self._environments, self._seed = kind, environments, seed
-        self._r_max = environments[0].rounds.r_max
-        modules = len(environments[0].rounds.module_shapes)
+    def __init__(self, kind: Kind, environment: RankVectorEnv, seed: int) -> None:
+        self._kind, self._environment, self._seed = kind, environment, seed
+        self._r_max = environment.rounds.r_max
+        modules = len(environment.rounds.module_shapes)
         sizes = (PACE_STATE_SIZE, PACE_ACTIONS) if kind == "ours" else (4 + modules, modules)
         self._agent = Ppo(*sizes, PpoSettings() if kind == "ours" else RANK_SETTINGS, seed=seed)
         self.steps = 0
 
     def advance(self, steps: int) -> None:
-        """Rollouts in all environments in turn; their episodes follow from the seed and the steps made so far."""
+        """Rollouts, whose episodes follow from the seed and the steps made so far."""
         until = self.steps + steps
         while self.steps < until:
-            for environment in self._environments:
-                seed = int(np.random.SeedSequence([self._seed, self.steps]).generate_state(1)[0]) >> 1
-                [made] = learn(self._agent, environment, 1, seed=seed)
-                self.steps += int(made["step"])
+            seed = int(np.random.SeedSequence([self._seed, self.steps]).generate_state(1)[0]) >> 1
+            [made] = learn(self._agent, self._environment, 1, seed=seed)
+            self.steps += int(made["step"])
 
     def act(self, state: NDArray[np.float32]) -> NDArray[np.floating]:
         """The mean action."""

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.base_model import open_base_model
+from cloud.paced_policy import PACE_ACTIONS
 from cloud.stream_scorer import MergedModel
 from hil.config import Settings, to_toml
 from hil.contract import ConfigError
 from hil.environment import RankVectorEnv
-from hil.training.learners import STEPS, Kind, Scope, make_learner, scoped, scopes_of, translation_of
+from hil.training.learners import STEPS, TRANSLATIONS, Kind, make_learner, scoped
 from hil.training.stream_table import StreamTable
 from hil.training.tables import cached_table
 from hil.workers import run_jobs
@@ -115,7 +116,7 @@ def train(
 
 
 def _line(job: TrainJob, best: float) -> str:
-    return f"{job.kind}, seed {job.seed}: best reward {best:+.4f}"
+    return f"{job.kind}, seed {job.seed}: best value {best:+.4f}"
 
 
 def _claim(out_dir: Path, settings: Settings) -> None:
@@ -160,7 +161,7 @@ def _make_table(job: TableJob) -> None:
 
 
 def _run_learner(job: TrainJob) -> float:
-    """Train to the end from wherever the folder stands; the best reward."""
+    """Train to the end from wherever the folder stands; the best value."""
     job.folder.mkdir(parents=True, exist_ok=True)
     tables = [_table(job.settings, seed) for seed in _train_seeds(job.settings)]
     select = [_table(job.settings, seed) for seed in _select_seeds(job.settings)]
@@ -190,7 +191,7 @@ def _run_learner(job: TrainJob) -> float:
         board(entry)
         learner.save(checkpoint)
         lines.write_text("".join(json.dumps(e) + "\n" for e in history), encoding="utf-8")
-    return float(max(e["reward"] for e in history))
+    return float(max(e["value"] for e in history))
 
 
 def _is_kept(kind: Kind, entry: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
@@ -229,23 +230,28 @@ def rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Se
 
     Returns:
         reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round; feasible:
-        share of plans within the budget; value: reward minus the price of its air. What learns in both scopes of the
-        budget is asked in both: the first three are then of a budget for each round, `episode_reward` is the reward
-        with one for the episode, and the value is the mean of the two.
+        share of plans within the budget; value: what the best answer is chosen by, the reward. The default policy
+        learns for a shared budget, so its value is `episode_reward`, the reward there; its other figures are of a
+        budget for each round, like those of the other learners, where it plans at the price that was set.
     """
-    found = [_rate(learner, kind, tables, settings, scope) for scope in scopes_of(kind, settings)]
-    first = {key: found[0][key] for key in ("reward", "mbit", "feasible")}
-    if len(found) > 1:
-        first["episode_reward"] = found[1]["reward"]
-    return first | {"value": float(np.mean([one["value"] for one in found]))}
+    if kind != "ours":
+        found = _rate(learner, kind, tables, settings)
+        return {**found, "value": found["reward"]}
+    paced = _rate(learner, kind, tables, scoped(settings, "episode"))["reward"]
+    return {**_rate(_AsSet(), kind, tables, scoped(settings, "round")), "episode_reward": paced, "value": paced}
 
 
-def _rate(
-    learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings, scope: Scope
-) -> dict[str, float]:
-    """Means over RATE_EPISODES episodes in one scope of the budget, the same ones every time."""
-    translation = translation_of(kind, scope)
-    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=scoped(settings, scope), **translation)
+class _AsSet:
+    """Share and price as they are where nothing is learnt."""
+
+    def act(self, state: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Whatever the state."""
+        return np.zeros((len(state), PACE_ACTIONS))
+
+
+def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> dict[str, float]:
+    """Means over RATE_EPISODES episodes, the same ones every time."""
+    venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind])
     state, _ = venv.reset(seed=SELECT_SEED)
     told: list[dict[str, Any]] = []
     ended = False
@@ -253,13 +259,10 @@ def _rate(
         state, _, terminated, _, info = venv.step(learner.act(state).astype(np.float32))
         ended = bool(terminated.all())
         told.append(info["final_info"] if ended else info)
-    reward = -float(np.mean([one["excess_nats"] for one in told]))
-    airtime_s = float(np.mean([one["airtime_s"] for one in told]))
     return {
-        "reward": reward,
+        "reward": -float(np.mean([one["excess_nats"] for one in told])),
         "mbit": 1e-6 * float(np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])),
         "feasible": float(np.mean([one["feasible"] for one in told])),
-        "value": reward - translation.get("nats_per_s", 0.0) * airtime_s,
     }
 
 

@@ -82,7 +82,7 @@ def test_a_vector_environment_is_made_by_its_name():
     first, _ = envs.reset(seed=2)
     again, _ = envs.reset(seed=[2, 3, 4, 5, 6, 7])
     np.testing.assert_array_equal(first, again)
-    assert first.shape == (6, 18)
+    assert first.shape == (6, 17)
 
 
 def test_kinds_that_do_not_exist_are_refused():
