@@ -1,16 +1,17 @@
-"""The default policy: an exact allocator at a price of air; where rounds share a budget, PPO sets price and share.
+"""The default policy: an exact allocator at a price of air, and PPO's pace for budgets that rounds share.
 
 Where to spend is arithmetic, and exact: the plan with the least measured loss at that price (cloud.pricing). What a
 round with a budget of its own leaves over is nobody's, so its price is the one that was set, and nothing is left to
 learn. Where rounds share a budget, what this one takes the later ones lack, whose text and channel are not known yet:
-that is two numbers, which a network can learn from a few streams. No plan is ever larger than the budget. The price is
-one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17 at 15 dB.
+that is two numbers, price and share, which a network can learn from a few streams, or which stay as they are. No plan
+is ever larger than the budget. The price is one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17
+at 15 dB.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,12 @@ from hil.policy_settings import NATS_PER_S
 SHIPPED: Final = Path(__file__).parent / "policy_weights" / "ours.safetensors"
 
 PACE_ACTIONS: Final = 2
-SHARE_OCTAVES: Final = 2.0
+SHARE_OCTAVES: Final = 1.0
 """Of a budget that several rounds share, a round may take 2^(±SHARE_OCTAVES) even shares at most."""
-PRICE_OCTAVES: Final = 4.0
-"""The learnt price of air is 2^(±PRICE_OCTAVES) times the one that was set."""
+PRICE_OCTAVES: Final = 2.0
+"""The learnt price of air is 2^(±PRICE_OCTAVES) times the one it starts from."""
+SHARED_PRICE: Final = 1 / 3
+"""That one, over the price that was set, where rounds share a budget: air is scarce there even without a price."""
 
 
 def paced_plans(
@@ -41,35 +44,39 @@ def paced_plans(
     Args:
         s: N rounds.
         action: share of a budget that several rounds share, 0 = an even one (a budget of the round's own may be spent
-            whole); and price of air, 0 = the one that was set.
+            whole); and price of air, 0 = the one that was set, or SHARED_PRICE of it.
         nats_per_s: the price that was set.
     """
     share, price = np.clip(action.astype(np.float64), -1.0, 1.0).T
+    start = nats_per_s * (SHARED_PRICE if s.pooled else 1.0)
     shares = 2.0 ** (SHARE_OCTAVES * share) / s.rounds_left if s.pooled else np.ones(len(share))
     most = (s.budget_bits * np.minimum(1.0, shares)).astype(np.int64)
-    return worthwhile_ranks(s, nats_per_s * 2.0 ** (PRICE_OCTAVES * price), most)
+    return worthwhile_ranks(s, start * 2.0 ** (PRICE_OCTAVES * price), most)
 
 
 class PacedAllocator:
-    """The exact plan at the price that was set, or at PPO's price and share where rounds share a budget.
+    """The exact plan at a price of air.
 
     Args:
-        weights: a file of `hil train ours`; "" = the one that ships.
-        nats_per_s: what a second of air must save; of a shared budget before the network's factor.
+        nats_per_s: what a second of air must save; of a shared budget SHARED_PRICE of it.
+        pace: of a shared budget, "even" shares of what is left, or "learnt" factors on share and price.
+        weights: of a learnt pace, a file of `hil train ours`; "" = the one that ships.
     Raises:
         ModelError: no such file, or no policy of this kind in it.
     """
 
-    def __init__(self, weights: str = "", nats_per_s: float = NATS_PER_S) -> None:
-        self.name = "ours"
+    def __init__(
+        self, nats_per_s: float = NATS_PER_S, pace: Literal["even", "learnt"] = "even", weights: str = ""
+    ) -> None:
+        self.name = "ours" if pace == "even" else "ours, learnt pace"
         self._nats_per_s = nats_per_s
-        self._agent = load_agent(Path(weights) if weights else SHIPPED)
+        self._agent = load_agent(Path(weights) if weights else SHIPPED) if pace == "learnt" else None
 
     def plan(self, obs: RoundObservation) -> RankPlan:
         """Never above obs.budget.bits. Raises ModelError when the expected losses were not measured."""
         situation = situation_of(obs)
         action: NDArray[np.floating] = np.zeros((1, PACE_ACTIONS))
-        if situation.pooled:
+        if self._agent and situation.pooled:
             action = self._agent.act(pace_state(situation), deterministic=True).action
         ranks, keep = paced_plans(situation, action, self._nats_per_s)
         return rank_plan(obs, ranks[0], keep[0])

@@ -258,7 +258,6 @@ _KINDS: dict[str, Constructor | str] = {
     "greedy": "cloud.rules:SpectralGreedy",
     "waterfill": "cloud.rules:Waterfill",
     "price": "cloud.rules:ConstantPrice",
-    "airtime": "cloud.rules:AirtimePrice",
     "adalora": partial(AsTrained, "AdaLoRA"),
     "eva": partial(AsTrained, "EVA"),
     "ppo": "cloud.airllm:PpoRankPolicy",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from cloud.allocator import allocate_ranks, rank_plan
 from cloud.policies import checked_spectrum, keep_all, share_of
-from cloud.pricing import worthwhile_ranks
 from cloud.state import Floats, Ints, situation_of
 from hil.codec import KEPT_FROM_BITS
 from hil.contract import KEEP, ConfigError, Keep, ModelError, RankPlan, RoundObservation
@@ -108,24 +107,6 @@ class ConstantPrice:
         price = paced_price(obs, self._price) if self._feedback else self._price
         situation = situation_of(share_of(obs, BURST if self._feedback else 1.0))
         ranks, keep = allocate_ranks(situation, price)
-        return rank_plan(obs, ranks[0], keep[0])
-
-
-class AirtimePrice:
-    """The plan with the least measured loss at one price of air, within this round's even share of the budget.
-
-    Args:
-        nats_per_s: loss that a second of air must save, >= 0.
-    """
-
-    def __init__(self, nats_per_s: float) -> None:
-        self.name = f"airtime at {nats_per_s:g} nats/s"
-        self._nats_per_s = nats_per_s
-
-    def plan(self, obs: RoundObservation) -> RankPlan:
-        """Raises ModelError when the expected losses are missing or not finite."""
-        situation = situation_of(share_of(obs))
-        ranks, keep = worthwhile_ranks(situation, self._nats_per_s, situation.budget_bits)
         return rank_plan(obs, ranks[0], keep[0])
 
 

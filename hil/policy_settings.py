@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Table(BaseModel):
@@ -61,14 +61,6 @@ class PricePolicy(Table):
     """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
 
 
-class AirtimePricePolicy(Table):
-    """[policy] kind = "airtime": the exact plan at one price of air, in measured loss."""
-
-    kind: Literal["airtime"]
-    nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
-    """Loss that a second of air must save."""
-
-
 class AdaLoraPolicy(Table):
     """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
 
@@ -101,12 +93,21 @@ class AirLlmPolicy(Table):
 
 
 class OursPolicy(Table):
-    """[policy] kind = "ours": the exact allocator at a price of air, which PPO paces where rounds share a budget."""
+    """[policy] kind = "ours": the exact allocator at a price of air, in measured loss."""
 
     kind: Literal["ours"] = "ours"
-    weights: str = ""
     nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
-    """Loss that a second of air must save; of a shared budget before the network's factor of 1/16 to 16."""
+    """Loss that a second of air must save; where rounds share a budget a third of it."""
+    pace: Literal["even", "learnt"] = "even"
+    """Of a budget that rounds share: even shares of what is left, or shares and prices that PPO has learnt."""
+    weights: str = ""
+    """File of `hil train ours` for pace = "learnt"; "" = the one that ships."""
+
+    @model_validator(mode="after")
+    def _weights_are_of_a_learnt_pace(self) -> Self:
+        if self.weights and self.pace != "learnt":
+            raise ValueError("weights belong to pace = 'learnt'; set that too, or leave them out")
+        return self
 
 
 class FilePolicy(Table):
@@ -123,7 +124,6 @@ AnyPolicy = (
     | GreedyPolicy
     | WaterfillPolicy
     | PricePolicy
-    | AirtimePricePolicy
     | AdaLoraPolicy
     | EvaPolicy
     | PpoPolicy

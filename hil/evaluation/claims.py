@@ -31,7 +31,7 @@ from hil.evaluation.summary import Rows, chosen, names, read_rows
 
 BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
-REFERENCES: Final = ("largest", "greedy by K-FAC", "airtime")
+REFERENCES: Final = ("largest", "greedy by K-FAC")
 """Rules that bits at equal loss are given against."""
 _N_BOOT: Final = 2000
 

@@ -109,7 +109,6 @@ POLICIES: Final = (
     "greedy per parameter = greedy,per=parameter",
     "greedy by K-FAC = greedy,per=kfac",
     "waterfill",
-    "airtime",
     "price 0.01 = price,nats_per_mbit=0.01",
     "price 0.1 = price,nats_per_mbit=0.1",
     "price 0.1, feedback = price,nats_per_mbit=0.1,feedback=true",
@@ -117,6 +116,7 @@ POLICIES: Final = (
     "airllm as published = airllm,project=false",
     "airllm",
     "ours",
+    "ours, learnt pace = ours,pace=learnt",
 )
 """Contestants of a full evaluation, as `contestant` reads them; the first is the reference."""
 
@@ -139,7 +139,7 @@ def contestant(text: str) -> Contestant:
     policy of your own, and "name = ..." before either renames it. A `weights` with * or ? in it stands for all files
     that match, in the order of their names, and a `seed` may be a list: one member each.
 
-    Examples: "largest", "fixed,rank=4", "rival = my_policy.py:Mine", "ours,weights=ours-*.pt", "random,seed=[0,1]".
+    Examples: "largest", "fixed,rank=4", "rival = my_policy.py:Mine", "ppo,weights=ppo-*.pt", "random,seed=[0,1]".
 
     Raises:
         ConfigError: it cannot be read as one, or no file matches.

@@ -14,7 +14,7 @@ from cloud.paced_policy import (
     paced_plans,
     save_agent,
 )
-from cloud.policies import make_policy, plan_bits
+from cloud.policies import plan_bits
 from cloud.ppo import Ppo
 from cloud.state import PACE_STATE_SIZE, Situation, situation_of
 from hil.contract import Budget, ModelError, Residuals, RoundObservation
@@ -38,7 +38,7 @@ def test_no_plan_is_larger_than_the_budget_whatever_the_network_says(tmp_path: P
     rng = np.random.default_rng(0)
     for seed in range(5):
         save_agent(tmp_path / "w.safetensors", Ppo(PACE_STATE_SIZE, PACE_ACTIONS, seed=seed))
-        policy = PacedAllocator(str(tmp_path / "w.safetensors"))
+        policy = PacedAllocator(pace="learnt", weights=str(tmp_path / "w.safetensors"))
         for _ in range(20):
             obs = round_of(rng, rounds=rounds)
             assert plan_bits(obs, policy.plan(obs)) <= obs.budget.bits
@@ -74,8 +74,8 @@ def test_dearer_air_is_used_less_and_the_network_moves_the_price_that_was_set() 
     assert spent == sorted(spent, reverse=True)
     assert len(set(spent)) == 5
     for price in (1e3, 1e5):
-        assert spent_bits(situation, (0.0, 1.0), price) == spent_bits(situation, (0.0, 0.0), 16 * price)
-        assert spent_bits(situation, (0.0, -1.0), price) == spent_bits(situation, (0.0, 0.0), price / 16)
+        assert spent_bits(situation, (0.0, 1.0), price) == spent_bits(situation, (0.0, 0.0), 4 * price)
+        assert spent_bits(situation, (0.0, -1.0), price) == spent_bits(situation, (0.0, 0.0), price / 4)
 
 
 def test_what_was_learnt_is_for_shared_budgets_and_leaves_others_to_the_price(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_was_learnt_is_for_shared_budgets_and_leaves_others_to_the_price(tm
     for parameter in agent.model.parameters():
         parameter.data += 0.3  # a fresh network's mean action is next to zero
     save_agent(tmp_path / "w.safetensors", agent)
-    learnt, rule = PacedAllocator(str(tmp_path / "w.safetensors"), 3e3), make_policy("airtime", nats_per_s=3e3)
+    learnt, rule = PacedAllocator(3e3, "learnt", str(tmp_path / "w.safetensors")), PacedAllocator(3e3)
     rounds = [round_of(rng) for _ in range(20)]
     assert all(learnt.plan(obs) == rule.plan(obs) for obs in rounds)
     shared = [replace(obs, budget=replace(obs.budget, rounds=4, pooled=True)) for obs in rounds]

@@ -186,7 +186,7 @@ def test_contestants_as_they_are_written(tmp_path: Path) -> None:
     )
     for seed in (1, 0):
         (tmp_path / f"w{seed}").write_bytes(bytes([seed]))
-    found = contestant(f"ours,weights={tmp_path}/w*")
+    found = contestant(f"ours,pace=learnt,weights={tmp_path}/w*")
     assert found.members == tuple(OursPolicy(weights=f"{tmp_path}/w{seed}") for seed in (0, 1))
     before = found.fingerprint()
     (tmp_path / "w1").write_bytes(b"others")
@@ -202,7 +202,7 @@ def test_contestants_as_they_are_written(tmp_path: Path) -> None:
         ("fixed", "rank is missing"),
         ("fixed,rank=0", "greater than or equal to 1"),
         ("fixed,rank", "has no value"),
-        ("ours,weights=/nowhere/*.pt", "no file matches"),
+        ("ours,pace=learnt,weights=/nowhere/*.pt", "no file matches"),
         ("largest,rank=3", "unknown key"),
     ],
 )

@@ -1,7 +1,9 @@
 """Training learners on fitted tables: knots, answers, checkpoints, and what is kept."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from cloud.airllm import AirLlmPolicy, PpoRankPolicy
 from cloud.paced_policy import PacedAllocator
 from hil.config import Settings
-from hil.contract import BaseSpec, ConfigError
+from hil.contract import BaseSpec, ConfigError, RankPolicy
 from hil.environment import synthetic_tables
 from hil.training import train as training
 from hil.training.learners import Kind, kinds_of, make_learner
@@ -59,11 +61,16 @@ def test_a_learner_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path
 
 @pytest.mark.usefixtures("_invented")
 def test_every_kind_ends_in_weights_that_its_policy_plans_with(tmp_path: Path) -> None:
-    policies = {"ours": PacedAllocator, "ppo": PpoRankPolicy, "airllm": AirLlmPolicy, "airllm-published": AirLlmPolicy}
+    policies: dict[str, Callable[..., RankPolicy]] = {
+        "ours": partial(PacedAllocator, pace="learnt"),
+        "ppo": PpoRankPolicy,
+        "airllm": AirLlmPolicy,
+        "airllm-published": AirLlmPolicy,
+    }
     for kind, policy in policies.items():
         training._run_learner(job(tmp_path / kind, kind, 200))
         runner = SurrogateRunner(synthetic_tables(), SETTINGS)
-        result = runner.run(policy(str(tmp_path / kind / "best.safetensors")).plan(runner.reset(0)))
+        result = runner.run(policy(weights=str(tmp_path / kind / "best.safetensors")).plan(runner.reset(0)))
         assert result.feasible
 
 
