@@ -187,7 +187,7 @@ def test_contestants_as_they_are_written(tmp_path: Path) -> None:
     for seed in (1, 0):
         (tmp_path / f"w{seed}").write_bytes(bytes([seed]))
     found = contestant(f"ours,pace=learnt,weights={tmp_path}/w*")
-    assert found.members == tuple(OursPolicy(weights=f"{tmp_path}/w{seed}") for seed in (0, 1))
+    assert found.members == tuple(OursPolicy(pace="learnt", weights=f"{tmp_path}/w{seed}") for seed in (0, 1))
     before = found.fingerprint()
     (tmp_path / "w1").write_bytes(b"others")
     assert found.fingerprint() != before

@@ -113,10 +113,17 @@ def test_a_fading_after_the_sounding_is_a_result(go):
 
 
 @pytest.mark.parametrize("policy", [["policy.kind=fixed", "policy.rank=2"], ["policy.kind=largest"]])
-def test_other_policies_run(go, policy):
+def test_uniform_policies_run(go, policy):
     run_ = go(*policy, "run.rounds=1", "codec.coefficient_bits=4", "edge.quant=Q8_0")
     assert run_.rows[0]["edge.status"] == "installed"
     assert len({value for key, value in run_.rows[0].items() if key.startswith("plan.rank.")}) == 1
+
+
+def test_the_default_policy_sends_what_is_worth_its_air(go):
+    trained = ("finetune.steps=20", "finetune.batch=16", "run.rounds=1", "policy.kind=ours")
+    cheap, dear = (go(*trained, f"policy.nats_per_s={price}").rows[0] for price in (0.001, 1000))
+    assert cheap["edge.status"] == "installed"
+    assert (dear["edge.status"], dear["payload.bytes"]) == ("kept", 0)
 
 
 def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
