@@ -201,7 +201,7 @@ def show(interval: Interval | None, form: str, scale: float = 1.0) -> str:
     if interval is None or not np.isfinite(interval.mean):
         return "–"
     mean, low, high = (format(scale * value, form) for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if np.isfinite(interval.low) else f"{mean} (no interval)"
 
 
 def main(folder: Path, training: Path | None) -> None:
