@@ -93,16 +93,10 @@ def train_stream(
     tuner = FineTuner(base, settings.model, finetune, train_seed, method=method, target_rank=target_rank)
     samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
     rounds = _Rounds(base.spec, tuner.module_shapes, settings, len(domains))
-    states: list[TextState] = []
-    for name in domains:
-        examples = samplers[name].draw(finetune.steps * finetune.batch)
-        texts_of_round = (e.text for e in examples)
-        states.append(measure_text(texts_of_round, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces))
-        tuner.train(examples, on_step)
-        curvature = tuner.curvature(examples)
-        rounds.add(tuner.directions(), curvature)
-        if method == "lora":
-            rounds.add_trial(tuner, curvature, trial_examples(samplers[name]))
+    states = [
+        _train_round(tuner, samplers[name], finetune.steps * finetune.batch, rounds, base, method == "lora", on_step)
+        for name in domains
+    ]
     score_sets = {name: _limited(domain.score_set, settings.streams.items) for name, domain in texts.items()}
     stream = Stream(
         digest=stream_key(
@@ -128,6 +122,26 @@ def train_stream(
         payloads=tuple(rounds.payloads),
     )
     return _with_scores(stream, base)
+
+
+def _train_round(
+    tuner: FineTuner,
+    sampler: DomainSampler,
+    n_examples: int,
+    rounds: _Rounds,
+    base: BaseModel,
+    tried: bool,
+    on_step: Callable[[], None],
+) -> TextState:
+    """One round more in `rounds`, with plans tried or without; what its text is like."""
+    examples = sampler.draw(n_examples)
+    texts, name = (e.text for e in examples), sampler.domain.name
+    state = measure_text(texts, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces)
+    tuner.train(examples, on_step)
+    rounds.add(tuner.directions(), tuner.curvature(examples))
+    if tried:
+        rounds.add_trial(tuner, trial_examples(sampler))
+    return state
 
 
 def _domains(settings: Settings, names: Sequence[str], text_seed: int) -> dict[str, Domain]:
@@ -177,11 +191,11 @@ class _Rounds:
         for line in self._trials.values():
             line[t] = np.linspace(0.0, self._sent["kfac"][t, :, 0].sum(dtype=np.float64), TRIALS)
 
-    def add_trial(self, tuner: FineTuner, curvature: Mapping[str, Curvature], examples: Sequence[Example]) -> None:
+    def add_trial(self, tuner: FineTuner, examples: Sequence[Example]) -> None:
         """Plans of the round that was added last, as they come out on these examples."""
         t = len(self.payloads) - 1
-        delivered = {name: held[t] for name, held in self._held.items()}
-        measured = measure_plans(tuner, delivered, curvature, self._bits, examples)
+        delivered = [held[t] for held in self._held.values()]
+        measured = measure_plans(tuner, delivered, self._sent["kfac"][t].astype(np.float64), self._bits, examples)
         self._trials["missing"][t], self._trials["excess"][t] = measured.missing, measured.excess
 
     def _add_module(self, t: int, m: int, kind: str, inner: NDArray[np.float64], name: str) -> None:

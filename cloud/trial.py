@@ -8,7 +8,7 @@ to turns expected nats into real ones, and only then can one round's bits be wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,6 @@ from scipy.optimize import isotonic_regression
 
 from cloud.allocator import allocate
 from cloud.finetune import FineTuner
-from cloud.importance import Curvature, residuals
 from cloud.state import Floats, Ints
 from cloud.stream_scorer import leading
 from cloud.text import DomainSampler, Example
@@ -41,26 +40,23 @@ def trial_examples(sampler: DomainSampler) -> list[Example]:
 
 
 def measure_plans(
-    tuner: FineTuner,
-    delivered: Mapping[str, LowRankFactors],
-    curvature: Mapping[str, Curvature],
-    bits: Ints,
-    examples: Sequence[Example],
+    tuner: FineTuner, delivered: Sequence[LowRankFactors], sent: Floats, bits: Ints, examples: Sequence[Example]
 ) -> MeasuredLoss:
     """Expected and real loss of plans from everything to nothing, on an edge that held nothing before.
 
     Args:
-        tuner: as trained in this round; of method "lora".
-        delivered: the whole update as an edge would decode it.
-        curvature: around the trained update.
+        tuner: as trained in this round; of method "lora", with M modules.
+        delivered: [M], the whole update as an edge would decode it.
+        sent: float[M, R + 1], nats expected to be missing when r directions are sent.
         bits: int[M, R + 1], payload bits of r directions of a module.
         examples: of the round's domain.
     """
-    expected = residuals(delivered, {}, bits.shape[1] - 1, curvature).sent
-    sent = np.array([expected[module] for module in delivered], np.float64)
     plans = trial_plans(sent, bits)
     updates = [
-        {name: leading(factors, rank) for (name, factors), rank in zip(delivered.items(), plan.tolist(), strict=True)}
+        {
+            name: leading(factors, rank)
+            for name, factors, rank in zip(tuner.module_shapes, delivered, plan.tolist(), strict=True)
+        }
         for plan in plans
     ]
     missing = np.take_along_axis(sent[np.newaxis], plans[..., np.newaxis], axis=2)[..., 0].sum(axis=1)

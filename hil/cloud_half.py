@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cloud.base_model import BaseModel
 from cloud.finetune import Directions, FineTuner, cut_update, spectra
 from cloud.importance import Curvature, residuals
 from cloud.lexicon import measure_text
 from cloud.policies import make_policy
-from cloud.text import Domain, DomainSampler
+from cloud.text import Domain, DomainSampler, Example
 from cloud.trial import measure_plans, trial_examples
 from hil import codec
 from hil.config import Settings
@@ -22,6 +24,7 @@ from hil.contract import (
     LowRankFactors,
     MeasuredLoss,
     RankPlan,
+    Residuals,
     RoundObservation,
     RoundSummary,
     TextState,
@@ -40,7 +43,7 @@ class Trained:
         directions: the whole update.
         delivered: the same as an edge would decode it, had all of it been sent.
         curvature: of the loss around it.
-        measured: what plans of it come to; None where the method of training chose the ranks itself.
+        trial: examples of the round's text that it did not train on.
     """
 
     text: TextState
@@ -49,7 +52,7 @@ class Trained:
     directions: Mapping[str, Directions]
     delivered: Mapping[str, LowRankFactors]
     curvature: Mapping[str, Curvature]
-    measured: MeasuredLoss | None
+    trial: Sequence[Example]
 
 
 class CloudHalf:
@@ -93,23 +96,15 @@ class CloudHalf:
         )
         loss = self._tuner.train(examples, on_step)
         found = self._tuner.directions()
-        delivered, curvature = self._delivered(round_id, found), self._tuner.curvature(examples)
         return Trained(
             text=text,
             loss_nats=loss,
             steps=settings.steps,
             directions=found,
-            delivered=delivered,
-            curvature=curvature,
-            measured=self._measured(name, delivered, curvature) if self._method == "lora" else None,
+            delivered=self._delivered(round_id, found),
+            curvature=self._tuner.curvature(examples),
+            trial=trial_examples(self._samplers[name]) if self._method == "lora" else (),
         )
-
-    def _measured(
-        self, domain: str, delivered: Mapping[str, LowRankFactors], curvature: Mapping[str, Curvature]
-    ) -> MeasuredLoss:
-        price = codec.bits_per_direction(self._base.spec, self._target)
-        bits = codec.bits_by_rank([price[module] for module in self.module_shapes], self._settings.model.r_max)
-        return measure_plans(self._tuner, delivered, curvature, bits, trial_examples(self._samplers[domain]))
 
     def _delivered(self, round_id: int, found: Mapping[str, Directions]) -> Mapping[str, LowRankFactors]:
         whole = RankPlan(ranks={name: min(len(d.s), self._settings.model.r_max) for name, d in found.items()})
@@ -133,6 +128,7 @@ class CloudHalf:
             held: module → rank that the edge says it holds.
         """
         r_max = self._settings.model.r_max
+        kfac = residuals(trained.delivered, self._held, r_max, trained.curvature)
         return RoundObservation(
             round_id=round_id,
             channel=channel,
@@ -145,11 +141,18 @@ class CloudHalf:
             bits_per_module=codec.BITS_PER_MODULE,
             spectra=spectra(trained.directions, r_max),
             energy=residuals(trained.delivered, self._held, r_max),
-            kfac=residuals(trained.delivered, self._held, r_max, trained.curvature),
-            measured=trained.measured,
+            kfac=kfac,
+            measured=self._measured(trained, kfac) if trained.trial else None,
             held=dict(held),
             history=tuple(self.history),
         )
+
+    def _measured(self, trained: Trained, kfac: Residuals) -> MeasuredLoss:
+        price = codec.bits_per_direction(self._base.spec, self._target)
+        bits = codec.bits_by_rank([price[module] for module in self.module_shapes], self._settings.model.r_max)
+        sent = np.array([kfac.sent[module] for module in self.module_shapes], np.float64)
+        delivered = [trained.delivered[module] for module in self.module_shapes]
+        return measure_plans(self._tuner, delivered, sent, bits, trained.trial)
 
     def encode(self, round_id: int, trained: Trained, plan: RankPlan, held_digest: str) -> bytes:
         """The payload that a plan makes of the trained update."""

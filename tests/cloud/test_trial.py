@@ -5,6 +5,7 @@ import pytest
 
 from cloud.base_model import BaseModel, open_base_model
 from cloud.finetune import FineTuner
+from cloud.importance import residuals
 from cloud.stream_scorer import MergedModel, leading
 from cloud.text import DomainSampler, default_domain
 from cloud.trial import TRIAL_EXAMPLES, TRIALS, loss_line, measure_plans, trial_examples, trial_plans
@@ -69,7 +70,10 @@ def test_a_round_is_measured_from_everything_to_nothing(base: BaseModel, tuner: 
     examples = sampler().draw(48)
     shapes = tuner.module_shapes
     bits = bits_by_rank([8 * sum(shape) for shape in shapes.values()], R_MAX)
-    measured = measure_plans(tuner, update_of(tuner), tuner.curvature(examples), bits, examples)
+    update = update_of(tuner)
+    expected = residuals(update, {}, R_MAX, tuner.curvature(examples)).sent
+    sent = np.array(list(expected.values()), np.float64)
+    measured = measure_plans(tuner, list(update.values()), sent, bits, examples)
     assert measured.missing.shape == measured.excess.shape == (TRIALS,)
     assert measured.missing[0] == measured.excess[0] == 0
     nothing = {name: leading(factors, 0) for name, factors in update_of(tuner).items()}
