@@ -131,7 +131,7 @@ class EnvironmentSettings(Table):
     snr_age_rounds: int = Field(default=0, ge=0, le=1000)
     """Rounds that the reported SNR lags behind."""
     snr_missing_rate: float = Field(default=0.0, ge=0, le=1)
-    """Share of rounds whose sounding goes unanswered."""
+    """Share of rounds whose sounding goes unanswered: they are planned by the last one that was answered."""
 
 
 class StreamsSettings(Table):

@@ -5,6 +5,7 @@ observe → train at r_max → SVD → plan → cut → encode → send → inst
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -56,11 +57,17 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A round between its two halves."""
+    """A round between its two halves.
+
+    Attributes:
+        sounding: of this round.
+        measured: the one that it is planned by: an earlier round's where this one's went unanswered.
+    """
 
     obs: RoundObservation
     trained: Trained
     sounding: Sounding
+    measured: Sounding
     control_before: int
 
 
@@ -132,6 +139,7 @@ class Loop:
         self._radio, self._edge = self.bench.radio, self.bench.edge
         self._cloud = CloudHalf(settings, base, domains, stream)
         self._last_link: LinkReport | None = None
+        self._last_answered: Sounding | None = None
         self._spent_s = 0.0
         self._opened: _Opened | None = None
         same = {"base_identity": base.spec.identity, "score_sets": digest_of_all(score_sets)}
@@ -157,14 +165,17 @@ class Loop:
         with self._watch("timing.finetune_s"):
             trained = self._cloud.train(round_id, watcher.on_step)
         with self._watch("timing.observe_s"):
-            obs = self._observe(round_id, trained, sounding)
-        self._opened = _Opened(obs, trained, sounding, control_before)
+            if not math.isnan(sounding.snr_db):
+                self._last_answered = sounding
+            measured = self._last_answered or sounding
+            obs = self._observe(round_id, trained, measured)
+        self._opened = _Opened(obs, trained, sounding, measured, control_before)
         return obs
 
     @property
     def can_send(self) -> bool:
-        """The round that is open has a link: without an answer to the sounding there is none to plan for."""
-        return not self._open.sounding.reason and self._settings.run.deliver
+        """The round that is open has a link, as far as is known: the last sounding that was answered found one."""
+        return not self._open.measured.reason and self._settings.run.deliver
 
     def close_round(self, plan: RankPlan, watcher: Watcher) -> Round:
         """The second half of the round that is open: cut, encode, send, install and score.
@@ -178,7 +189,7 @@ class Loop:
         with self._watch("timing.encode_s"):
             held = self._edge.status.held_digest
             payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
-            predicted_s = self._radio.predicted_airtime_s(payload, sounding)
+            predicted_s = self._radio.predicted_airtime_s(payload, opened.measured)
         watcher.on_stage(round_id, "sending")
         with self._watch("timing.link_s"):
             session_id = self._radio.next_session if payload else 0
@@ -217,25 +228,25 @@ class Loop:
             raise ConfigError("no round is open; call open_round() before it is planned and closed")
         return self._opened
 
-    def _observe(self, round_id: int, trained: Trained, sounding: Sounding) -> RoundObservation:
-        budget = self._budget(round_id, sounding)
-        return self._cloud.observe(round_id, trained, self._channel(sounding), budget, self._edge.status.held_ranks)
+    def _observe(self, round_id: int, trained: Trained, measured: Sounding) -> RoundObservation:
+        budget = self._budget(round_id, measured)
+        return self._cloud.observe(round_id, trained, self._channel(measured), budget, self._edge.status.held_ranks)
 
-    def _budget(self, round_id: int, sounding: Sounding) -> Budget:
+    def _budget(self, round_id: int, measured: Sounding) -> Budget:
         """This round's share of its airtime, or what is left of the airtime of all rounds."""
         airtime_s, rounds = self._settings.budget.airtime_s, self._settings.run.rounds
         if self._settings.budget.scope == "episode":
             left_s = max(0.0, airtime_s * rounds - self._spent_s)
-            return self._radio.budget(left_s, sounding, rounds=rounds - round_id, pooled=True)
-        return self._radio.budget(airtime_s * self._radio.airtime_share, sounding, rounds=1, pooled=False)
+            return self._radio.budget(left_s, measured, rounds=rounds - round_id, pooled=True)
+        return self._radio.budget(airtime_s * self._radio.airtime_share, measured, rounds=1, pooled=False)
 
-    def _channel(self, sounding: Sounding) -> ChannelState:
+    def _channel(self, measured: Sounding) -> ChannelState:
         last = self._last_link
         return ChannelState(
-            snr_db=sounding.snr_db,
-            snr_std_db=sounding.snr_std_db,
-            age_s=self._radio.clock.now() - sounding.measured_at_s,
-            cfo_hz=sounding.cfo_hz,
+            snr_db=measured.snr_db,
+            snr_std_db=measured.snr_std_db,
+            age_s=self._radio.clock.now() - measured.measured_at_s,
+            cfo_hz=measured.cfo_hz,
             bandwidth_hz=self._radio.bandwidth_hz,
             airtime_share=self._radio.airtime_share,
             block_error_rate=last.block_error_rate if last else 0.0,
@@ -244,7 +255,8 @@ class Loop:
 
     def _settle(self, round_id: int, session_id: int, payload: bytes, sounding: Sounding) -> Receipt:
         """Tell the edge what this round brought; its answer."""
-        failure = f"link unusable: {sounding.reason}" if sounding.reason and self._settings.run.deliver else ""
+        unusable = sounding.reason and not payload and self._settings.run.deliver
+        failure = f"link unusable: {sounding.reason}" if unusable else ""
         digest = codec.digest(payload) if payload else ""
         return self._edge.settle(round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure)
 

@@ -70,12 +70,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Air:
-    """True and reported channel of N episodes, float64[N, T] each."""
+    """True and reported channel of N episodes, float64[N, T] each; NaN before the first report."""
 
     snr_db: Floats
     bandwidth_hz: Floats
     airtime_share: Floats
     reported_snr_db: Floats
+    reported_age_rounds: Floats
 
 
 class BatchRounds:
@@ -211,12 +212,11 @@ class BatchRounds:
             airtime_s, rounds_left = settings.budget.airtime_s * air.airtime_share[:, now], 1
         usable_s = np.minimum(airtime_s, settings.simulated_radio.deadline_s)
         sent = self._sent[table, now].astype(np.float64)
-        age_s = min(now, settings.environment.snr_age_rounds) * settings.budget.airtime_s
         entropy, oov_rate, pieces = self._text[table, now].T
         return Situation(
             snr_db=reported,
             snr_std_db=np.where(np.isnan(reported), np.nan, settings.environment.snr_std_db),
-            age_s=np.where(np.isnan(reported), np.nan, age_s),
+            age_s=air.reported_age_rounds[:, now] * settings.budget.airtime_s,
             bandwidth_hz=air.bandwidth_hz[:, now],
             airtime_share=air.airtime_share[:, now],
             budget_bits=self._link.bits(usable_s, reported, air.bandwidth_hz[:, now]),
@@ -252,17 +252,19 @@ class BatchRounds:
         x, y = (knots[self._table, self.round_id] for knots in self._knots)
         return on_line(x, y, missing)
 
-    def _air_of(self, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
-        """Channel of one episode, and what the cloud is told of its SNR; float64[T] each."""
+    def _air_of(self, seed: int) -> tuple[Floats, ...]:
+        """Channel of one episode, and what the cloud knows of its SNR; float64[T] each, in the order of _Air."""
         settings, rounds = self._settings.environment, self.n_rounds
         true = conditions(self._settings.simulated_radio, rounds, seed)
         rng = seeded(seed, "measurement")
         noise, chance = rng.standard_normal(rounds), rng.random(rounds)
         measured = true.snr_db + settings.snr_std_db * noise + settings.snr_error_db
-        # An old report is of an earlier round, at first of the first.
-        reported = measured[np.maximum(np.arange(rounds) - settings.snr_age_rounds, 0)]
-        reported = np.where(chance < settings.snr_missing_rate, np.nan, reported)
-        return true.snr_db, true.bandwidth_hz, true.airtime_share, reported
+        # An old report is of an earlier round, at first of the first; one that is missing leaves the last one standing.
+        now = np.arange(rounds)
+        source = np.where(chance < settings.snr_missing_rate, -1, np.maximum(now - settings.snr_age_rounds, 0))
+        source = np.maximum.accumulate(source)
+        reported, age_rounds = (np.where(source < 0, np.nan, x) for x in (measured[source], now - source))
+        return true.snr_db, true.bandwidth_hz, true.airtime_share, reported, age_rounds
 
     def _check_plans(self, ranks: Ints, keep: Bools) -> None:
         expected = (self.n, len(self._bits))

@@ -1,6 +1,8 @@
 """The closed loop: what a run leaves behind, that it repeats, and that a bad channel does not hurt it."""
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hil.contract import ConfigError
 from hil.export import export_run
 from hil.loop import Watcher, run
 from hil.provision import f16_model
+from hil.radios.round_radio import RoundRadio
 from hil.runlog import comparable, read_run
 from radio.mcs import MCS_TABLE
 
@@ -97,10 +100,48 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     good, bad, again = faded.rows
     assert good["edge.status"] == again["edge.status"] == "installed"
     assert bad["edge.status"] == "refused"
-    assert bad["edge.reason"].startswith("link unusable: ")
-    assert why in bad["edge.reason"]
+    assert why in bad["link.reason"]
     assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
     assert bad["link.delivered"] is False
+
+
+def unanswered(sounding):
+    nothing = dict.fromkeys(("snr_db", "snr_std_db", "flat_snr_db", "cfo_hz", "measured_at_s"), float("nan"))
+    return replace(sounding, reason="none of 2 sounding bursts was answered", **nothing)
+
+
+@pytest.fixture
+def lose_sounding(monkeypatch):
+    """Lets the answers to a round's sounding get lost, although its channel is as good as ever."""
+
+    def lose(of_round):
+        sound, count = RoundRadio.sound, itertools.count()
+
+        def faulty(radio):
+            return unanswered(sound(radio)) if next(count) == of_round else sound(radio)
+
+        monkeypatch.setattr(RoundRadio, "sound", faulty)
+
+    return lose
+
+
+def test_a_round_without_an_answer_is_planned_by_the_last_measurement(go, lose_sounding):
+    lose_sounding(1)
+    good, silent, again = go().rows
+    assert [row["edge.status"] for row in (good, silent, again)] == ["installed"] * 3
+    assert silent["channel.snr_db"] == good["channel.snr_db"] != again["channel.snr_db"]
+    assert silent["budget.bits"] == good["budget.bits"]
+    assert again["channel.age_s"] == pytest.approx(good["channel.age_s"])
+    assert silent["channel.age_s"] > 2 * good["channel.age_s"]
+    assert silent["link.airtime_s"] > 0
+
+
+def test_before_the_first_answer_nothing_is_sent(go, lose_sounding):
+    lose_sounding(0)
+    silent, good, _ = go().rows
+    assert (silent["edge.status"], silent["payload.bytes"], silent["budget.bits"]) == ("refused", 0, 0)
+    assert silent["edge.reason"] == "link unusable: none of 2 sounding bursts was answered"
+    assert good["edge.status"] == "installed"
 
 
 def test_a_fading_after_the_sounding_is_a_result(go):

@@ -245,6 +245,24 @@ def test_reports_lag_spread_and_stay_out(table):
     assert error.std() == pytest.approx(2.0, rel=0.1)
 
 
+def test_a_missing_report_leaves_the_last_one_standing(table):
+    gaps = rounds_over([table], 50, {"environment": {"snr_std_db": 0.0, "snr_missing_rate": 0.5}})
+    gaps.reset(range(50))
+    true, missing = [], 0
+    for t in range(8):
+        s = gaps.situation
+        age = np.rint(s.age_s / 0.4)
+        known = ~np.isnan(s.snr_db)
+        true.append(gaps.step(*nothing(gaps)).snr_db)
+        measured_in = (t - np.nan_to_num(age)).astype(int)
+        np.testing.assert_array_equal(s.snr_db[known], np.array(true)[measured_in, np.arange(50)][known])
+        assert (s.budget_bits[~known] == 0).all()
+        assert (np.isnan(age) == ~known).all()
+        missing += (~(age == 0)).sum()
+    assert known.all()
+    assert missing == pytest.approx(50 * 8 / 2, rel=0.1)
+
+
 def test_kept_modules_age_and_sent_ones_do_not(table):
     batch = rounds_over([table], 1, RICH)
     batch.reset([0])
