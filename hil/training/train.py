@@ -167,6 +167,7 @@ def _run_learner(job: TrainJob) -> float:
     select = [_table(job.settings, seed) for seed in _select_seeds(job.settings)]
     checkpoint, lines = job.folder / "checkpoint.safetensors", job.folder / "history.jsonl"
     learner = make_learner(job.kind, tables, job.settings, job.seed)
+    answer = rater(job.kind, select, job.settings)
     history: list[dict[str, Any]] = []
     if checkpoint.exists() and lines.exists():
         learner.load(checkpoint)
@@ -182,7 +183,7 @@ def _run_learner(job: TrainJob) -> float:
             "learner": job.kind,
             "seed": job.seed,
             "step": learner.steps,
-            **rate(learner, job.kind, select, job.settings),
+            **answer(learner),
         }
         entry["seconds"] = time.perf_counter() - start_s
         if _is_kept(job.kind, entry, history):
@@ -213,7 +214,7 @@ class _Random:
 def _rate_random(settings: Settings) -> dict[str, Any]:
     """The line of training.jsonl for random ranks brought down to the budget."""
     select = [_table(settings, seed) for seed in _select_seeds(settings)]
-    found = rate(_Random(len(select[0].module_shapes)), "ppo", select, settings)
+    found = rater("ppo", select, settings)(_Random(len(select[0].module_shapes)))
     return {"learner": "random feasible", "seed": 0, "step": 0, **found, "seconds": 0.0}
 
 
@@ -225,20 +226,29 @@ class Actor(Protocol):
         ...
 
 
-def rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> dict[str, float]:
-    """What a learner's plans leave missing on streams it does not learn from, without exploration.
+def rater(kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> Callable[[Actor], dict[str, float]]:
+    """Tells what a learner's plans leave missing on streams it does not learn from, without exploration.
 
     Returns:
-        reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round; feasible:
-        share of plans within the budget; value: what the best answer is chosen by, the reward. The default policy
-        learns for a shared budget, so its value is `episode_reward`, the reward there; its other figures are of a
-        budget for each round, like those of the other learners, where it plans at the price that was set.
+        Of a learner: reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round;
+        feasible: share of plans within the budget; value: what the best answer is chosen by, the reward. The default
+        policy learns for a shared budget, so its value is `episode_reward`, the reward there; its other figures are of
+        a budget for each round, like those of the other learners, where it plans at the price that was set.
     """
     if kind != "ours":
-        found = _rate(learner, kind, tables, settings)
-        return {**found, "value": found["reward"]}
-    paced = _rate(learner, kind, tables, scoped(settings, "episode"))["reward"]
-    return {**_rate(_AsSet(), kind, tables, scoped(settings, "round")), "episode_reward": paced, "value": paced}
+
+        def of_reward(learner: Actor) -> dict[str, float]:
+            found = _rate(learner, kind, tables, settings)
+            return {**found, "value": found["reward"]}
+
+        return of_reward
+    as_set = _rate(_AsSet(), kind, tables, scoped(settings, "round"))
+
+    def of_pace(learner: Actor) -> dict[str, float]:
+        paced = _rate(learner, kind, tables, scoped(settings, "episode"))["reward"]
+        return {**as_set, "episode_reward": paced, "value": paced}
+
+    return of_pace
 
 
 class _AsSet:
