@@ -27,7 +27,7 @@ class Situation:
     """N rounds before their plans, over M adapted modules and ranks 0..R.
 
     Attributes:
-        snr_db, snr_std_db, age_s: float[N], as ChannelState; NaN where no measurement came back.
+        snr_db, snr_std_db, age_s: float[N], as ChannelState; NaN before the first measurement.
         bandwidth_hz, airtime_share: float[N].
         budget_bits: int[N], the most bits that a plan may cost now.
         airtime_s: float[N], airtime that is left.
@@ -125,7 +125,7 @@ def paper_state(s: Situation) -> NDArray[np.float32]:
     """float32[N, 4 + M]: SNR, bandwidth, lexical entropy, OOV rate, then every rank over r_max, each in 0..1.
 
     SNR is scaled from -5..15 dB and clipped, bandwidth is the share of it that may be used (the paper's is constant).
-    A measurement that is missing counts as the worst.
+    Before the first measurement it counts as the worst.
     Source: arXiv 2507.11515.
     """
     snr = np.clip((np.nan_to_num(s.snr_db, nan=-5.0) + 5.0) / 20.0, 0.0, 1.0)

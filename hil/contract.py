@@ -120,7 +120,8 @@ class ChannelState:
     """The link as it was last measured; nothing here comes from a simulator's settings.
 
     Attributes:
-        snr_db: Es/N0 per used subcarrier, measured from received bursts.
+        snr_db: Es/N0 per used subcarrier, measured from received bursts; NaN, like the next two, before the first
+            measurement. Where a round's sounding goes unanswered, an earlier round's stands here.
         snr_std_db: one sigma of snr_db.
         age_s: time since that measurement.
         cfo_hz: carrier frequency offset, positive when the received carrier lies above the local oscillator.
