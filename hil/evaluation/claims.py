@@ -38,13 +38,14 @@ _N_BOOT: Final = 2000
 Floats = NDArray[np.float64]
 
 
-def curve(rows: Rows, x: str, y: str, channels: Sequence[str]) -> Curve:
-    """A point for each channel: means of x and y over a stream's rounds, in which both are finite; a row a stream."""
+def curve(rows: Rows, x: str, y: str, values: Sequence[str], column: str = "channel") -> Curve:
+    """A point for each value of a column, by default each channel: means over a stream's rounds in which both are
+    finite; a row a stream."""
     streams = sorted(names(rows, "stream"))
-    points = np.full((2, len(streams), len(channels)), np.nan)
+    points = np.full((2, len(streams), len(values)), np.nan)
     for i, stream in enumerate(streams):
-        for j, channel in enumerate(channels):
-            part = chosen(rows, stream=stream, channel=channel)
+        for j, value in enumerate(values):
+            part = chosen(rows, stream=stream, **{column: value})
             finite = np.isfinite(part[y].astype(np.float64))
             if finite.any():
                 points[:, i, j] = [part[key][finite].astype(np.float64).mean() for key in (x, y)]
@@ -122,26 +123,49 @@ def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterab
 
 
 def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
-    """Lines: each policy against what AdaLoRA or EVA reach at their own bits."""
+    """Lines: each policy, its bits set by the channel, against AdaLoRA or EVA where their bits always fit."""
     channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
-    yield "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |"
-    yield "|---|---|---|---|---|---|"
+    yield from _RIVAL_HEAD
     for rival in trained:
         theirs = chosen(rows, policy=rival, channel=BEST_CHANNEL)
         for policy in policies:
-            ours = chosen(rows, policy=policy)
-            gaps = [
-                gap_at_equal_bits(
-                    curve(ours, "payload_bits", y, channels), curve(theirs, "payload_bits", y, [BEST_CHANNEL])
-                )
-                for y in ("score", "excess_nats")
-            ]
-            loss = curve(theirs, "payload_bits", "excess_nats", [BEST_CHANNEL])
-            ratio = bits_at_equal_y(curve(ours, "payload_bits", "excess_nats", channels), loss)
-            yield (
-                f"| {policy} | {rival} | {1e-3 * loss.bits.mean():.0f} | {show(gaps[0], '+.2f', 100)} "
-                f"| {show(gaps[1], '+.4f')} | {show(ratio, '.3f')} |"
+            own = chosen(rows, policy=policy)
+            yield f"| {policy} | {rival} | {_against((own, channels, 'channel'), (theirs, [rival], 'policy'))} |"
+
+
+def against_trained_moving(rows: Rows, name: str, trained: Sequence[str]) -> Iterable[str]:
+    """Lines: a policy, its bits set by its price ("NAME at ..." are its other prices), against AdaLoRA or EVA where
+    the SNR moves and both meet the same rounds."""
+    family = [policy for policy in names(rows, "policy") if policy == name or policy.startswith(f"{name} at ")]
+    yield "| channel " + _RIVAL_HEAD[0]
+    yield "|---" + _RIVAL_HEAD[1]
+    for channel in (c for c in names(rows, "channel") if not c.endswith(" dB")):
+        for rival in trained:
+            both = (
+                (chosen(rows, channel=channel), family, "policy"),
+                (chosen(rows, channel=channel), [rival], "policy"),
             )
+            yield f"| {channel} | {name} | {rival} | {_against(*both)} |"
+
+
+_Points = tuple[Rows, Sequence[str], str]
+"""Rows, and the values of a column that each give a point of a curve."""
+_RIVAL_HEAD: Final = (
+    "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |",
+    "|---|---|---|---|---|---|",
+)
+
+
+def _against(own: _Points, theirs: _Points) -> str:
+    """The last four columns of that table."""
+
+    def curves(y: str) -> tuple[Curve, Curve]:
+        of_own, of_theirs = (curve(r, "payload_bits", y, values, column) for r, values, column in (own, theirs))
+        return of_own, of_theirs
+
+    score, loss = (gap_at_equal_bits(*curves(y)) for y in ("score", "excess_nats"))
+    its_bits, ratio = curves("excess_nats")[1].bits.mean(), bits_at_equal_y(*curves("excess_nats"))
+    return f"{1e-3 * its_bits:.0f} | {show(score, '+.2f', 100)} | {show(loss, '+.4f')} | {show(ratio, '.3f')}"
 
 
 def common_levels(a: Curve, b: Curve) -> list[float]:
@@ -217,7 +241,7 @@ def main(folder: Path, training: Path | None) -> None:
         by_channel(rows, "feasible", ".2f"),
     ]
     if trained:
-        tables.append(against_trained(rows, cut, trained))
+        tables += [against_trained(rows, cut, trained), against_trained_moving(rows, "ours", trained)]
     references = [name for name in REFERENCES if name in every]
     tables.append(at_equal_loss(rows, [name for name in every if name not in trained], references))
     if training:

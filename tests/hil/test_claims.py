@@ -5,6 +5,7 @@ import pytest
 
 from hil.evaluation.claims import (
     against_trained,
+    against_trained_moving,
     at_equal_loss,
     bits_at_equal_y,
     by_channel,
@@ -64,6 +65,20 @@ def test_a_rival_with_one_point_is_met_at_its_own_bits():
     assert ratio.mean == pytest.approx(1e5 * 2 ** ((0.5 - level) / 0.25) / 3e5, rel=1e-6)
     [line] = list(against_trained(found, ["ours"], ["adalora 4"]))[2:]
     assert line.startswith("| ours | adalora 4 | 300 |")
+
+
+def test_where_the_channel_moves_prices_make_the_curve():
+    found = rows(
+        **{"ours": (0.5, [8e5] * 4), "ours at 1": (0.5, [2e5] * 4), "other": (9.0, BITS), "adalora 4": (1.0, [4e5] * 4)}
+    )
+    moving = {**found, "channel": np.where(found["channel"] == "0 dB", "varying", found["channel"])}
+    [line] = list(against_trained_moving(moving, "ours", ["adalora 4"]))[2:]
+    head, gap, ratio = line.split("400 | ")[0], *line.split(" | ")[4:7:2]
+    assert head == "| varying | ours | adalora 4 | "
+    # halfway in log bits between (2e5, .25) and (8e5, .0625), beside (4e5, .25): a tenth of it in score
+    mean = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
+    assert gap.startswith(f"{100 * (0.25 - (0.25 + 0.0625) / 2) / 10 * mean:+.2f} [")
+    assert ratio.startswith("0.500 ")
 
 
 def test_levels_lie_within_both_curves():
