@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from cloud.allocator import allocate, options
 from cloud.state import Ints, Situation, on_line, plan_bits, slopes
 
-LEAST_NATS_PER_BIT: Final = 1e-13
-"""What a bit must be expected to bring at any price: directions without any use are not sent although there is room."""
+LEAST_SHARE: Final = 1e-6
+"""What a bit must be expected to bring at any price, over what one of the whole update brings on average: directions
+without any use are not sent although there is room. A share, because expected nats have no scale of their own: where
+the model has become sure of its answers a whole update is expected to bring 1e-8 of them, and really brings one."""
 _MOST_NATS_PER_BIT: Final = 1e3  # where a piece of the line is flat: nothing is worth a bit
 
 
@@ -35,13 +37,14 @@ def worthwhile_ranks(s: Situation, nats_per_s: ArrayLike, budget_bits: Ints) -> 
     steep = slopes(s.trial_missing, s.trial_excess)
     floor = np.full_like(steep, _MOST_NATS_PER_BIT)
     np.divide(price[:, np.newaxis], steep, out=floor, where=steep > 0)
+    least = LEAST_SHARE * s.sent[:, :, 0].sum(axis=1) / s.bits[:, -1].sum()
     damage, bits = options(s)
     choice = allocate(
         np.repeat(damage, pieces, axis=0),
         bits,
         s.overhead_bits,
         np.repeat(budget_bits, pieces),
-        np.clip(floor, LEAST_NATS_PER_BIT, _MOST_NATS_PER_BIT).reshape(-1),
+        np.clip(floor, least[:, np.newaxis], _MOST_NATS_PER_BIT).reshape(-1),
     ).reshape(n, pieces, -1)
     value = np.stack([_value(s, choice[:, k], price) for k in range(pieces)], axis=1)
     best = choice[np.arange(n), value.argmin(axis=1)]

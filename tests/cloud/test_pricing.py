@@ -69,14 +69,14 @@ def test_the_measured_line_and_not_the_expected_scale_decides_what_is_sent() -> 
     obs = round_of(3)
     assert obs.measured is not None
     plans = []
-    for scale in (1.0, 1e-6):
+    for scale in (1.0, 1e-6, 1e-12):
         kfac = Residuals(
             sent={m: (scale * curve).astype(np.float32) for m, curve in obs.kfac.sent.items()},
             kept={m: scale * lacks for m, lacks in obs.kfac.kept.items()},
         )
         line = replace(obs.measured, missing=scale * obs.measured.missing)
         plans.append(make_policy("ours", nats_per_s=0.5).plan(replace(obs, kfac=kfac, measured=line)))
-    assert plans[0] == plans[1]
+    assert plans[0] == plans[1] == plans[2]
     flat = replace(obs.measured, excess=1e-6 * obs.measured.excess)
     assert make_policy("ours", nats_per_s=0.5).plan(replace(obs, measured=flat)).sends_nothing
 
