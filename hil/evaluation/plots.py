@@ -21,13 +21,15 @@ Cell = Mapping[str, Any]
 """A policy on a channel: metric → [mean, low, high] (hil/evaluation/summary.py)."""
 
 _LINES = ("-", "--", ":")
+_FILLS = ("full", "none", "left")  # of markers: where a policy is a single point there is no line to tell it by
 _PANELS_A_ROW = 4
 
 
 def policy_style(i: int) -> dict[str, Any]:
     """Colour, marker and line of the i-th policy; 18 can be told apart."""
     n = len(CYCLE)
-    return {"color": CYCLE[i % n], "marker": MARKERS[i % n], "linestyle": _LINES[i // n % len(_LINES)]}
+    again = i // n % len(_LINES)
+    return {"color": CYCLE[i % n], "marker": MARKERS[i % n], "linestyle": _LINES[again], "fillstyle": _FILLS[again]}
 
 
 @mpl.rc_context(STYLE)
