@@ -140,12 +140,10 @@ def against_trained_moving(rows: Rows, name: str, trained: Sequence[str]) -> Ite
     yield "| channel " + _RIVAL_HEAD[0]
     yield "|---" + _RIVAL_HEAD[1]
     for channel in (c for c in names(rows, "channel") if not c.endswith(" dB")):
+        there = chosen(rows, channel=channel)
         for rival in trained:
-            both = (
-                (chosen(rows, channel=channel), family, "policy"),
-                (chosen(rows, channel=channel), [rival], "policy"),
-            )
-            yield f"| {channel} | {name} | {rival} | {_against(*both)} |"
+            figures = _against((there, family, "policy"), (there, [rival], "policy"))
+            yield f"| {channel} | {name} | {rival} | {figures} |"
 
 
 _Points = tuple[Rows, Sequence[str], str]
@@ -159,13 +157,15 @@ _RIVAL_HEAD: Final = (
 def _against(own: _Points, theirs: _Points) -> str:
     """The last four columns of that table."""
 
-    def curves(y: str) -> tuple[Curve, Curve]:
-        of_own, of_theirs = (curve(r, "payload_bits", y, values, column) for r, values, column in (own, theirs))
-        return of_own, of_theirs
-
-    score, loss = (gap_at_equal_bits(*curves(y)) for y in ("score", "excess_nats"))
-    its_bits, ratio = curves("excess_nats")[1].bits.mean(), bits_at_equal_y(*curves("excess_nats"))
-    return f"{1e-3 * its_bits:.0f} | {show(score, '+.2f', 100)} | {show(loss, '+.4f')} | {show(ratio, '.3f')}"
+    (own_score, score), (own_loss, loss) = (
+        [curve(rows, "payload_bits", y, values, column) for rows, values, column in (own, theirs)]
+        for y in ("score", "excess_nats")
+    )
+    gaps = gap_at_equal_bits(own_score, score), gap_at_equal_bits(own_loss, loss)
+    return (
+        f"{1e-3 * loss.bits.mean():.0f} | {show(gaps[0], '+.2f', 100)} | {show(gaps[1], '+.4f')} "
+        f"| {show(bits_at_equal_y(own_loss, loss), '.3f')}"
+    )
 
 
 def common_levels(a: Curve, b: Curve) -> list[float]:

@@ -235,20 +235,16 @@ def rater(kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> Call
         policy learns for a shared budget, so its value is `episode_reward`, the reward there; its other figures are of
         a budget for each round, like those of the other learners, where it plans at the price that was set.
     """
-    if kind != "ours":
+    as_set = _rate(_AsSet(), kind, tables, scoped(settings, "round")) if kind == "ours" else None
 
-        def of_reward(learner: Actor) -> dict[str, float]:
+    def answer(learner: Actor) -> dict[str, float]:
+        if as_set is None:
             found = _rate(learner, kind, tables, settings)
             return {**found, "value": found["reward"]}
-
-        return of_reward
-    as_set = _rate(_AsSet(), kind, tables, scoped(settings, "round"))
-
-    def of_pace(learner: Actor) -> dict[str, float]:
         paced = _rate(learner, kind, tables, scoped(settings, "episode"))["reward"]
         return {**as_set, "episode_reward": paced, "value": paced}
 
-    return of_pace
+    return answer
 
 
 class _AsSet:

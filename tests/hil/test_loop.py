@@ -100,7 +100,8 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     good, bad, again = faded.rows
     assert good["edge.status"] == again["edge.status"] == "installed"
     assert bad["edge.status"] == "refused"
-    assert why in bad["link.reason"]
+    assert bad["edge.reason"].startswith("link unusable: ")
+    assert why in bad["edge.reason"]
     assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
     assert bad["link.delivered"] is False
 
