@@ -196,7 +196,7 @@ class Loop:
             report = self._radio.deliver(payload, sounding) if payload else sounding.as_report()
         watcher.on_stage(round_id, "installing and scoring")
         with self._watch("timing.edge_s"):
-            receipt = self._settle(round_id, session_id, payload, sounding)
+            receipt = self._settle(round_id, session_id, payload, report)
         if receipt.status == "installed" and not report.delivered:  # the last answer was lost, the update was not
             report = replace(report, delivered=True, reason="", prefix_bytes=len(payload))
         self._last_link = report
@@ -253,11 +253,12 @@ class Loop:
             goodput_bps=last.goodput_bps if last else float("nan"),
         )
 
-    def _settle(self, round_id: int, session_id: int, payload: bytes, sounding: Sounding) -> Receipt:
+    def _settle(self, round_id: int, session_id: int, payload: bytes, report: LinkReport) -> Receipt:
         """Tell the edge what this round brought; its answer."""
-        unusable = sounding.reason and not payload and self._settings.run.deliver
-        failure = f"link unusable: {sounding.reason}" if unusable else ""
-        digest = codec.digest(payload) if payload else ""
+        on_air = report.blocks_sent > 0  # else there is nothing that could have arrived, or be held already
+        unusable = report.reason and not on_air and self._settings.run.deliver
+        failure = f"link unusable: {report.reason}" if unusable else ""
+        digest = codec.digest(payload) if on_air else ""
         return self._edge.settle(round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure)
 
     def _remember(self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt) -> None:

@@ -58,6 +58,7 @@ class Link(SenderDriver):
         self.receiver = Receiver(epoch=first_session, store=store)
         self._answered_at_samples = 0
         self._answered_at_s = math.nan
+        self._said = math.inf
 
     def sound(self, limits: Limits | None = None, *, attempts: int = 2) -> Sounding:
         """Measure the channel with a header-only burst; a second one if the first was not answered.
@@ -104,7 +105,7 @@ class Link(SenderDriver):
     # ------------------------------------------------------------------------------------------------ the sender's end
 
     def _open(self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None) -> Session:
-        self._answered_at_samples, self._answered_at_s = 0, math.nan
+        self._answered_at_samples, self._answered_at_s, self._said = 0, math.nan, math.inf
         return super()._open(payload, limits, sounding)
 
     def _turn(self, session: Session) -> bool:
@@ -137,9 +138,8 @@ class Link(SenderDriver):
     def _take(self, session: Session, timeout_s: float) -> bool:
         """Take answers until the newest is taken, or the wait is over; True if it was taken."""
         sender, until_s = session.sender, self.clock.now() + timeout_s
-        newest = session.answer.sequence if session.answer else math.inf
         for _ in range(MAX_MESSAGES):
-            if sender.sequence == newest:
+            if sender.sequence == self._said:
                 return True
             message = self.feedback.receive(max(0.0, until_s - self.clock.now()))
             if message is None:
@@ -159,7 +159,9 @@ class Link(SenderDriver):
         self._answered_at_samples, self._answered_at_s = session.sender.sent.samples, self.clock.now()
         answer = self.receiver.feedback()
         if answer is not None:
-            session.count(answer, self.clock.now())
+            self._said = answer.sequence
+            if session.sender.concerns(answer):  # one that heard nothing of this session speaks of an older one's
+                session.count(answer, self.clock.now())
             message = answer.pack()
             session.feedback_bytes += len(message)
             self.feedback.send(message)

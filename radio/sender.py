@@ -271,7 +271,7 @@ class Sender:
         messages of its earlier life are turned down.
         """
         feedback = Feedback.unpack(message)
-        if feedback is None or feedback.epoch in self._past_epochs or not self._concerns(feedback):
+        if feedback is None or feedback.epoch in self._past_epochs or not self.concerns(feedback):
             self.ignored += 1
             return None
         restarted = self._epoch is not None and self._epoch != feedback.epoch
@@ -313,7 +313,7 @@ class Sender:
             self._judged_wanted = self.wanted
         self._judged, self._passed = judged, feedback.blocks_passed
 
-    def _concerns(self, feedback: Feedback) -> bool:
+    def concerns(self, feedback: Feedback) -> bool:
         """True for this session, and for a receiver that has read no header at all yet."""
         if feedback.tag == NO_TAG and feedback.bursts_found == 0:
             return len(feedback.held) == 0

@@ -33,7 +33,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sounding:
-    """The channel as a sounding burst showed it; NaN where nothing was heard.
+    """The channel as a sounding burst showed it; NaN where no answer came.
 
     Attributes:
         reason: "" if the channel carries data, else why not: no answer, or too weak.
@@ -167,18 +167,19 @@ class Session:
 
     def measured(self, rate_hz: float, now_s: float) -> Sounding:
         """The channel as this session, a sounding, showed it."""
-        sender, answer = self.sender, self.answer
-        heard = self.measurements[-1] if self.measurements else None
-        reason = "" if sender.answered else f"none of {sender.sent.bursts} sounding bursts was answered"
+        sender = self.sender
+        # What a receiver measured is not known here before its answer has arrived.
+        answer, heard = (self.answer, self.measurements[-1]) if sender.answered else (None, None)
+        unanswered = f"none of {sender.sent.bursts} sounding bursts was answered"
         return Sounding(
-            reason=(sender.adaptation.too_weak(heard.flat_snr_db) if heard else "") or reason,
+            reason=sender.adaptation.too_weak(heard.flat_snr_db) if heard else unanswered,
             snr_db=heard.snr_db if heard else math.nan,
             snr_std_db=heard.snr_std_db if heard else math.nan,
             flat_snr_db=heard.flat_snr_db if heard else math.nan,
             data_aided=heard.data_aided if heard else False,
             evm_rms=answer.evm_rms if answer else math.nan,
             cfo_hz=answer.cfo_hz if answer else math.nan,
-            measured_at_s=self.measured_at_s,
+            measured_at_s=self.measured_at_s if heard else math.nan,
             airtime_s=sender.sent.samples / rate_hz,
             elapsed_s=now_s - self.began_s,
             header_bits_on_air=sender.sent.header_bits,
