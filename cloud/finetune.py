@@ -1,4 +1,4 @@
-"""Text → LoRA at r_max → singular directions → the update that a rank plan cuts out of them.
+"""Text → LoRA at r_max → singular directions; and training within the ranks that a plan sends of them.
 
 LoRA of peft on every adapted projection, trained at r_max whatever is sent (or AdaLoRA or EVA, which choose the ranks
 themselves); it goes on from round to round, and each update is the total since the base. Label words and
@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from cloud.base_model import BaseModel
+from cloud.encoding import EncodedExample, encode_examples, padded
 from cloud.importance import MOMENT_EXAMPLES, Curvature, CurvatureRecorder
 from cloud.peft_methods import (
     ADAPTER,
@@ -35,34 +35,49 @@ from cloud.peft_methods import (
     set_low_rank,
 )
 from cloud.text import Example
+from cloud.update import Directions
 from hil.codec import cut, directions
 from hil.config import FinetuneSettings, ModelSettings
-from hil.contract import KEEP, LoraUpdate, LowRankFactors, ModelError, RankPlan, ScoreSet
+from hil.contract import LowRankFactors, ModelError, ScoreSet
 from hil.policy_settings import Method
-
-EncodedExample = tuple[list[int], int]
-"""Token ids of an example, and the position of the first one that counts in the loss."""
 
 MOMENT_BATCH = 32
 LENGTH_GROUP = 8
 """Batches over which examples are sorted by length."""
+BETAS = (0.9, 0.95)
+"""A short memory of gradient sizes: after a domain is learnt they are tiny, and the next domain's are not."""
 WARM_UP_STEPS = 10
 """Of every round: its text may be of another domain than the last one's."""
+BRANCH_WARM_UP_STEPS = 3
+"""Within a plan: long enough for AdamW's moments to fill."""
 FINAL_RATE = 0.1
 """Share of the learning rate at a round's last step: what is sent is what the last steps have settled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Directions:
-    """The singular value decomposition of one module's update, scaling included.
+class Branch:
+    """Where a round's training stood some steps before its end.
 
     Attributes:
-        u: float64[d_out, k]; s: float64[k], falling; vt: float64[k, d_in].
+        factors: module → the whole update there; empty where no branch was asked for.
+        batches: of the steps that were still to come.
     """
 
-    u: NDArray[np.float64]
-    s: NDArray[np.float64]
-    vt: NDArray[np.float64]
+    factors: Mapping[str, LowRankFactors]
+    batches: Sequence[Sequence[EncodedExample]]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTraining:
+    """What a round of training came to.
+
+    Attributes:
+        loss_nats: mean loss of the last quarter of its steps, per counted token.
+        branch: from which its last steps can be taken again.
+    """
+
+    loss_nats: float
+    branch: Branch
 
 
 class FineTuner:
@@ -108,44 +123,108 @@ class FineTuner:
 
     def _set_up_optimiser(self) -> None:
         self._parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
-        # A short memory of gradient sizes: after a domain is learnt they are tiny, and the next domain's are not.
-        self._optimiser = torch.optim.AdamW(
-            self._parameters.values(), lr=self._rate, betas=(0.9, 0.95), weight_decay=0.0
-        )
+        self._optimiser = torch.optim.AdamW(self._parameters.values(), lr=self._rate, betas=BETAS, weight_decay=0.0)
 
     # ------------------------------------------------------------------------------------- training
 
-    def train(self, examples: Sequence[Example], on_step: Callable[[], None] = lambda: None) -> float:
+    def train(
+        self, examples: Sequence[Example], on_step: Callable[[], None] = lambda: None, *, branch_steps: int = 0
+    ) -> RoundTraining:
         """One round of training, a step a batch.
 
         Args:
             examples: in the order they are learnt; the last batch may be smaller.
             on_step: called after every step.
-        Returns:
-            Mean loss of the round's last quarter of steps, in nats per counted token.
+            branch_steps: so many steps before the end a branch begins; only of method "lora".
         """
         batches = self._batches(examples)
         if self._method == "eva" and not self.steps_done:
             self._initialize_eva(batches)
         if self._adalora:
             self._adalora.start(len(batches))
+        begins = max(0, len(batches) - branch_steps)
+        branch = Branch({}, batches[begins:])
         losses: list[float] = []
         for i, batch in enumerate(batches):
-            decay = 1 - (1 - FINAL_RATE) * i / max(1, len(batches) - 1)
-            warm_up = min(1.0, (i + 1) / WARM_UP_STEPS)
-            for group in self._optimiser.param_groups:
-                group["lr"] = self._rate * decay * warm_up
-            loss = F.cross_entropy(*self._counted(batch))
-            self._optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss + self._adalora.penalty() if self._adalora else loss)
-            torch.nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
-            self._optimiser.step()
+            if branch_steps and i == begins:
+                branch = Branch(self._copied(), batches[begins:])
+            rate = self._rate_at(i, len(batches), WARM_UP_STEPS)
+            losses.append(self._learn(batch, self._optimiser, rate, self._adalora.penalty if self._adalora else None))
             if self._adalora:
                 self._adalora.after_step(i + 1)
             self.steps_done += 1
-            losses.append(loss.item())
             on_step()
-        return float(np.mean(losses[-max(1, len(losses) // 4) :]))
+        return RoundTraining(float(np.mean(losses[-max(1, len(losses) // 4) :])), branch)
+
+    def _copied(self) -> dict[str, LowRankFactors]:
+        found = {name: low_rank(layer) for name, layer in adapted_layers(self._model).items()}
+        return {name: LowRankFactors(a=found[name][0].copy(), b=found[name][1].copy()) for name in self.module_shapes}
+
+    def train_within(
+        self,
+        branch: Branch,
+        ranks: Mapping[str, int],
+        kept: Mapping[str, LowRankFactors],
+        on_step: Callable[[], None] = lambda: None,
+    ) -> dict[str, Directions]:
+        """A round's last steps, taken within the ranks of a plan: what is sent learns to do without the rest.
+
+        The LoRA at r_max goes on afterwards as if nothing had been.
+
+        Args:
+            branch: of the round.
+            ranks: module → rank 1..r_max that is sent; at least one. It begins with the branch's leading directions.
+            kept: other modules → factors that the edge holds and keeps; they stay as they are. A module in neither is
+                bare.
+            on_step: called after every step.
+        Returns:
+            Every module of `ranks` → its directions, as many as it has ranks.
+        """
+        whole = {name: directions(branch.factors[name].a, branch.factors[name].b) for name in ranks}
+        sent = {name: cut(u, s, vt, min(ranks[name], len(s))) for name, (u, s, vt) in whole.items()}
+        adapted = adapted_layers(self._model)
+        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        try:
+            for name, (d_out, d_in) in self.module_shapes.items():
+                bare = LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
+                set_low_rank(adapted[name], sent.get(name) or kept.get(name) or bare)
+            # Directions beyond a rank are zero in both factors, and so are their gradients.
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad_(name.removeprefix(PREFIX).partition(".lora_")[0] in sent)
+            moving = [p for p in self._parameters.values() if p.requires_grad]
+            optimiser = torch.optim.AdamW(moving, lr=self._rate, betas=BETAS, weight_decay=0.0)
+            for i, batch in enumerate(branch.batches):
+                self._learn(batch, optimiser, self._rate_at(i, len(branch.batches), BRANCH_WARM_UP_STEPS))
+                on_step()
+            # Here, for what low_rank gives shares the memory of the parameters.
+            ab = {name: low_rank(adapted[name]) for name in sent}
+            r = {name: factors.rank for name, factors in sent.items()}
+            return {name: Directions(*directions(a[: r[name]], b[:, : r[name]])) for name, (a, b) in ab.items()}
+        finally:
+            for name, parameter in self._parameters.items():
+                parameter.data.copy_(trained[name])
+                parameter.requires_grad_(True).grad = None
+
+    def _rate_at(self, step: int, steps: int, warm_up: int) -> float:
+        """Learning rate of a step: it rises at first, and falls to FINAL_RATE of its own."""
+        return self._rate * (1 - (1 - FINAL_RATE) * step / max(1, steps - 1)) * min(1.0, (step + 1) / warm_up)
+
+    def _learn(
+        self,
+        batch: Sequence[EncodedExample],
+        optimiser: torch.optim.Optimizer,
+        rate: float,
+        penalty: Callable[[], torch.Tensor] | None = None,
+    ) -> float:
+        """One step; the batch's loss before it."""
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = F.cross_entropy(*self._counted(batch))
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss + penalty() if penalty else loss)
+        torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+        optimiser.step()
+        return loss.item()
 
     def _initialize_eva(self, batches: Sequence[Sequence[EncodedExample]]) -> None:
         inputs = []
@@ -318,74 +397,3 @@ class FineTuner:
         a = {key[len(opening) : -len(end)]: value for key, value in tensors.items() if key.endswith(end)}
         restore_eva(self._model, {name: value for name, value in a.items() if name in self.module_shapes})
         self._set_up_optimiser()
-
-
-def encode_examples(base: BaseModel, examples: Sequence[Example], max_tokens: int) -> list[EncodedExample]:
-    """Token ids of each example, and the position of the first one that counts in the loss.
-
-    Args:
-        base: gives the tokenizer.
-        max_tokens: a longer labelled example loses its front, a longer text its end.
-    """
-    # Prompt and word are split as one text, as the edge does it: a tokenizer may merge across the seam.
-    whole = base.tokenizer([e.prompt + e.label_word for e in examples])["input_ids"]
-    prompts = base.tokenizer([e.prompt for e in examples])["input_ids"]
-    rows: list[EncodedExample] = []
-    for example, ids, prompt_ids in zip(examples, whole, prompts, strict=True):
-        if example.label_word:
-            pairs = zip(ids, prompt_ids, strict=False)
-            start = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prompt_ids))
-            cut_off = max(0, len(ids) - max_tokens)
-            rows.append((ids[cut_off:], start - cut_off))
-        else:
-            rows.append((ids[:max_tokens], 1))
-    return rows
-
-
-def padded(rows: Sequence[EncodedExample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids int64[n, longest], zeros after each row's end, and bool[n, longest]: the tokens that count."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    counted = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, (row, start) in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        counted[i, start : len(row)] = True
-    return ids, counted
-
-
-def spectra(found: Mapping[str, Directions], r_max: int) -> dict[str, NDArray[np.float32]]:
-    """Singular values of each module, float32[r_max], padded with zeros where a module is smaller than r_max."""
-    return {name: np.pad(d.s, (0, r_max))[:r_max].astype(np.float32) for name, d in found.items()}
-
-
-def cut_update(
-    found: Mapping[str, Directions], plan: RankPlan, *, round_id: int, identity: str, held_digest: str
-) -> LoraUpdate:
-    """The update that a plan sends: the leading directions of each module, the best approximation of that rank.
-
-    Args:
-        found: the trained update.
-        plan: a rank, 0 or KEEP for each of its modules.
-        round_id: this round.
-        identity: of the base model.
-        held_digest: digest of the update that the edge holds; "" when it holds none.
-    Raises:
-        ModelError: the plan names other modules than were trained, or keeps some although the edge holds nothing.
-    """
-    if set(plan.ranks) != set(found):
-        raise ModelError("the rank plan must name every adapted module and no other; check the policy")
-    kept = frozenset(name for name, rank in plan.ranks.items() if rank == KEEP)
-    if kept and not held_digest:
-        raise ModelError(f"the rank plan keeps {len(kept)} modules, but the edge holds no update; check the policy")
-    factors = {
-        name: cut(d.u, d.s, d.vt, min(rank, len(d.s)))
-        for name, d in found.items()
-        if isinstance(rank := plan.ranks[name], int) and rank > 0 and len(d.s)
-    }
-    return LoraUpdate(
-        round_id=round_id,
-        base_identity=identity,
-        factors=factors,
-        kept=kept,
-        kept_from=held_digest if kept else None,
-    )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,19 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud.base_model import BaseModel, open_base_model
-from cloud.finetune import Directions, FineTuner, spectra
+from cloud.finetune import FineTuner
 from cloud.importance import Curvature, held_curve, inner_products, joined, sent_curve
 from cloud.lexicon import measure_text
 from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.stream_scorer import MergedModel, StreamScorer
 from cloud.text import Domain, DomainSampler, Example, default_domain, load_domains
 from cloud.trial import TRIALS, measure_plans, trial_examples
+from cloud.update import Directions, spectra
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
-from hil.config import DefaultText, FileText, Settings
+from hil.config import DefaultText, FileText, FinetuneSettings, Settings
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 from hil.policy_settings import Method
 
-__all__ = ["Stream", "cached_stream", "stream_domains", "stream_key", "train_stream"]
+__all__ = [
+    "RoundText",
+    "Stream",
+    "cached_stream",
+    "round_texts",
+    "stream_domains",
+    "stream_finetune",
+    "stream_key",
+    "train_stream",
+]
 
 METHOD_VERSION: Final = 2
 """Of what "adalora" and "eva" do; raised when that changes."""
@@ -86,18 +96,11 @@ def train_stream(
         ModelError, TextError: as for a run.
     """
     base = base or open_base_model(settings.model.base)
-    texts = _domains(settings, domains, text_seed)
-    finetune = settings.finetune.model_copy(
-        update={"steps": settings.streams.steps, "batch": settings.streams.batch, "threads": 1, "resume_from": ""}
-    )
+    finetune = stream_finetune(settings)
     tuner = FineTuner(base, settings.model, finetune, train_seed, method=method, target_rank=target_rank)
-    samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
     rounds = _Rounds(base.spec, tuner.module_shapes, settings, len(domains))
-    states = [
-        _train_round(tuner, samplers[name], finetune.steps * finetune.batch, rounds, base, method == "lora", on_step)
-        for name in domains
-    ]
-    score_sets = {name: _limited(domain.score_set, settings.streams.items) for name, domain in texts.items()}
+    texts = round_texts(settings, domains, text_seed=text_seed, train_seed=train_seed, tried=method == "lora")
+    states = [_train_round(tuner, text, rounds, base, on_step) for text in texts]
     stream = Stream(
         digest=stream_key(
             settings,
@@ -116,7 +119,7 @@ def train_stream(
         target_rank=target_rank,
         domains=tuple(domains),
         texts=tuple(states),
-        score_sets=tuple(score_sets[name] for name in domains),
+        score_sets=tuple(_limited(text.domain.score_set, settings.streams.items) for text in texts),
         **rounds.arrays(),
         **dict.fromkeys(("base_scores", "base_losses", "full_scores", "full_losses"), np.full(len(domains), np.nan)),
         payloads=tuple(rounds.payloads),
@@ -124,23 +127,56 @@ def train_stream(
     return _with_scores(stream, base)
 
 
+@dataclass(frozen=True, slots=True)
+class RoundText:
+    """What a round is trained on, and its plans are tried on.
+
+    Attributes:
+        domain: of the round.
+        examples: in the order they are learnt.
+        trial: the next ones; none where no plan is tried.
+    """
+
+    domain: Domain
+    examples: Sequence[Example]
+    trial: Sequence[Example]
+
+
+def stream_finetune(settings: Settings) -> FinetuneSettings:
+    """[finetune] with the steps and the batch of [streams]."""
+    return settings.finetune.model_copy(
+        update={"steps": settings.streams.steps, "batch": settings.streams.batch, "threads": 1, "resume_from": ""}
+    )
+
+
+def round_texts(
+    settings: Settings, domains: Sequence[str], *, text_seed: int, train_seed: int, tried: bool
+) -> list[RoundText]:
+    """The text of every round of a stream; arguments as for train_stream.
+
+    Args:
+        settings, domains, text_seed, train_seed: of the stream.
+        tried: its plans are tried on examples of their own.
+    """
+    texts = _domains(settings, domains, text_seed)
+    samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
+    n = settings.streams.steps * settings.streams.batch
+    return [
+        RoundText(texts[name], samplers[name].draw(n), trial_examples(samplers[name]) if tried else ())
+        for name in domains
+    ]
+
+
 def _train_round(
-    tuner: FineTuner,
-    sampler: DomainSampler,
-    n_examples: int,
-    rounds: _Rounds,
-    base: BaseModel,
-    tried: bool,
-    on_step: Callable[[], None],
+    tuner: FineTuner, text: RoundText, rounds: _Rounds, base: BaseModel, on_step: Callable[[], None]
 ) -> TextState:
     """One round more in `rounds`, with plans tried or without; what its text is like."""
-    examples = sampler.draw(n_examples)
-    texts, name = (e.text for e in examples), sampler.domain.name
+    texts, name = (e.text for e in text.examples), text.domain.name
     state = measure_text(texts, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces)
-    tuner.train(examples, on_step)
-    rounds.add(tuner.directions(), tuner.curvature(examples))
-    if tried:
-        rounds.add_trial(tuner, trial_examples(sampler))
+    tuner.train(text.examples, on_step)
+    rounds.add(tuner.directions(), tuner.curvature(text.examples))
+    if text.trial:
+        rounds.add_trial(tuner, text.trial)
     return state
 
 

@@ -6,7 +6,7 @@ pass costs the same whatever the ranks are; of one request to the next only the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloud.base_model import BaseModel
-from cloud.finetune import EncodedExample, encode_examples
+from cloud.encoding import EncodedExample, encode_examples
 from cloud.text import Example
 from hil.contract import LowRankFactors, ModelError, ScoreSet
 
@@ -173,6 +173,10 @@ def _batch(sequences: Sequence[_Sequence]) -> _Batch:
     return _Batch(ids, places, of_place, table[:, 1], table[:, 2])
 
 
+Held = Mapping[str, tuple[Hashable, LowRankFactors]]
+"""Module → a name of the factors that it holds, another one for other factors, and the factors themselves."""
+
+
 class StreamScorer:
     """Scores what an edge may hold of one stream's rounds.
 
@@ -191,7 +195,7 @@ class StreamScorer:
                 f"{self._model.identity[:12]}; train it anew"
             )
         self.stream = stream
-        self._known: dict[tuple[int, bytes], tuple[float, float]] = {}
+        self._known: dict[Hashable, tuple[float, float]] = {}
 
     def score(
         self, round_id: int, held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
@@ -213,13 +217,15 @@ class StreamScorer:
                 f"round {round_id} with held rounds ≤ {of_round.max()} and ranks {rank.min()}..{rank.max()}: the "
                 f"stream has rounds 0..{stream.n_rounds - 1} and ranks 0..{stream.r_max}"
             )
-        request = (round_id, of_round.tobytes() + rank.tobytes())
+        return self.score_held(round_id, held_factors(stream, of_round, rank))
+
+    def score_held(self, round_id: int, held: Held) -> tuple[float, float]:
+        """The same for factors that need not be a stream's."""
+        request = (round_id, frozenset((module, key) for module, (key, _) in held.items()))
         if request not in self._known:
-            for name, t, r in zip(stream.modules, of_round.tolist(), rank.tolist(), strict=True):
-                factors = stream.factors(t).get(name) if r else None
-                key = (stream.digest, t, min(r, factors.rank)) if factors else None
-                self._model.hold(name, key, leading(factors, r) if factors else None)
-            self._known[request] = self._model.measure(stream.score_sets[round_id])
+            for module in self.stream.modules:
+                self._model.hold(module, *held.get(module, (None, None)))
+            self._known[request] = self._model.measure(self.stream.score_sets[round_id])
         return self._known[request]
 
 
@@ -229,6 +235,16 @@ def held_state(
     """(round, rank), int64[M] each, in the one form of all that mean the same: a module without any has -1 and 0."""
     rank = np.where(held_round < 0, 0, held_rank).astype(np.int64)
     return np.where(rank > 0, held_round, -1).astype(np.int64), rank
+
+
+def held_factors(stream: Stream, of_round: NDArray[np.int64], rank: NDArray[np.int64]) -> Held:
+    """What a held state, in its one form, stands for: leading directions of a stream's rounds."""
+    held: dict[str, tuple[Hashable, LowRankFactors]] = {}
+    for module, t, r in zip(stream.modules, of_round.tolist(), rank.tolist(), strict=True):
+        factors = stream.factors(t).get(module) if r else None
+        if factors is not None:
+            held[module] = (stream.digest, t, min(r, factors.rank)), leading(factors, r)
+    return held
 
 
 def leading(factors: LowRankFactors, rank: int) -> LowRankFactors:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cloud.base_model import BaseModel
-from cloud.finetune import Directions, FineTuner, cut_update, spectra
+from cloud.finetune import Branch, FineTuner
 from cloud.importance import Curvature, residuals
 from cloud.lexicon import measure_text
+from cloud.plan_training import within_plan
 from cloud.policies import make_policy
+from cloud.stream_scorer import leading
 from cloud.text import Domain, DomainSampler, Example
 from cloud.trial import measure_plans, trial_examples
+from cloud.update import Directions, cut_update, spectra
 from hil import codec
 from hil.config import Settings
 from hil.contract import (
+    KEEP,
     Budget,
     ChannelState,
     LowRankFactors,
@@ -44,6 +48,7 @@ class Trained:
         delivered: the same as an edge would decode it, had all of it been sent.
         curvature: of the loss around it.
         trial: examples of the round's text that it did not train on.
+        branch: from which its last steps can be taken within a plan.
     """
 
     text: TextState
@@ -53,6 +58,7 @@ class Trained:
     delivered: Mapping[str, LowRankFactors]
     curvature: Mapping[str, Curvature]
     trial: Sequence[Example]
+    branch: Branch
 
 
 class CloudHalf:
@@ -76,10 +82,14 @@ class CloudHalf:
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
         self._method, rank = training_of(settings.policy)
         self._tuner = FineTuner(base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank)
+        # AdaLoRA and EVA train at their plan anyway.
+        self._plan_steps = settings.finetune.plan_steps if self._method == "lora" else 0
         self.module_shapes = self._tuner.module_shapes
         self.history: list[RoundSummary] = []
         self._held: dict[str, LowRankFactors] = {}
+        self._held_cuts: dict[str, LowRankFactors] = {}
         self._held_digest = ""
+        self._offered_cuts: dict[str, LowRankFactors] = {}
         if settings.finetune.resume_from:
             self._resume(Path(settings.finetune.resume_from))
 
@@ -94,16 +104,17 @@ class CloudHalf:
         text = measure_text(
             (e.text for e in examples), domain=name, lexicon=self._base.lexicon, count_pieces=self._base.count_pieces
         )
-        loss = self._tuner.train(examples, on_step)
+        training = self._tuner.train(examples, on_step, branch_steps=self._plan_steps)
         found = self._tuner.directions()
         return Trained(
             text=text,
-            loss_nats=loss,
+            loss_nats=training.loss_nats,
             steps=settings.steps,
             directions=found,
             delivered=self._delivered(round_id, found),
             curvature=self._tuner.curvature(examples),
             trial=trial_examples(self._samplers[name]) if self._method == "lora" else (),
+            branch=training.branch,
         )
 
     def _delivered(self, round_id: int, found: Mapping[str, Directions]) -> Mapping[str, LowRankFactors]:
@@ -128,7 +139,9 @@ class CloudHalf:
             held: module → rank that the edge says it holds.
         """
         r_max = self._settings.model.r_max
-        kfac = residuals(trained.delivered, self._held, r_max, trained.curvature)
+        # What an update was cut from, not what training within the plan made of it: where that makes up for what is
+        # missing, it lies further from the whole update, and lacks less.
+        kfac = residuals(trained.delivered, self._held_cuts, r_max, trained.curvature)
         return RoundObservation(
             round_id=round_id,
             channel=channel,
@@ -140,7 +153,7 @@ class CloudHalf:
             overhead_bits=codec.overhead_bits(self._base.spec, self._target),
             bits_per_module=codec.BITS_PER_MODULE,
             spectra=spectra(trained.directions, r_max),
-            energy=residuals(trained.delivered, self._held, r_max),
+            energy=residuals(trained.delivered, self._held_cuts, r_max),
             kfac=kfac,
             measured=self._measured(trained, kfac) if trained.trial else None,
             held=dict(held),
@@ -154,10 +167,32 @@ class CloudHalf:
         delivered = [trained.delivered[module] for module in self.module_shapes]
         return measure_plans(self._tuner, delivered, sent, bits, trained.trial)
 
-    def encode(self, round_id: int, trained: Trained, plan: RankPlan, held_digest: str) -> bytes:
-        """The payload that a plan makes of the trained update."""
-        identity = self._base.spec.identity
-        update = cut_update(trained.directions, plan, round_id=round_id, identity=identity, held_digest=held_digest)
+    def encode(
+        self,
+        round_id: int,
+        trained: Trained,
+        plan: RankPlan,
+        held_digest: str,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> bytes:
+        """The payload that a plan makes of the trained update.
+
+        Args:
+            round_id: this round.
+            trained: what it trained.
+            plan: sends something.
+            held_digest: of the update that the edge holds.
+            on_step: called after every step within the plan.
+        """
+        ranks = {module: rank for module, rank in plan.ranks.items() if rank != KEEP and rank > 0}
+        self._offered_cuts = {m: leading(trained.delivered[m], r) for m, r in ranks.items() if m in trained.delivered}
+        found = trained.directions
+        if self._plan_steps and ranks:
+            kept = {module: factors for module, factors in self._held.items() if plan.ranks[module] == KEEP}
+            trial = trained.trial
+            within = within_plan(self._tuner, trained.branch, self._offered_cuts, kept, trial, on_step)
+            found = {**found, **(within or {})}
+        update = cut_update(found, plan, round_id=round_id, identity=self._base.spec.identity, held_digest=held_digest)
         return codec.encode(update, self._target, base=self._base.spec, plan=plan)
 
     def confirm(self, payload: bytes, held_digest: str) -> None:
@@ -170,10 +205,10 @@ class CloudHalf:
         """
         if payload and codec.digest(payload) == held_digest:
             update = codec.decode(payload, self._base.spec)
-            kept = {name: factors for name, factors in self._held.items() if name in update.kept}
-            self._held = {**kept, **update.factors}
+            self._held = {**_only(self._held, update.kept), **update.factors}
+            self._held_cuts = {**_only(self._held_cuts, update.kept), **self._offered_cuts}
         elif held_digest != self._held_digest:
-            self._held = {}
+            self._held, self._held_cuts = {}, {}
         self._held_digest = held_digest
 
     def save(self, path: Path) -> None:
@@ -185,3 +220,7 @@ class CloudHalf:
         positions = json.loads(self._tuner.load(path).get("positions", "{}"))
         for name, sampler in self._samplers.items():
             sampler.position = positions.get(name, 0)
+
+
+def _only(held: Mapping[str, LowRankFactors], modules: Collection[str]) -> dict[str, LowRankFactors]:
+    return {module: factors for module, factors in held.items() if module in modules}

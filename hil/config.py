@@ -113,8 +113,16 @@ class FinetuneSettings(Table):
     """Longer examples are cut; a labelled one loses the front of its text."""
     threads: int = Field(default=2, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    plan_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns to do without what is
+    not sent. The training at r_max takes them too, and goes on from there. 0 = what is sent is cut from that."""
     resume_from: str = ""
     """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the base model."""
+
+    @property
+    def plan_steps(self) -> int:
+        """Steps of a round that are taken within its plan; at least one if there is a share of them."""
+        return max(1, round(self.plan_share * self.steps)) if self.plan_share else 0
 
 
 class EnvironmentSettings(Table):

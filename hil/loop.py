@@ -186,9 +186,11 @@ class Loop:
         """
         opened, self._opened = self._open, None
         round_id, trained, sounding = opened.obs.round_id, opened.trained, opened.sounding
+        watcher.on_stage(round_id, "encoding")
         with self._watch("timing.encode_s"):
             held = self._edge.status.held_digest
-            payload = b"" if plan.sends_nothing else self._cloud.encode(round_id, trained, plan, held)
+            nothing = plan.sends_nothing
+            payload = b"" if nothing else self._cloud.encode(round_id, trained, plan, held, watcher.on_step)
             predicted_s = self._radio.predicted_airtime_s(payload, opened.measured)
         watcher.on_stage(round_id, "sending")
         with self._watch("timing.link_s"):

@@ -43,7 +43,7 @@ def watcher(settings: Settings, progress: Progress) -> Watcher:
     """Shows a run in the bar, and prints a line for each round."""
     from hil.loop import Watcher
 
-    steps, rounds = settings.finetune.steps, settings.run.rounds
+    steps, rounds = settings.finetune.steps + settings.finetune.plan_steps, settings.run.rounds
     task = progress.add_task("setting up", total=rounds * steps)
     console = progress.console
 
@@ -51,6 +51,7 @@ def watcher(settings: Settings, progress: Progress) -> Watcher:
         progress.update(task, description=f"round {round_id + 1} of {rounds}: {stage}")
 
     def on_round(row: Mapping[str, Any]) -> None:
+        progress.update(task, completed=(row["round.id"] + 1) * steps)  # a round that sends nothing takes fewer
         console.print(round_line(row), highlight=False, markup=False, soft_wrap=True)
 
     return Watcher(on_stage=on_stage, on_step=lambda: progress.advance(task), on_round=on_round)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.finetune import FineTuner, cut_update
+from cloud.finetune import FineTuner
 from cloud.peft_methods import adapted_layers
 from cloud.text import default_domain, load_domains
+from cloud.update import cut_update
 from edge_device.adapter import write_adapter
 from edge_device.gguf_model import convert, inspect
 from edge_device.runtime import Runtime

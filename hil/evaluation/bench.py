@@ -14,8 +14,9 @@ from hil.policy_settings import Method
 from hil.training.runners import RoundRunner, Scorer, StreamRunner
 
 if TYPE_CHECKING:
+    from cloud.plan_training import StreamBranches
     from cloud.stream import Stream
-    from cloud.stream_scorer import MergedModel
+    from cloud.stream_scorer import Held, MergedModel
 
 ScoreOn = Literal["cloud", "edge"]
 """The merged model in float32, or the quantised model in llama.cpp."""
@@ -52,17 +53,32 @@ OpenBench = Callable[[Settings, int, int, Method, int | None, ScoreOn], Bench]
 """(settings, stream, training seed, method, its average rank, what scores) → Bench."""
 
 
+class BenchScorer(Scorer, Protocol):
+    """Scores what is a stream's, and what was made from it."""
+
+    def score_held(self, round_id: int, held: Held) -> tuple[float, float]:
+        """Score and loss in nats per token of these factors."""
+        ...
+
+
 class StreamBench:
     """One trained stream with a scorer that every runner shares, and so every policy.
 
     Args:
         stream: trained at r_max.
         scorer: of that stream.
+        branches: where the last steps of a round are taken within the plan.
         on_close: frees what the scorer holds.
     """
 
-    def __init__(self, stream: Stream, scorer: Scorer, on_close: Callable[[], None] = lambda: None) -> None:
-        self._stream, self._scorer, self.close = stream, scorer, on_close
+    def __init__(
+        self,
+        stream: Stream,
+        scorer: BenchScorer,
+        branches: StreamBranches | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stream, self._scorer, self._branches, self.close = stream, scorer, branches, on_close
         m = len(stream.modules)
         nothing, everything = np.full(m, -1), np.full(m, stream.r_max)
         self.anchors = tuple(
@@ -72,7 +88,11 @@ class StreamBench:
 
     def runner(self, settings: Settings) -> RoundRunner:
         """See Bench."""
-        return StreamRunner(self._stream, self._scorer, settings)
+        if self._branches is None:
+            return StreamRunner(self._stream, self._scorer, settings)
+        from cloud.plan_training import BranchScorer
+
+        return StreamRunner(self._stream, BranchScorer(self._scorer, self._branches), settings)
 
 
 def open_stream_bench(
@@ -94,12 +114,23 @@ def open_stream_bench(
         method=method,
         target_rank=target_rank,
     )
+    within = settings.finetune.plan_share and method == "lora"  # AdaLoRA and EVA train at their plan anyway
+    branches = _branches(settings, trained, stream, train_seed) if within else None
     if score_on == "edge":
         from hil.evaluation.edge_scorer import EdgeScorer
 
         scorer = EdgeScorer(trained, settings)
-        return StreamBench(trained, scorer, scorer.close)
-    return StreamBench(trained, StreamScorer(_merged_model(settings.model.base, trained.max_tokens), trained))
+        return StreamBench(trained, scorer, branches, scorer.close)
+    merged = _merged_model(settings.model.base, trained.max_tokens)
+    return StreamBench(trained, StreamScorer(merged, trained), branches)
+
+
+def _branches(settings: Settings, stream: Stream, text_seed: int, train_seed: int) -> StreamBranches:
+    from cloud.base_model import open_base_model
+    from cloud.plan_training import StreamBranches
+
+    base = open_base_model(settings.model.base)
+    return StreamBranches(settings, base, stream, text_seed=text_seed, train_seed=train_seed)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from cloud.base_model import open_base_model
 from cloud.stream import Stream
-from cloud.stream_scorer import held_state, leading
+from cloud.stream_scorer import Held, held_factors, held_state
 from edge_device import adapter
 from edge_device.gguf_model import inspect, quantise
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
@@ -50,7 +51,7 @@ class EdgeScorer:
     def __init__(self, stream: Stream, settings: Settings) -> None:
         path = edge_model(settings)
         self._stream, self._model = stream, inspect(path)
-        self._known: dict[tuple[str, bytes], tuple[float, float]] = {}
+        self._known: dict[Hashable, tuple[float, float]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="edge-scorer-")
         limits = RuntimeSettings(threads=settings.edge.threads, request_s=settings.edge.timeout_s)
         try:
@@ -77,23 +78,17 @@ class EdgeScorer:
             UpdateRefused: factors that no edge would take.
             DeviceError: the model process cannot be brought back.
         """
-        of_round, rank = held_state(held_round, held_rank)
+        return self.score_held(round_id, held_factors(self._stream, *held_state(held_round, held_rank)))
+
+    def score_held(self, round_id: int, held: Held) -> tuple[float, float]:
+        """The same for factors that need not be the stream's."""
         score_set = self._stream.score_sets[round_id]
-        request = (score_set.name, of_round.tobytes() + rank.tobytes())
+        request = (score_set.name, frozenset((module, key) for module, (key, _) in held.items()))
         if request not in self._known:
-            held = self._held(of_round.tolist(), rank.tolist())
-            scores = self._measure(score_set, held)
+            scores = self._measure(score_set, {module: factors for module, (_, factors) in held.items()})
             share = float(scores.correct.mean()) if len(scores.correct) else float("nan")
             self._known[request] = share, scores.loss_nats_per_token
         return self._known[request]
-
-    def _held(self, of_round: list[int], rank: list[int]) -> dict[str, LowRankFactors]:
-        found = {}
-        for module, sent_in, r in zip(self._stream.modules, of_round, rank, strict=True):
-            factors = self._stream.factors(sent_in).get(module) if r else None
-            if factors is not None:
-                found[module] = leading(factors, r)
-        return found
 
     def _measure(self, score_set: ScoreSet, held: dict[str, LowRankFactors]) -> ItemScores:
         if not held:

@@ -8,8 +8,9 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.finetune import FineTuner, cut_update, spectra
+from cloud.finetune import FineTuner
 from cloud.text import Example, default_domain
+from cloud.update import cut_update, spectra
 from hil.config import DefaultText, FinetuneSettings, ModelSettings
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
 
