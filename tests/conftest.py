@@ -51,6 +51,7 @@ def small_overrides(edge_cache: Path) -> Callable[[Path], list[str]]:
             "finetune.steps=4",
             "finetune.batch=8",
             "finetune.threads=1",
+            "finetune.plan_share=0",
             "budget.airtime_s=0.1",
             "policy.kind=greedy",  # the default sees that four steps of training are not worth their air
             f"edge.cache='{edge_cache}'",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cloud.base_model import open_base_model
-from cloud.finetune import FineTuner
-from cloud.plan_training import BranchScorer, StreamBranches
+from cloud.finetune import Branch, FineTuner
+from cloud.plan_training import BranchScorer, StreamBranches, within_plan
 from cloud.stream import train_stream
 from cloud.stream_scorer import leading
 from cloud.text import default_domain, load_domains
@@ -96,17 +96,28 @@ def test_kept_modules_stay_and_are_what_the_others_are_trained_beside(trained, d
     assert beside < apart
 
 
+def test_what_the_branch_has_come_to_is_sent_only_where_it_is_the_better(trained, domain):
+    tuner, branch = trained
+    cut, trial = _factors(tuner.directions(), 1), domain.train[192:320]
+    found = within_plan(tuner, branch, cut, {}, trial)
+    assert found is not None
+    before, after = tuner.losses_of([cut, _factors(found)], trial)
+    assert after < before
+    misled = Branch(branch.factors, [[(ids, 1) for ids, _ in batch] for batch in branch.batches])  # learns the prompt
+    assert within_plan(tuner, misled, cut, {}, trial) is None
+
+
 # ----------------------------------------------------------------------------------- a stream, and the loop
 
 
-def _settings(tmp_path):
+def _settings(tmp_path, plan_share=0.5, policy=("largest",)):
     return parse_settings(
         {
             "run": {"seed": 3},
             "text": {"stream": ["jargon40", "http"], "dwell": 2, "train_examples": 120, "score_examples": 40},
             "model": {"r_max": 4},
-            "finetune": {"steps": 6, "batch": 8, "threads": 1, "plan_share": 0.5},
-            "policy": {"kind": "largest"},
+            "finetune": {"steps": 6, "batch": 8, "threads": 1, "plan_share": plan_share},
+            "policy": dict(zip(("kind", "rank"), policy, strict=False)),
             "streams": {"rounds": 3, "steps": 6, "batch": 8, "items": 12, "cache": str(tmp_path)},
         },
         source="test",
@@ -132,6 +143,17 @@ def test_streams_hold_bit_for_bit_what_the_loop_sends(base, tmp_path):
         for name, factors in sent.items():
             np.testing.assert_array_equal(held[name][1].a, factors.a)
             np.testing.assert_array_equal(held[name][1].b, factors.b)
+
+
+def test_a_method_that_trains_at_its_own_ranks_has_no_branch(base, tmp_path):
+    payloads = []
+    for share in (0.0, 0.5):
+        settings = _settings(tmp_path, share, ("adalora", 2))
+        cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
+        trained = cloud.train(0, lambda: None)
+        ranks = {name: len(d.s) for name, d in trained.directions.items()}
+        payloads.append(cloud.encode(0, trained, RankPlan(ranks=ranks), ""))
+    assert payloads[0] == payloads[1]
 
 
 @pytest.fixture(scope="module")

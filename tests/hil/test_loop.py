@@ -104,6 +104,8 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     assert why in bad["edge.reason"]
     assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
     assert bad["link.delivered"] is False
+    assert bad["link.blocks_sent"] == 0
+    assert (bad["channel.snr_db"] == good["channel.snr_db"]) == (why == "was answered")  # else it was measured
 
 
 def unanswered(sounding):
@@ -166,6 +168,15 @@ def test_the_default_policy_sends_what_is_worth_its_air(go):
     cheap, dear = (go(*trained, f"policy.nats_per_s={price}").rows[0] for price in (0.001, 1000))
     assert cheap["edge.status"] == "installed"
     assert (dear["edge.status"], dear["payload.bytes"]) == ("kept", 0)
+
+
+def test_training_within_the_plan_costs_the_same_air_and_sends_something_else(first, go):
+    within = go("finetune.plan_share=0.5")
+    for plain, row in zip(first.rows, within.rows, strict=True):
+        assert row["edge.status"] == "installed"
+        assert row["payload.bytes"] == plain["payload.bytes"]
+        assert row["finetune.loss_nats"] == plain["finetune.loss_nats"]  # the training at r_max does not see it
+    assert [row["payload.sha256"] for row in within.rows] != [row["payload.sha256"] for row in first.rows]
 
 
 def test_fine_tuning_goes_on_from_an_earlier_run(first, go):

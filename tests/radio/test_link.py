@@ -214,6 +214,20 @@ def test_a_silent_feedback_path_ends_with_a_reason():
     sounding = link.sound()
     assert "answered" in sounding.reason
     assert sounding.bursts_sent == 2
+    assert np.isnan([sounding.snr_db, sounding.flat_snr_db, sounding.measured_at_s]).all()
+
+
+def test_what_was_measured_before_a_fade_does_not_stand_for_it():
+    link, air, _ = bench(20.0)
+    link.deliver(PAYLOAD[:10_000])
+    air.snr_db = -30.0
+    sounding = link.sound()
+    assert "none of 2 sounding bursts was answered" in sounding.reason
+    assert np.isnan([sounding.snr_db, sounding.flat_snr_db, sounding.cfo_hz, sounding.measured_at_s]).all()
+    report, received = link.deliver(PAYLOAD, sounding=sounding)
+    assert received is None
+    assert report.blocks_sent == 0
+    assert np.isnan(report.snr_db)
 
 
 def test_limits_hold_are_named_and_leave_a_prefix():
