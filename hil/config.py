@@ -113,7 +113,7 @@ class FinetuneSettings(Table):
     """Longer examples are cut; a labelled one loses the front of its text."""
     threads: int = Field(default=2, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    plan_share: float = Field(default=0.0, ge=0, le=1)
+    plan_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns to do without what is
     not sent. The training at r_max takes them too, and goes on from there. 0 = what is sent is cut from that."""
     resume_from: str = ""

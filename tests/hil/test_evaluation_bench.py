@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cloud.policies import FixedRank, LargestUniform
 from cloud.stream import Stream, cached_stream, stream_domains
 from hil.config import Settings, parse_settings
-from hil.evaluation.bench import StreamBench, open_stream_bench
+from hil.evaluation.bench import Bench, ScoreOn, StreamBench, open_stream_bench
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return parse_settings(
         {
             "model": {"r_max": 4},
+            "finetune": {"plan_share": 0.0},
             "streams": {"rounds": 2, "dwell": 1, "steps": 4, "batch": 8, "items": 8, "cache": str(folder / "streams")},
             "edge": {"quant": "F16", "cache": str(folder / "edge")},
             "radio": {"channel": {"snr_db": 15.0}},
@@ -79,3 +81,35 @@ def test_llama_cpp_scores_the_same_states_alike(bench: StreamBench, settings: Se
     finally:
         edge.close()
     assert not Path(edge._scorer._folder.name).exists()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("score_on", ["cloud", "edge"])
+def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(settings: Settings, score_on: ScoreOn) -> None:
+    """What a plan brings is another, what the scores lie between stays."""
+    pytest.importorskip("gguf")
+    data = settings.model_dump()
+    longer = {**data, "streams": {**data["streams"], "steps": 24, "batch": 16, "domains": ["jargon40", "mixed100"]}}
+    plain, within = (parse_settings({**longer, "finetune": {"plan_share": x}}, source="test") for x in (0.0, 0.5))
+    losses, anchors = [], []
+    for one in (plain, within):
+        with closing(open_stream_bench(one, 5, 1, "lora", None, score_on)) as opened:
+            anchors.append([(a.base_loss_nats, a.full_loss_nats) for a in opened.anchors])
+            losses.append(_second_round(opened, one))
+    assert anchors[0] == anchors[1]
+    assert losses[1] != losses[0]
+
+
+def test_a_method_that_trains_at_its_own_ranks_is_scored_as_it_is(settings: Settings) -> None:
+    within = parse_settings({**settings.model_dump(), "finetune": {"plan_share": 0.5}}, source="test")
+    losses = []
+    for one in (settings, within):
+        with closing(open_stream_bench(one, 5, 1, "adalora", 2, "cloud")) as opened:
+            losses.append(_second_round(opened, one))
+    assert losses[0] == losses[1]
+
+
+def _second_round(bench: Bench, settings: Settings) -> float:
+    runner, policy = bench.runner(settings), FixedRank(1)
+    runner.run(policy.plan(runner.reset(0)))
+    assert runner.observation is not None
+    return runner.run(policy.plan(runner.observation)).loss_nats
