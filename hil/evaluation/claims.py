@@ -33,6 +33,8 @@ BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
 REFERENCES: Final = ("largest", "greedy by K-FAC")
 """Rules that bits at equal loss are given against."""
+LEAST_LEVEL_NATS: Final = 0.01
+"""Excess loss that bits are still compared at: the whole update's own loss is uncertain by half of it."""
 _N_BOOT: Final = 2000
 
 Floats = NDArray[np.float64]
@@ -169,10 +171,14 @@ def _against(own: _Points, theirs: _Points) -> str:
 
 
 def common_levels(a: Curve, b: Curve) -> list[float]:
-    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way on a log scale."""
+    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way on a log scale.
+
+    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS.
+    """
     best = max(float(c.loss.mean(axis=0).min()) for c in (a, b))
+    best = best if best > 0 else LEAST_LEVEL_NATS
     worst = min(float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b))
-    return [best * (worst / best) ** share for share in (0.25, 0.5, 0.75)] if 0 < best < worst else []
+    return [best * (worst / best) ** share for share in (0.25, 0.5, 0.75)] if best < worst else []
 
 
 def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]) -> Iterable[str]:

@@ -1,5 +1,7 @@
 """The paper's claims, on rows whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,6 +88,9 @@ def test_levels_lie_within_both_curves():
         Curve(np.arange(2), np.tile(BITS, (2, 1)), np.tile(loss, (2, 1))) for loss in ([8, 4, 2, 1], [4, 2, 1, 0.5])
     )
     assert common_levels(a, b) == pytest.approx([4**0.25, 4**0.5, 4**0.75])
+    below = replace(a, loss=a.loss - a.loss.max() + 0.16)  # both come to less than the whole update loses
+    assert below.loss.min() < 0
+    assert common_levels(below, below) == pytest.approx([0.02, 0.04, 0.08])
 
 
 def test_the_target_lies_between_chance_and_ppo_alone():
