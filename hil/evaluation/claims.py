@@ -1,15 +1,15 @@
 """The claims of arXiv 2507.11515 put to an evaluation.
 
-    python -m hil.evaluation.claims runs/eval runs/train/training.jsonl
+    python -m hil.evaluation.claims runs/eval --training runs/train/training.jsonl --beside runs/other
 
 Loss, score and bits by channel; score at equal bits on the air, bits and parameters at equal loss, environment steps to
-a common target; each for every policy, against several others, with intervals over the streams. The answers are
-Markdown tables.
+a common target; each for every policy, against several others, with intervals over the streams; and what another
+evaluation of the same rounds, with other settings, has come to. The answers are Markdown tables.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from hil.evaluation.statistics import (
     area_under,
     bits_at_equal_loss,
     clustered_mean,
+    paired_difference,
     steps_to_target,
 )
 from hil.evaluation.summary import Rows, chosen, names, read_rows
@@ -206,6 +207,48 @@ def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]
                 yield f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | {show(parameters, '.3f')} |"
 
 
+def beside(rows: Rows, others: Rows) -> Iterable[str]:
+    """Lines: policies of both evaluations: bits at equal loss, over the other's, and the mean difference by channel."""
+    channels = [c for c in names(rows, "channel") if c in names(others, "channel")]
+    constant = [c for c in channels if c.endswith(" dB")]
+    pairs = {
+        policy: (chosen(rows, policy=policy), chosen(others, policy=policy))
+        for policy in names(rows, "policy")
+        if policy in names(others, "policy")
+    }
+    yield "| policy | excess loss, nats | bits, ratio |"
+    yield "|---|---|---|"
+    for policy, pair in pairs.items():
+        own, theirs = (curve(one, "payload_bits", "excess_nats", constant) for one in pair)
+        levels = common_levels(own, theirs)
+        for level, ratio in zip(levels, bits_at_equal_loss(own, theirs, levels, np.random.default_rng(0)), strict=True):
+            yield f"| {policy} | {level:.3f} | {show(ratio, '.3f')} |"
+    yield ""
+    yield "| policy | channel | loss, nats | score, points |"
+    yield "|---|---|---|---|"
+    for policy, pair in pairs.items():
+        for channel in channels:
+            loss, score = (_paired(*pair, channel, metric) for metric in ("excess_nats", "score"))
+            yield f"| {policy} | {channel} | {show(loss, '+.4f')} | {show(score, '+.2f', 100)} |"
+
+
+def _paired(rows: Rows, others: Rows, channel: str, metric: str) -> Interval | None:
+    """Mean difference over the rounds that both have, where both are finite; None if there is no such round."""
+    keys = ("stream", "train_seed", "scope", "policy_seed", "round")
+    found = []
+    for one in (chosen(rows, channel=channel), chosen(others, channel=channel)):
+        places = zip(*(one[key].tolist() for key in keys), strict=True)
+        found.append(dict(zip(places, one[metric].astype(np.float64).tolist(), strict=True)))
+    a, b = found
+    both = [place for place in a if np.isfinite(a[place]) and np.isfinite(b.get(place, np.nan))]
+    if not both:
+        return None
+    streams = np.array([place[0] for place in both])
+    return paired_difference(
+        [a[place] for place in both], [b[place] for place in both], streams, np.random.default_rng(0)
+    )
+
+
 def steps(histories: Sequence[History]) -> Iterable[str]:
     """Lines: environment steps to random + 95 % of (PPO alone's final - random), learner by learner."""
     random = next(h.reward[0] for h in histories if h.name == "random feasible")
@@ -234,7 +277,7 @@ def show(interval: Interval | None, form: str, scale: float = 1.0) -> str:
     return f"{mean} [{low}, {high}]" if np.isfinite(interval.low) else f"{mean} (no interval)"
 
 
-def main(folder: Path, training: Path | None) -> None:
+def main(folder: Path, training: Path | None, other: Path | None) -> None:
     """Print all tables of an evaluation."""
     rows = read_rows(folder / "results.parquet")
     every = names(rows, "policy")
@@ -252,9 +295,16 @@ def main(folder: Path, training: Path | None) -> None:
     tables.append(at_equal_loss(rows, [name for name in every if name not in trained], references))
     if training:
         tables.append(steps(read_histories(training)))
+    if other:
+        tables.append(beside(rows, read_rows(other / "results.parquet")))
     for table in tables:
         print("\n".join(table), end="\n\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser(prog="python -m hil.evaluation.claims", description="Tables of an evaluation.")
+    parser.add_argument("folder", type=Path, help="that hil eval wrote")
+    parser.add_argument("--training", type=Path, help="a training.jsonl of hil train, for the steps to a target")
+    parser.add_argument("--beside", type=Path, help="another evaluation of the same rounds")
+    given = parser.parse_args()
+    main(given.folder, given.training, given.beside)

@@ -9,6 +9,7 @@ from hil.evaluation.claims import (
     against_trained,
     against_trained_moving,
     at_equal_loss,
+    beside,
     bits_at_equal_y,
     by_channel,
     common_levels,
@@ -81,6 +82,23 @@ def test_where_the_channel_moves_prices_make_the_curve():
     mean = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
     assert gap.startswith(f"{100 * (0.25 - (0.25 + 0.0625) / 2) / 10 * mean:+.2f} [")
     assert ratio.startswith("0.500 ")
+
+
+def test_two_evaluations_are_told_apart_round_by_round():
+    def evaluated(factor, **more):
+        found = rows(ours=(factor, BITS), **more)
+        places = {key: np.zeros(len(found["stream"]), int) for key in ("train_seed", "policy_seed", "round")}
+        return {**found, **places, "scope": np.array(["round"] * len(found["stream"]))}
+
+    one, other = evaluated(0.5, new=(1.0, BITS)), evaluated(1.0, old=(1.0, BITS))
+    other = {key: values[::-1] for key, values in other.items()}  # in whatever order
+    lines = list(beside(one, other))
+    assert len(lines) == 2 + 3 + 1 + 2 + 4  # for the policy that both have
+    assert all(line.endswith("| 0.500 [0.500, 0.500] |") for line in lines[2:5])
+    noise = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
+    for line, channel, bits in zip(lines[8:], CHANNELS, BITS, strict=True):
+        assert line.startswith(f"| ours | {channel} | {-0.5e5 / bits * noise:+.4f} [")
+        assert f"| {100 * 0.05e5 / bits * noise:+.2f} [" in line
 
 
 def test_levels_lie_within_both_curves():
