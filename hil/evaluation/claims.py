@@ -174,8 +174,10 @@ def _against(own: _Points, theirs: _Points) -> str:
 def common_levels(a: Curve, b: Curve) -> list[float]:
     """Three losses that both curves reach on average: a quarter, a half, three quarters of the way on a log scale.
 
-    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS.
+    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS. None without points.
     """
+    if not a.loss.size or not b.loss.size:
+        return []
     best = max(float(c.loss.mean(axis=0).min()) for c in (a, b))
     best = best if best > 0 else LEAST_LEVEL_NATS
     worst = min(float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b))

@@ -96,6 +96,8 @@ def test_two_evaluations_are_told_apart_round_by_round():
     assert len(lines) == 2 + 3 + 1 + 2 + 4  # for the policy that both have
     assert all(line.endswith("| 0.500 [0.500, 0.500] |") for line in lines[2:5])
     noise = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
+    moving = [{**found, "channel": np.array(["varying"] * len(found["stream"]))} for found in (one, other)]
+    assert len(list(beside(*moving))) == 2 + 1 + 2 + 1  # one channel makes no curve
     for line, channel, bits in zip(lines[8:], CHANNELS, BITS, strict=True):
         assert line.startswith(f"| ours | {channel} | {-0.5e5 / bits * noise:+.4f} [")
         assert f"| {100 * 0.05e5 / bits * noise:+.2f} [" in line
