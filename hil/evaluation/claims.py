@@ -128,45 +128,49 @@ def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterab
 def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
     """Lines: each policy, its bits set by the channel, against AdaLoRA or EVA where their bits always fit."""
     channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
-    yield from _RIVAL_HEAD
+    yield "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |"
+    yield "|---" * 6 + "|"
     for rival in trained:
         theirs = chosen(rows, policy=rival, channel=BEST_CHANNEL)
         for policy in policies:
             own = chosen(rows, policy=policy)
-            yield f"| {policy} | {rival} | {_against((own, channels, 'channel'), (theirs, [rival], 'policy'))} |"
+            figures = _against((own, channels, "channel"), (theirs, [rival], "policy"), "payload_bits")
+            yield f"| {policy} | {rival} | {figures} |"
 
 
 def against_trained_moving(rows: Rows, name: str, trained: Sequence[str]) -> Iterable[str]:
     """Lines: a policy, its bits set by its price ("NAME at ..." are its other prices), against AdaLoRA or EVA where
-    the SNR moves and both meet the same rounds."""
+    the SNR moves and both meet the same rounds: at equal bits, and at equal airtime."""
     family = [policy for policy in names(rows, "policy") if policy == name or policy.startswith(f"{name} at ")]
-    yield "| channel " + _RIVAL_HEAD[0]
-    yield "|---" + _RIVAL_HEAD[1]
+    yield "| channel | policy | against | its kbit, ms | score at as much, points | loss there, nats | at equal loss |"
+    yield "|---" * 7 + "|"
     for channel in (c for c in names(rows, "channel") if not c.endswith(" dB")):
         there = chosen(rows, channel=channel)
         for rival in trained:
-            figures = _against((there, family, "policy"), (there, [rival], "policy"))
-            yield f"| {channel} | {name} | {rival} | {figures} |"
+            for x, unit in (("payload_bits", "kbit"), ("airtime_s", "ms")):
+                figures = _against((there, family, "policy"), (there, [rival], "policy"), x)
+                spent, _, rest = figures.partition(" | ")
+                yield f"| {channel} | {name} | {rival} | {spent} {unit} | {rest} |"
 
 
 _Points = tuple[Rows, Sequence[str], str]
 """Rows, and the values of a column that each give a point of a curve."""
-_RIVAL_HEAD: Final = (
-    "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |",
-    "|---|---|---|---|---|---|",
-)
 
 
-def _against(own: _Points, theirs: _Points) -> str:
-    """The last four columns of that table."""
+def _against(own: _Points, theirs: _Points, x: str) -> str:
+    """The last four columns of those tables.
 
+    Args:
+        own, theirs: a curve, and a point.
+        x: what is spent, a column: "payload_bits" or "airtime_s".
+    """
     (own_score, score), (own_loss, loss) = (
-        [curve(rows, "payload_bits", y, values, column) for rows, values, column in (own, theirs)]
-        for y in ("score", "excess_nats")
+        [curve(rows, x, y, values, column) for rows, values, column in (own, theirs)] for y in ("score", "excess_nats")
     )
     gaps = gap_at_equal_bits(own_score, score), gap_at_equal_bits(own_loss, loss)
+    spent = loss.bits.mean() * (1e-3 if x == "payload_bits" else 1e3)
     return (
-        f"{1e-3 * loss.bits.mean():.0f} | {show(gaps[0], '+.2f', 100)} | {show(gaps[1], '+.4f')} "
+        f"{spent:.0f} | {show(gaps[0], '+.2f', 100)} | {show(gaps[1], '+.4f')} "
         f"| {show(bits_at_equal_y(own_loss, loss), '.3f')}"
     )
 

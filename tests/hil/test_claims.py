@@ -24,13 +24,14 @@ CHANNELS = ["0 dB", "5 dB", "10 dB", "15 dB"]
 
 def rows(**policies):
     """Policy → bits of its excess loss: loss = 1e5 / bits × factor, one round a stream and channel."""
-    columns = {key: [] for key in ("policy", "channel", "stream", "payload_bits", "parameters", "excess_nats", "score")}
+    keys = ("policy", "channel", "stream", "payload_bits", "parameters", "airtime_s", "excess_nats", "score")
+    columns = {key: [] for key in keys}
     for name, (factor, all_bits) in policies.items():
         for stream in range(6):
             for channel, bits in zip(CHANNELS, all_bits, strict=True):
                 noise = 1 + 0.1 * np.sin(7 * stream)
                 loss = factor * 1e5 / bits * noise
-                values = (name, channel, stream, bits, bits / 8, loss, 1 - loss / 10)
+                values = (name, channel, stream, bits, bits / 8, bits / 1e6, loss, 1 - loss / 10)
                 for key, value in zip(columns, values, strict=True):
                     columns[key].append(value)
     return {key: np.array(values) for key, values in columns.items()}
@@ -75,8 +76,9 @@ def test_where_the_channel_moves_prices_make_the_curve():
         **{"ours": (0.5, [8e5] * 4), "ours at 1": (0.5, [2e5] * 4), "other": (9.0, BITS), "adalora 4": (1.0, [4e5] * 4)}
     )
     moving = {**found, "channel": np.where(found["channel"] == "0 dB", "varying", found["channel"])}
-    [line] = list(against_trained_moving(moving, "ours", ["adalora 4"]))[2:]
-    head, gap, ratio = line.split("400 | ")[0], *line.split(" | ")[4:7:2]
+    line, of_air = list(against_trained_moving(moving, "ours", ["adalora 4"]))[2:]
+    assert of_air == line.replace("400 kbit", "400 ms")  # a microsecond a bit
+    head, gap, ratio = line.split("400 kbit | ")[0], *line.split(" | ")[4:7:2]
     assert head == "| varying | ours | adalora 4 | "
     # halfway in log bits between (2e5, .25) and (8e5, .0625), beside (4e5, .25): a tenth of it in score
     mean = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
