@@ -377,7 +377,7 @@ def test_opt_is_trained_with_lora_on_all_six_projections(opt):
     assert list(tuner.module_shapes.items()) == list(opt.spec.module_shapes.items())
     assert [name.rpartition(".")[2] for name in tuner.module_shapes] == 2 * names
     question = [Example(text="signal", prompt="report: the signal is strong.\nverdict:", label_word=" good")] * 4
-    losses = [tuner.train(question) for _ in range(6)]
+    losses = [tuner.train(question).loss_nats for _ in range(6)]
     assert losses[-1] < losses[0] - 0.01
     found = tuner.directions()
     assert [(d.u.shape[0], d.vt.shape[1]) for d in found.values()] == list(opt.spec.module_shapes.values())
