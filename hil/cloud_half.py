@@ -187,7 +187,7 @@ class CloudHalf:
         ranks = {module: rank for module, rank in plan.ranks.items() if rank != KEEP and rank > 0}
         self._offered_cuts = {m: leading(trained.delivered[m], r) for m, r in ranks.items() if m in trained.delivered}
         found = trained.directions
-        if self._plan_steps and ranks:
+        if self._plan_steps and self._offered_cuts:
             kept = {module: factors for module, factors in self._held.items() if plan.ranks[module] == KEEP}
             trial = trained.trial
             within = within_plan(self._tuner, trained.branch, self._offered_cuts, kept, trial, on_step)

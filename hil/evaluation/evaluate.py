@@ -43,6 +43,8 @@ from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
 from hil.workers import run_jobs
 
+_PLAN_STEP_S: Final = 2.0
+"""A step within a plan takes no longer: a tenth of it on one core for the model that ships."""
 _PACKAGES: Final = ("hil-lora-testbed", "numpy", "scipy", "torch", "transformers", "peft", "pyarrow")
 
 
@@ -84,6 +86,11 @@ class Grid:
         n = len(self.train_seeds)
         k = min(self.seeds_per_stream or n, n)
         return [(one, self.train_seeds[(i + j) % n]) for i, one in enumerate(self.streams) for j in range(k)]
+
+    @property
+    def episodes(self) -> int:
+        """Of all policies on one unit."""
+        return sum(len(one.members) for one in self.contestants) * len(self.channels) * len(self.scopes)
 
 
 # ---------------------------------------------------------------------------------------- the command line
@@ -158,7 +165,7 @@ def evaluate(
         grid: what is compared on what.
         out_dir: made when missing; `parts` in it holds what is finished.
         workers: processes; 0 = one a core.
-        timeout_s: deadline of one (stream, training seed), its training included.
+        timeout_s: deadline of one (stream, training seed), its training included; steps within a plan add to it.
         histories: of the learners' training, for the report.
         on_progress: (jobs done, all jobs, what was done last).
         open_bench: makes the bench of a stream; a function that other processes can import.
@@ -188,7 +195,8 @@ def evaluate(
         done += 1
         on_progress(done, len(jobs), f"stream {job.stream}, seed {job.train_seed}")
 
-    run_jobs(work, missing, workers=workers, timeout_s=timeout_s, on_done=count)
+    steps = settings.finetune.plan_share * settings.streams.steps * settings.streams.rounds * grid.episodes
+    run_jobs(work, missing, workers=workers, timeout_s=timeout_s + steps * _PLAN_STEP_S, on_done=count)
     pq.write_table(_joined(wanted), out_dir / "results.parquet")
     rows = read_rows(out_dir / "results.parquet")
     results = {**_facts(settings, grid), **summarise(rows, grid.reference or grid.contestants[0].name)}
