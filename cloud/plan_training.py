@@ -23,7 +23,7 @@ from cloud.text import Example
 from cloud.update import Directions
 from hil.codec import CodecTarget, decode, digest, encode
 from hil.codec import cut as truncate
-from hil.contract import LoraUpdate, LowRankFactors
+from hil.contract import CodecError, LoraUpdate, LowRankFactors
 
 if TYPE_CHECKING:
     from hil.config import Settings
@@ -45,7 +45,7 @@ def within_plan(
     trial: Sequence[Example],
     on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Directions] | None:
-    """What a plan sends, trained within it; None if the plain cut loses no more on the trial examples.
+    """What a plan sends, trained within it; None if the plain cut loses no more on the trial examples, or it diverges.
 
     Args:
         tuner: of method "lora", as trained in this round.
@@ -55,7 +55,11 @@ def within_plan(
         trial: examples that the round did not train on.
         on_step: called after every step.
     """
-    found = tuner.train_within(branch, {module: factors.rank for module, factors in cut.items()}, kept, on_step)
+    ranks = {module: factors.rank for module, factors in cut.items()}
+    try:
+        found = tuner.train_within(branch, ranks, kept, on_step)
+    except CodecError:  # the branch has diverged; the training at r_max has not
+        return None
     bare = {
         module: LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
         for module, (d_out, d_in) in tuner.module_shapes.items()

@@ -1,5 +1,7 @@
 """Training within a plan: what is sent gets better, what is kept stays, and a stream does what the loop does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,9 @@ def test_what_the_branch_has_come_to_is_sent_only_where_it_is_the_better(trained
     assert after < before
     misled = Branch(branch.factors, [[(ids, 1) for ids, _ in batch] for batch in branch.batches])  # learns the prompt
     assert within_plan(tuner, misled, cut, {}, trial) is None
+    endless = {name: replace(f, a=np.full_like(f.a, 1e30)) for name, f in branch.factors.items()}
+    assert within_plan(tuner, Branch(endless, branch.batches), cut, {}, trial) is None
+    assert tuner.losses_of([cut], trial) == [before]  # nothing of it is left behind
 
 
 # ----------------------------------------------------------------------------------- a stream, and the loop
