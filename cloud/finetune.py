@@ -8,7 +8,8 @@ those only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +36,7 @@ from cloud.peft_methods import (
     set_low_rank,
 )
 from cloud.text import Example
-from cloud.update import Directions
+from cloud.update import Directions, nothing
 from hil.codec import cut, directions
 from hil.config import FinetuneSettings, ModelSettings
 from hil.contract import LowRankFactors, ModelError, ScoreSet
@@ -182,12 +183,8 @@ class FineTuner:
         """
         whole = {name: directions(branch.factors[name].a, branch.factors[name].b) for name in ranks}
         sent = {name: cut(u, s, vt, min(ranks[name], len(s))) for name, (u, s, vt) in whole.items()}
-        adapted = adapted_layers(self._model)
-        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        try:
-            for name, (d_out, d_in) in self.module_shapes.items():
-                bare = LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
-                set_low_rank(adapted[name], sent.get(name) or kept.get(name) or bare)
+        with self._set_aside():
+            self._hold({**kept, **sent})
             # Directions beyond a rank are zero in both factors, and so are their gradients.
             for name, parameter in self._parameters.items():
                 parameter.requires_grad_(name.removeprefix(PREFIX).partition(".lora_")[0] in sent)
@@ -197,13 +194,27 @@ class FineTuner:
                 self._learn(batch, optimiser, self._rate_at(i, len(branch.batches), BRANCH_WARM_UP_STEPS))
                 on_step()
             # Here, for what low_rank gives shares the memory of the parameters.
+            adapted = adapted_layers(self._model)
             ab = {name: low_rank(adapted[name]) for name in sent}
             r = {name: factors.rank for name, factors in sent.items()}
             return {name: Directions(*directions(a[: r[name]], b[:, : r[name]])) for name, (a, b) in ab.items()}
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """What is trained is as it was when the block ends, whatever was held in it."""
+        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        try:
+            yield
         finally:
             for name, parameter in self._parameters.items():
                 parameter.data.copy_(trained[name])
                 parameter.requires_grad_(True).grad = None
+
+    def _hold(self, update: Mapping[str, LowRankFactors]) -> None:
+        """Let the LoRA be this update; a module that is not in it is bare."""
+        adapted = adapted_layers(self._model)
+        for name, shape in self.module_shapes.items():
+            set_low_rank(adapted[name], update.get(name, nothing(*shape)))
 
     def _rate_at(self, step: int, steps: int, warm_up: int) -> float:
         """Learning rate of a step: it rises at first, and falls to FINAL_RATE of its own."""
@@ -277,24 +288,18 @@ class FineTuner:
         """Loss in nats per counted token with each of these updates in place of the trained one.
 
         Args:
-            updates: module → factors of rank ≤ r_max, for every adapted module; of method "lora".
+            updates: module → factors of rank ≤ r_max; a module that is not in it is bare. Of method "lora".
             examples: in any order.
             batch: examples of one forward pass.
         """
         rows = sorted(self._encode(examples), key=lambda row: len(row[0]))
         batches = [rows[i : i + batch] for i in range(0, len(rows), batch)]
-        adapted = adapted_layers(self._model)
-        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
         found: list[float] = []
-        try:
+        with self._set_aside():
             for update in updates:
-                for name, factors in update.items():
-                    set_low_rank(adapted[name], factors)
+                self._hold(update)
                 sums = [F.cross_entropy(*self._counted(rows), reduction="sum").item() for rows in batches]
                 found.append(sum(sums) / sum(len(ids) - start for rows in batches for ids, start in rows))
-        finally:
-            for name, parameter in self._parameters.items():
-                parameter.data.copy_(trained[name])
         return found
 
     def _word_losses(self, examples: Sequence[Example]) -> torch.Tensor:

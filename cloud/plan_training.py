@@ -60,11 +60,7 @@ def within_plan(
         found = tuner.train_within(branch, ranks, kept, on_step)
     except CodecError:  # the branch has diverged; the training at r_max has not
         return None
-    bare = {
-        module: LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
-        for module, (d_out, d_in) in tuner.module_shapes.items()
-    }
-    before, after = tuner.losses_of([{**bare, **kept, **cut}, {**bare, **kept, **_factors(found)}], trial)
+    before, after = tuner.losses_of([{**kept, **cut}, {**kept, **_factors(found)}], trial)
     return found if after < before else None
 
 

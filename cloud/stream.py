@@ -26,7 +26,7 @@ from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.stream_scorer import MergedModel, StreamScorer
 from cloud.text import Domain, DomainSampler, Example, default_domain, load_domains
 from cloud.trial import TRIALS, measure_plans, trial_examples
-from cloud.update import Directions, spectra
+from cloud.update import Directions, nothing, spectra
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
 from hil.config import DefaultText, FileText, FinetuneSettings, Settings
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
@@ -219,9 +219,8 @@ class _Rounds:
         self.payloads.append(encode(update, self._target, base=self._spec))
         received = decode(self.payloads[-1], self._spec).factors
         self._spectra[t] = list(spectra(found, self._r_max).values())
-        for m, (name, (d_out, d_in)) in enumerate(self._shapes.items()):
-            nothing = LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
-            self._held[name].append(received.get(name, nothing))
+        for m, (name, shape) in enumerate(self._shapes.items()):
+            self._held[name].append(received.get(name, nothing(*shape)))
             self._add_module(t, m, "energy", inner_products(joined(self._held[name]), None), name)
             self._add_module(t, m, "kfac", inner_products(joined(self._held[name]), curvature.get(name)), name)
         for line in self._trials.values():
@@ -258,8 +257,8 @@ class _Rounds:
 def _with_scores(stream: Stream, base: BaseModel) -> Stream:
     scorer = StreamScorer(MergedModel(base, max_tokens=stream.max_tokens), stream)
     m = len(stream.modules)
-    nothing, everything = np.zeros(m, np.int64), np.full(m, stream.r_max)
-    bare = [scorer.score(t, nothing, nothing) for t in range(stream.n_rounds)]
+    none, everything = np.zeros(m, np.int64), np.full(m, stream.r_max)
+    bare = [scorer.score(t, none, none) for t in range(stream.n_rounds)]
     full = [scorer.score(t, np.full(m, t), everything) for t in range(stream.n_rounds)]
     return replace(
         stream,

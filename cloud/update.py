@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.codec import cut
-from hil.contract import KEEP, LoraUpdate, ModelError, RankPlan
+from hil.contract import KEEP, LoraUpdate, LowRankFactors, ModelError, RankPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class Directions:
     u: NDArray[np.float64]
     s: NDArray[np.float64]
     vt: NDArray[np.float64]
+
+
+def nothing(d_out: int, d_in: int) -> LowRankFactors:
+    """The factors of a bare module: of rank 0."""
+    return LowRankFactors(a=np.zeros((0, d_in), np.float32), b=np.zeros((d_out, 0), np.float32))
 
 
 def spectra(found: Mapping[str, Directions], r_max: int) -> dict[str, NDArray[np.float32]]:
