@@ -8,12 +8,13 @@ AirLLM the last). All of it can be stopped and taken up again in the same folder
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -111,12 +112,12 @@ def train(
     run_jobs(_make_table, tables, workers=workers, on_done=lambda job, _: count(f"stream {job.text_seed}"))
     reference: list[dict[str, Any]] = []
     run_jobs(_rate_random, [settings], workers=1, on_done=lambda _, entry: reference.append(entry))
-    run_jobs(_run_learner, runs, workers=workers, on_done=lambda job, best: count(_line(job, best)))
+    run_jobs(_run_learner, runs, workers=workers, on_done=lambda job, value: count(_line(job, value)))
     return reference + _collect(runs, reference, out_dir)
 
 
-def _line(job: TrainJob, best: float) -> str:
-    return f"{job.kind}, seed {job.seed}: best value {best:+.4f}"
+def _line(job: TrainJob, value: float) -> str:
+    return f"{job.kind}, seed {job.seed}: value {value:+.4f}"
 
 
 def _claim(out_dir: Path, settings: Settings) -> None:
@@ -161,7 +162,7 @@ def _make_table(job: TableJob) -> None:
 
 
 def _run_learner(job: TrainJob) -> float:
-    """Train to the end from wherever the folder stands; the best value."""
+    """Train to the end from wherever the folder stands; the value of the weights kept."""
     job.folder.mkdir(parents=True, exist_ok=True)
     tables = [_table(job.settings, seed) for seed in _train_seeds(job.settings)]
     select = [_table(job.settings, seed) for seed in _select_seeds(job.settings)]
@@ -186,18 +187,20 @@ def _run_learner(job: TrainJob) -> float:
             **answer(learner),
         }
         entry["seconds"] = time.perf_counter() - start_s
-        if _is_kept(job.kind, entry, history):
-            learner.save_weights(job.folder / "best.safetensors")
         history.append(entry)
+        if kept_entry(history) is entry:
+            learner.save_weights(job.folder / "best.safetensors")
         board(entry)
         learner.save(checkpoint)
         lines.write_text("".join(json.dumps(e) + "\n" for e in history), encoding="utf-8")
-    return float(max(e["value"] for e in history))
+    return float(kept_entry(history)["value"])
 
 
-def _is_kept(kind: Kind, entry: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
-    """The best answer's weights are kept; of AirLLM the last one's, as the paper selects none."""
-    return kind.startswith("airllm") or not history or entry["value"] > max(e["value"] for e in history)
+def kept_entry(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The line of one seed whose weights are kept: the best; of AirLLM the last, as the paper selects none."""
+    if history[-1]["learner"].startswith("airllm"):
+        return history[-1]
+    return max(history, key=lambda entry: entry["value"])
 
 
 class _Random:
@@ -291,15 +294,24 @@ def _board(folder: Path) -> Callable[[dict[str, Any]], None]:
 def _collect(runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_dir: Path) -> list[dict[str, Any]]:
     """training.jsonl of all learners, and the weights of the best seed of each kind."""
     lines: list[dict[str, Any]] = []
-    best: dict[str, tuple[float, Path]] = {}
     for job in runs:
-        own = [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
-        lines += own
-        value = own[-1]["value"] if job.kind.startswith("airllm") else max(entry["value"] for entry in own)
-        if value > best.get(job.kind, (-math.inf, job.folder))[0]:
-            best[job.kind] = (value, job.folder)
+        lines += [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
     text = "".join(json.dumps(e) + "\n" for e in (*reference, *lines))
     (out_dir / "training.jsonl").write_text(text, encoding="utf-8")
-    for kind, (_, folder) in best.items():
+    for kind, entry in chosen_entries(lines).items():
+        folder = next(job.folder for job in runs if (job.kind, job.seed) == (kind, entry["seed"]))
         shutil.copyfile(folder / "best.safetensors", out_dir / f"{kind}.safetensors")
     return lines
+
+
+def chosen_entries(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Learner → the line of its best seed's weights, which become OUT/<learner>.safetensors.
+
+    Args:
+        lines: of training.jsonl, one seed's after another's; several learners, several seeds.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for learner, of_learner in groupby(sorted(lines, key=itemgetter("learner")), key=itemgetter("learner")):
+        by_seed = groupby(sorted(of_learner, key=itemgetter("seed")), key=itemgetter("seed"))
+        chosen[learner] = max((kept_entry(list(own)) for _, own in by_seed), key=itemgetter("value"))
+    return chosen

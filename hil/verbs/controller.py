@@ -30,6 +30,7 @@ def train(
     """Train the controller: streams, fitted tables, learners; the weights end in OUT/LEARNER.safetensors."""
     settings = load_settings(config, [*(sets or []), *(QUICK_STREAMS if quick else ())])
     from hil.training.learners import kinds_of
+    from hil.training.train import chosen_entries
     from hil.training.train import train as train_learners
 
     kinds = kinds_of(learners or [])
@@ -44,11 +45,12 @@ def train(
             workers=workers,
             on_progress=counter(progress),
         )
+    of_kind = chosen_entries(entries)
     for kind in kinds:
-        best = max((e for e in entries if e["learner"] == kind), key=lambda e: e["value"])
+        chosen = of_kind[kind]
         console.print(
-            f"{kind}: {out / f'{kind}.safetensors'}, seed {best['seed']} at step {best['step']}: "
-            f"excess {-best['reward']:.4f} nats at {best['mbit']:.3f} Mbit a round",
+            f"{kind}: {out / f'{kind}.safetensors'}, seed {chosen['seed']} at step {chosen['step']}: "
+            f"excess {-chosen['reward']:.4f} nats at {chosen['mbit']:.3f} Mbit a round",
             highlight=False,
             soft_wrap=True,
         )

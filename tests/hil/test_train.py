@@ -74,6 +74,21 @@ def test_every_kind_ends_in_weights_that_its_policy_plans_with(tmp_path: Path) -
         assert result.feasible
 
 
+def test_the_best_answer_is_kept_but_of_airllm_the_last() -> None:
+    values = {"ppo": ([0.1, 0.3, 0.2], [0.25, 0.25, 0.29]), "airllm": ([0.9, 0.5, 0.1], [0.0, 0.3, 0.2])}
+    lines = [
+        {"learner": learner, "seed": seed, "step": step, "value": value}
+        for learner, seeds in values.items()
+        for seed, answered in enumerate(seeds)
+        for step, value in enumerate(answered)
+    ]
+    chosen = training.chosen_entries(lines)
+    assert {learner: (e["seed"], e["step"], e["value"]) for learner, e in chosen.items()} == {
+        "ppo": (0, 1, 0.3),
+        "airllm": (1, 2, 0.2),
+    }
+
+
 @pytest.mark.usefixtures("_invented")
 def test_the_default_learner_beats_chance_from_its_first_step(tmp_path: Path) -> None:
     # The allocator does the work before anything is learnt; random ranks brought down to the budget are far behind.
