@@ -166,7 +166,8 @@ class Budget:
 
     Attributes:
         airtime_s: airtime that is left.
-        bits: payload bits that the link expects to deliver in it at the SNR last measured; a larger plan is not sent.
+        bits: payload bits that the link expects to deliver in it at the SNR last measured, before the first
+            measurement at the lowest that it is made for; a larger plan is not sent.
         rounds: rounds that it must last for, this one included.
         pooled: what a round leaves over is the later rounds'; else every round has a budget of its own.
     """

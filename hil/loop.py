@@ -174,8 +174,9 @@ class Loop:
 
     @property
     def can_send(self) -> bool:
-        """The round that is open has a link, as far as is known: the last sounding that was answered found one."""
-        return not self._open.measured.reason and self._settings.run.deliver
+        """The round that is open may have a link: the last sounding that was answered found one, or none was yet."""
+        measured = self._open.measured
+        return (not measured.reason or math.isnan(measured.snr_db)) and self._settings.run.deliver
 
     def close_round(self, plan: RankPlan, watcher: Watcher) -> Round:
         """The second half of the round that is open: cut, encode, send, install and score.

@@ -78,6 +78,11 @@ class LossTable:
         to_target = np.log(_LEVEL / (1 - _LEVEL)) - np.log(TARGET_LOSS / (1 - TARGET_LOSS))
         self._switch_db = np.maximum.accumulate(self.threshold_db + self.width_db * to_target)
 
+    @property
+    def lowest_db(self) -> float:
+        """Es/N0 at which the slowest entry loses TARGET_LOSS: what a link is taken for before it has been measured."""
+        return float(self._switch_db[0])
+
     def loss_at(self, place: ArrayLike, snr_db: ArrayLike) -> NDArray[np.float64]:
         """Expected share of lost blocks, 0..1, of entries by their place at an Es/N0; arrays broadcast."""
         where = np.asarray(place, np.intp)

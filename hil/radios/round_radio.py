@@ -111,23 +111,23 @@ class RoundRadio(ABC):
         return self._sending.sound(self.limits)
 
     def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int, pooled: bool) -> Budget:
-        """What the link expects to deliver in an airtime at the SNR just measured, before its deadline.
+        """What the link expects to deliver in an airtime at the SNR last measured, before its deadline.
 
         Args:
             airtime_s: that may be spent.
-            sounding: of this round.
+            sounding: the last one answered; before the first, the link counts as the worst that its slowest scheme
+                is made for.
             rounds: that the airtime must last, this one included.
             pooled: what this round leaves over is theirs.
         """
-        if math.isnan(sounding.snr_db):
-            return Budget(airtime_s=airtime_s, bits=0, rounds=rounds, pooled=pooled)
+        table = self._sending.adaptation.table
         bits = payload_bits(
             min(airtime_s, self.limits.airtime_s),
-            sounding.flat_snr_db,
+            table.lowest_db if math.isnan(sounding.snr_db) else sounding.flat_snr_db,
             self.sample_rate_hz,
             margin_db=self._sending.adaptation.margin_db,
             round_trip_s=self._round_trip_s,
-            table=self._sending.adaptation.table,
+            table=table,
         )
         return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds, pooled=pooled)
 

@@ -18,6 +18,7 @@ from hil.config import Settings
 from hil.contract import ConfigError, ModelError, TextState
 from hil.training.stream_table import Knots, StreamTable, synthetic_table, table_of
 from radio.capacity import LinkModel, ModemLink, ShannonLink
+from radio.mcs import LOOPBACK
 
 __all__ = ["BatchRounds", "Knots", "Outcome", "StreamTable", "link_model", "synthetic_table", "table_of"]
 
@@ -211,6 +212,8 @@ class BatchRounds:
         else:
             airtime_s, rounds_left = settings.budget.airtime_s * air.airtime_share[:, now], 1
         usable_s = np.minimum(airtime_s, settings.simulated_radio.deadline_s)
+        # as the loop does: what has not been measured yet counts as the worst that the modem is made for
+        planned_by = np.where(np.isnan(reported), LOOPBACK.lowest_db, reported)
         sent = self._sent[table, now].astype(np.float64)
         entropy, oov_rate, pieces = self._text[table, now].T
         return Situation(
@@ -219,7 +222,7 @@ class BatchRounds:
             age_s=air.reported_age_rounds[:, now] * settings.budget.airtime_s,
             bandwidth_hz=air.bandwidth_hz[:, now],
             airtime_share=air.airtime_share[:, now],
-            budget_bits=self._link.bits(usable_s, reported, air.bandwidth_hz[:, now]),
+            budget_bits=self._link.bits(usable_s, planned_by, air.bandwidth_hz[:, now]),
             airtime_s=airtime_s,
             rounds_left=np.full(self.n, rounds_left, np.int64),
             pooled=settings.budget.scope == "episode",

@@ -139,12 +139,21 @@ def test_a_round_without_an_answer_is_planned_by_the_last_measurement(go, lose_s
     assert silent["link.airtime_s"] > 0
 
 
-def test_before_the_first_answer_nothing_is_sent(go, lose_sounding):
+def test_before_the_first_answer_a_round_is_planned_as_on_the_worst_link(go, lose_sounding):
     lose_sounding(0)
     silent, good, _ = go().rows
-    assert (silent["edge.status"], silent["payload.bytes"], silent["budget.bits"]) == ("refused", 0, 0)
-    assert silent["edge.reason"] == "link unusable: none of 2 sounding bursts was answered"
-    assert good["edge.status"] == "installed"
+    assert np.isnan(silent["channel.snr_db"])
+    assert 0 < silent["budget.bits"] < good["budget.bits"]
+    assert 0 < 8 * silent["payload.bytes"] <= silent["budget.bits"]
+    assert silent["edge.status"] == good["edge.status"] == "installed"
+
+
+def test_a_link_that_never_answers_is_tried_and_offers_nothing(go):
+    dead = go("radio.channel.snr_db=-25", "run.rounds=2")
+    for row in dead.rows:
+        assert row["edge.status"] == "refused"
+        assert row["edge.reason"].startswith("link unusable: ")
+        assert (row["link.blocks_sent"], row["edge.held_digest"]) == (0, "")
 
 
 def test_a_fading_after_the_sounding_is_a_result(go):
