@@ -44,3 +44,10 @@ def padded(rows: Sequence[EncodedExample]) -> tuple[torch.Tensor, torch.Tensor]:
         ids[i, : len(row)] = torch.tensor(row)
         counted[i, start : len(row)] = True
     return ids, counted
+
+
+def model_inputs(batch: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+    """The arguments of a model's forward pass for padded rows: input_ids and attention_mask, int64[rows, tokens]."""
+    ids, _ = padded(batch)
+    lengths = torch.tensor([len(row) for row, _ in batch])
+    return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from cloud.base_model import BaseModel
-from cloud.encoding import EncodedExample, encode_examples, padded
+from cloud.encoding import EncodedExample, encode_examples, model_inputs, padded
 from cloud.importance import MOMENT_EXAMPLES, Curvature, CurvatureRecorder
 from cloud.peft_methods import (
     ADAPTER,
@@ -238,12 +238,7 @@ class FineTuner:
         return loss.item()
 
     def _initialize_eva(self, batches: Sequence[Sequence[EncodedExample]]) -> None:
-        inputs = []
-        for batch in batches:
-            ids, _ = padded(batch)
-            lengths = torch.tensor([len(row) for row, _ in batch])
-            inputs.append({"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()})
-        initialize_eva(self._model, inputs)
+        initialize_eva(self._model, [model_inputs(batch) for batch in batches])
         self._set_up_optimiser()
 
     def _batches(self, examples: Sequence[Example]) -> list[list[EncodedExample]]:
