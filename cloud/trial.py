@@ -25,9 +25,19 @@ from hil.contract import LowRankFactors, MeasuredLoss
 TRIAL_EXAMPLES: Final = 128
 TRIAL_CHARACTERS: Final = 16_000
 """What plans are tried on: so many examples, or fewer long ones of so many characters in all."""
-TRIAL_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Bits of the plans that are tried, as shares of a whole update's; nothing and everything are tried too."""
-TRIALS: Final = len(TRIAL_SHARES) + 2
+_TRIAL_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+_FULL_RANK: Final = 16
+TRIALS: Final = len(_TRIAL_SHARES) + 2
+"""Plans that are tried: these, nothing, and everything."""
+
+
+def trial_shares(r_max: int) -> tuple[float, ...]:
+    """Bits of the plans that are tried, as shares of a whole update's at r_max.
+
+    Beyond rank 16 they stay at half a direction a module, one, two, four and eight: the first few carry most of what a
+    round has learnt, and a line from nothing to a plan of many directions would promise it all for next to no bits.
+    """
+    return tuple(share * min(1.0, _FULL_RANK / r_max) for share in _TRIAL_SHARES)
 
 
 def trial_examples(sampler: DomainSampler) -> list[Example]:
@@ -71,7 +81,7 @@ def trial_plans(sent: Floats, bits: Ints) -> Ints:
         bits: int[M, R + 1].
     """
     whole = int(bits[:, -1].sum())
-    cut = [fresh_plan(sent, bits, int(whole * share)) for share in reversed(TRIAL_SHARES)]
+    cut = [fresh_plan(sent, bits, int(whole * share)) for share in reversed(trial_shares(bits.shape[1] - 1))]
     return np.stack([np.full(len(bits), bits.shape[1] - 1), *cut, np.zeros(len(bits), np.int64)])
 
 

@@ -91,6 +91,19 @@ def test_plans_shrink_from_the_whole_update_to_nothing() -> None:
     assert (np.diff(bits_by_rank([100, 300], 2)[[0, 1], plans].sum(axis=1)) <= 0).all()
 
 
+def test_at_a_high_rank_the_first_directions_are_still_tried() -> None:
+    decay = np.exp(-np.arange(65) / 3.0)
+    spent = {}
+    for r_max in (16, 64):
+        bits = bits_by_rank([100] * 40, r_max)
+        plans = trial_plans(np.tile(decay[: r_max + 1], (40, 1)), bits)
+        spent[r_max] = plans.sum(axis=1) / 40
+    # half a direction a module, one, two, four, eight; then everything
+    np.testing.assert_allclose(spent[16][-2:0:-1], [0.5, 1, 2, 4, 8], rtol=0.2)
+    np.testing.assert_allclose(spent[64][-2:0:-1], [0.5, 1, 2, 4, 8], rtol=0.2)
+    assert (spent[16][0], spent[64][0]) == (16, 64)
+
+
 def test_a_line_rises_whatever_the_trials_say_and_starts_at_the_whole_update() -> None:
     missing = np.array([0.0, 1.0, 2.0, 4.0])
     line = loss_line(missing, np.array([1.0, 0.9, 1.4, 1.2]))
