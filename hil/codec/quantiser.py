@@ -28,7 +28,7 @@ class CodecTarget:
         coefficient_bits: bits per coefficient of a direction, 4 or 8.
     """
 
-    coefficient_bits: int = 8
+    coefficient_bits: int
 
     def __post_init__(self) -> None:
         if self.coefficient_bits not in COEFFICIENT_BITS:

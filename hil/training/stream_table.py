@@ -99,7 +99,7 @@ class StreamTable:
         return np.array(list(self.module_shapes.values()), np.int64)
 
 
-def table_of(stream: Any, knots: Knots | None = None, *, coefficient_bits: int = 8) -> StreamTable:
+def table_of(stream: Any, knots: Knots | None = None, *, coefficient_bits: int) -> StreamTable:
     """The table of a trained stream (cloud.stream.Stream).
 
     Args:

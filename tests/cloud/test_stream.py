@@ -152,11 +152,12 @@ def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
             scorer.score(round_id, held_round, rank)
 
 
-def test_factors_and_their_cuts_are_what_the_edge_decodes(stream, base):
+def test_factors_and_their_cuts_are_what_the_edge_decodes(stream, base, settings):
     name = stream.modules[5]
     factors = stream.factors(1)[name]
     update = LoraUpdate(round_id=0, base_identity=base.spec.identity, factors={name: leading(factors, 2)})
-    again = decode(encode(update, CodecTarget(), base=base.spec), base.spec).factors[name]
+    target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
+    again = decode(encode(update, target, base=base.spec), base.spec).factors[name]
     np.testing.assert_allclose(again.b @ again.a, factors.b[:, :2] @ factors.a[:2], atol=1e-7)
 
 
