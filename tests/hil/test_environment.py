@@ -226,7 +226,7 @@ def test_streams_are_scored_by_what_the_edge_holds():
 def live(small_overrides, tmp_path_factory):
     """Three rounds of the loop with plans of every sort: results, observations, and what the loop left of each."""
     folder = tmp_path_factory.mktemp("live")
-    # 8 bits: rounding is less than the tests' tolerances, and a block more or less is little of such a payload's airtime
+    # 8 bits: rounding is less than the tests' tolerances, and one block more is little of such a payload's airtime
     overrides = [*small_overrides(folder), *AIR, "text.dwell=9", "codec.coefficient_bits=8"]
     settings = load_settings(SHIPPED, overrides)
     with LiveRunner(settings, folder) as runner:
