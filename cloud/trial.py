@@ -25,19 +25,12 @@ from hil.contract import LowRankFactors, MeasuredLoss
 TRIAL_EXAMPLES: Final = 128
 TRIAL_CHARACTERS: Final = 16_000
 """What plans are tried on: so many examples, or fewer long ones of so many characters in all."""
-_TRIAL_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-_FULL_RANK: Final = 16
-TRIALS: Final = len(_TRIAL_SHARES) + 2
-"""Plans that are tried: these, nothing, and everything."""
-
-
-def trial_shares(r_max: int) -> tuple[float, ...]:
-    """Bits of the plans that are tried, as shares of a whole update's at r_max.
-
-    Beyond rank 16 they stay at half a direction a module, one, two, four and eight: the first few carry most of what a
-    round has learnt, and a line from nothing to a plan of many directions would promise it all for next to no bits.
-    """
-    return tuple(share * min(1.0, _FULL_RANK / r_max) for share in _TRIAL_SHARES)
+TRIAL_DIRECTIONS: Final = (1 / 2, 1, 2, 4, 8)
+"""Directions a module, on average, of the plans that are tried; nothing and everything are tried too. The first few
+carry most of what a round has learnt: a line that begins at many would promise it all for hardly a bit."""
+LEAST_RANK: Final = 16
+"""An r_max below it is tried at the same shares of its whole update as this one."""
+TRIALS: Final = len(TRIAL_DIRECTIONS) + 2
 
 
 def trial_examples(sampler: DomainSampler) -> list[Example]:
@@ -80,9 +73,10 @@ def trial_plans(sent: Floats, bits: Ints) -> Ints:
         sent: float[M, R + 1], nats expected to be missing when r directions are sent.
         bits: int[M, R + 1].
     """
-    whole = int(bits[:, -1].sum())
-    cut = [fresh_plan(sent, bits, int(whole * share)) for share in reversed(trial_shares(bits.shape[1] - 1))]
-    return np.stack([np.full(len(bits), bits.shape[1] - 1), *cut, np.zeros(len(bits), np.int64)])
+    whole, r_max = int(bits[:, -1].sum()), bits.shape[1] - 1
+    shares = [directions / max(r_max, LEAST_RANK) for directions in reversed(TRIAL_DIRECTIONS)]
+    cut = [fresh_plan(sent, bits, int(whole * share)) for share in shares]
+    return np.stack([np.full(len(bits), r_max), *cut, np.zeros(len(bits), np.int64)])
 
 
 def loss_line(missing: Floats, losses: Floats) -> MeasuredLoss:

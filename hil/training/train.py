@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -298,9 +296,9 @@ def _collect(runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_
         lines += [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
     text = "".join(json.dumps(e) + "\n" for e in (*reference, *lines))
     (out_dir / "training.jsonl").write_text(text, encoding="utf-8")
+    folders: dict[tuple[str, int], Path] = {(job.kind, job.seed): job.folder for job in runs}
     for kind, entry in chosen_entries(lines).items():
-        folder = next(job.folder for job in runs if (job.kind, job.seed) == (kind, entry["seed"]))
-        shutil.copyfile(folder / "best.safetensors", out_dir / f"{kind}.safetensors")
+        shutil.copyfile(folders[kind, entry["seed"]] / "best.safetensors", out_dir / f"{kind}.safetensors")
     return lines
 
 
@@ -308,10 +306,14 @@ def chosen_entries(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]
     """Learner → the line of its best seed's weights, which become OUT/<learner>.safetensors.
 
     Args:
-        lines: of training.jsonl, one seed's after another's; several learners, several seeds.
+        lines: of training.jsonl, those of one seed in the order of its steps.
     """
+    histories: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for line in lines:
+        histories.setdefault((line["learner"], line["seed"]), []).append(line)
     chosen: dict[str, dict[str, Any]] = {}
-    for learner, of_learner in groupby(sorted(lines, key=itemgetter("learner")), key=itemgetter("learner")):
-        by_seed = groupby(sorted(of_learner, key=itemgetter("seed")), key=itemgetter("seed"))
-        chosen[learner] = max((kept_entry(list(own)) for _, own in by_seed), key=itemgetter("value"))
+    for (learner, _), history in histories.items():
+        kept = kept_entry(history)
+        if learner not in chosen or kept["value"] > chosen[learner]["value"]:
+            chosen[learner] = kept
     return chosen

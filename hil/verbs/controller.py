@@ -45,9 +45,9 @@ def train(
             workers=workers,
             on_progress=counter(progress),
         )
-    of_kind = chosen_entries(entries)
+    chosen_of = chosen_entries(entries)
     for kind in kinds:
-        chosen = of_kind[kind]
+        chosen = chosen_of[kind]
         console.print(
             f"{kind}: {out / f'{kind}.safetensors'}, seed {chosen['seed']} at step {chosen['step']}: "
             f"excess {-chosen['reward']:.4f} nats at {chosen['mbit']:.3f} Mbit a round",
