@@ -1,0 +1,1 @@
+"""Rank policies: from an observation of the round to the rank of every module."""

@@ -1,0 +1,1 @@
+"""What is learnt: PPO, the conditional diffusion model, and the files that keep them."""

@@ -1,0 +1,1 @@
+"""Rounds that are trained once and kept, to train and compare policies on."""

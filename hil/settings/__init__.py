@@ -1,0 +1,1 @@
+"""hil.toml as validated tables."""

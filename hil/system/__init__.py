@@ -1,0 +1,1 @@
+"""Processes, pipes, signals and whole files: what the kit asks of the operating system."""

@@ -1,0 +1,1 @@
+"""Bits to samples and back: framing, OFDM, synchronisation, equaliser, and the measured SNR."""

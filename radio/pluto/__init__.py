@@ -1,0 +1,1 @@
+"""Real ADALM-Plutos, each in a process of its own, and the permission to transmit."""

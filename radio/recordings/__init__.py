@@ -1,0 +1,1 @@
+"""SigMF: a session of the link recorded, and replayed."""
