@@ -34,10 +34,10 @@ bench: $(READY)
 	@$(BIN)/hil bench controller
 	@$(BIN)/hil bench pluto
 
-# The weights that ship: streams, learners, and the best of each kind into cloud/policy_weights.
+# The weights that ship: streams, learners, and the best of each kind into cloud/policies/weights.
 controller: $(READY)
 	@$(BIN)/hil train --out runs/train
-	@cp runs/train/*.safetensors cloud/policy_weights/
+	@cp runs/train/*.safetensors cloud/policies/weights/
 
 setup: $(READY)
 

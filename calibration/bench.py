@@ -16,14 +16,15 @@ from numpy.typing import ArrayLike
 from calibration.record import CalibrationRecord, Conditions
 from hil.contract import IQ, CalibrationError
 from radio.iq import require_samples
-from radio.pluto_settings import MAX_ATTENUATION_DB, DeviceIdentity, PlutoSettings
+from radio.pluto.settings import MAX_ATTENUATION_DB, DeviceIdentity, PlutoSettings
 
 SETTLE_SAMPLES: Final = 4096
-"""Dropped at the head of every capture: a gain that was just set, and the receiver's DC tracking, have not settled."""
+"""Dropped at the head of every capture: a gain that was just set, and the receiver's DC tracking,
+have not settled."""
 
 
 class Radio(Protocol):
-    """What a measurement needs of a radio; radio.pluto_process.Pluto is one."""
+    """What a measurement needs of a radio; radio.pluto.process.Pluto is one."""
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -35,7 +36,9 @@ class Radio(Protocol):
         """As it is set."""
         ...
 
-    def configure(self, *, rx_gain_db: float | None = None, tx_attenuation_db: float | None = None) -> None:
+    def configure(
+        self, *, rx_gain_db: float | None = None, tx_attenuation_db: float | None = None
+    ) -> None:
         """Set what is not None; automatic gain stays off."""
         ...
 
@@ -62,7 +65,8 @@ def _utc() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """A transmitter and the receiver that hears it; the same radio twice for one with a cable or in loopback.
+    """A transmitter and the receiver that hears it; the same radio twice for one with a cable or in
+    loopback.
 
     Attributes:
         transmitter, receiver: open.
@@ -92,7 +96,8 @@ class Bench:
 
     @property
     def one_oscillator(self) -> bool:
-        """True if one board does both, so that carrier and clock offsets are zero by construction."""
+        """True if one board does both, so that carrier and clock offsets are zero by
+        construction."""
         return self.transmitter.identity.serial == self.receiver.identity.serial
 
     @property
@@ -100,16 +105,22 @@ class Bench:
         """True if one of the radios is software."""
         return self.transmitter.identity.emulated or self.receiver.identity.emulated
 
-    def set(self, *, rx_gain_db: float | None = None, tx_attenuation_db: float | None = None) -> None:
+    def set(
+        self, *, rx_gain_db: float | None = None, tx_attenuation_db: float | None = None
+    ) -> None:
         """Set gain and attenuation, where they are not so already."""
         if rx_gain_db is not None and rx_gain_db != self.receiver.settings.rx_gain_db:
             self.receiver.configure(rx_gain_db=rx_gain_db)
-        if tx_attenuation_db is not None and tx_attenuation_db != self.transmitter.settings.tx_attenuation_db:
+        if (
+            tx_attenuation_db is not None
+            and tx_attenuation_db != self.transmitter.settings.tx_attenuation_db
+        ):
             self.transmitter.configure(tx_attenuation_db=tx_attenuation_db)
 
     @contextmanager
     def sending(self, iq: IQ, *, tx_attenuation_db: float) -> Iterator[None]:
-        """The samples go out over and over within the block; silence behind it, also after an error."""
+        """The samples go out over and over within the block; silence behind it, also after an
+        error."""
         self.set(tx_attenuation_db=tx_attenuation_db)
         try:
             self.transmitter.transmit_cyclic(iq)
@@ -139,7 +150,13 @@ class Bench:
         return iq[:n_samples]
 
     def record(
-        self, quantity: str, unit: str, repeats: ArrayLike, *, at: Sequence[float] = (), **known: Any
+        self,
+        quantity: str,
+        unit: str,
+        repeats: ArrayLike,
+        *,
+        at: Sequence[float] = (),
+        **known: Any,
     ) -> CalibrationRecord:
         """The mean of repeated measurements with their spread, under the conditions of now.
 
@@ -151,7 +168,9 @@ class Bench:
         table = np.asarray(repeats, np.float64).reshape(-1, max(1, len(at)))
         spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(table.shape[1], math.nan)
         mean = table.mean(axis=0)
-        return self.stated(quantity, unit, mean.tolist(), spread.tolist(), n=len(table), at=at, **known)
+        return self.stated(
+            quantity, unit, mean.tolist(), spread.tolist(), n=len(table), at=at, **known
+        )
 
     def stated(
         self,
@@ -168,7 +187,8 @@ class Bench:
         flags: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> CalibrationRecord:
-        """Values whose spread is known otherwise; arguments as in CalibrationRecord and Conditions."""
+        """Values whose spread is known otherwise; arguments as in CalibrationRecord and
+        Conditions."""
         return CalibrationRecord(
             quantity=quantity,
             unit=unit,
@@ -212,12 +232,12 @@ class Plan:
         tx_attenuation_db: the least that is ever set: what the path and the receiver bear.
         repeats: of everything, ≥ 3, for the spread.
         samples: of one capture, a power of two.
-        rx_gains_db, tx_attenuations_db: where the curves are measured, rising; attenuations below the least are left
-            out.
+        rx_gains_db, tx_attenuations_db: where the curves are measured, rising; attenuations below
+            the least are left out.
         blocks: sent at each point of a block error curve.
         places: of the schemes in mcs.MCS_TABLE whose block errors are counted; all by default.
-        reference_dbm: power at the receiver's port while the calibration tone goes out at tx_attenuation_db, measured
-            with an instrument; None: levels stay in dBFS.
+        reference_dbm: power at the receiver's port while the calibration tone goes out at
+            tx_attenuation_db, measured with an instrument; None: levels stay in dBFS.
         seed: of all content that is sent.
     """
 

@@ -14,19 +14,21 @@ from calibration.mcs import BlerPoint, Counter, Waterfall, measure_waterfall
 from calibration.record import CalibrationRecord
 from calibration.snr_sweep import Dial, measured_snr_db
 from hil.contract import CalibrationError
-from radio import mcs
+from radio.modem import mcs
 
 _CAPTURE_SAMPLES: Final = 2**18
 """Longest capture: more blocks take several."""
 _ABOVE_DB: Final = 0.25
-"""The search begins so far above where the threshold is expected: passing blocks cost the decoder least."""
+"""The search begins so far above where the threshold is expected: passing blocks cost the decoder
+least."""
 
 OnScheme = Callable[[str], None]
 """Called with the name of the scheme that comes next."""
 
 
 def bench_counter(bench: Bench, dial: Dial) -> Counter:
-    """Counts blocks of a cyclic burst, at the SNR measured from the very bursts; the one that was set, if none came."""
+    """Counts blocks of a cyclic burst, at the SNR measured from the very bursts; the one that was
+    set, if none came."""
 
     def count(place: int, snr_db: float, blocks: int, rng: np.random.Generator) -> BlerPoint:
         attenuation_db, backoff_db = dial.settings(snr_db)
@@ -44,7 +46,9 @@ def bench_counter(bench: Bench, dial: Dial) -> Counter:
                     measured.append((measured_snr_db(heard), len(heard.receptions)))
         total = bursts * sent.header.block_count
         values, weights = zip(*measured, strict=True) if measured else ((snr_db,), (1,))
-        return BlerPoint(snr_db=float(np.average(values, weights=weights)), sent=total, lost=total - passed)
+        return BlerPoint(
+            snr_db=float(np.average(values, weights=weights)), sent=total, lost=total - passed
+        )
 
     return count
 
@@ -52,10 +56,11 @@ def bench_counter(bench: Bench, dial: Dial) -> Counter:
 def measure_schemes(
     bench: Bench, plan: Plan, dial: Dial, on_scheme: OnScheme = lambda name: None
 ) -> list[CalibrationRecord]:
-    """Records mcs_threshold and mcs_width by MCS, and bler_<MCS> by measured SNR for every scheme that was reached.
+    """Records mcs_threshold and mcs_width by MCS, and bler_<MCS> by measured SNR for every scheme
+    that was reached.
 
-    A scheme that the bench cannot reach, or that was not asked for, keeps its place in the table: its loopback
-    threshold, moved by as much as the nearest measured one was moved.
+    A scheme that the bench cannot reach, or that was not asked for, keeps its place in the table:
+    its loopback threshold, moved by as much as the nearest measured one was moved.
 
     Raises:
         CalibrationError: none was reached.
@@ -82,7 +87,9 @@ def measure_schemes(
             continue
         moved_db = found[place].threshold_db - scheme.threshold_db
     if not found:
-        raise CalibrationError(f"no scheme's block errors could be measured; the first: {missed[0]}")
+        raise CalibrationError(
+            f"no scheme's block errors could be measured; the first: {missed[0]}"
+        )
     return [*_table_records(bench, plan, found, missed), *_bler_records(bench, plan, found)]
 
 
@@ -99,20 +106,34 @@ def _table_records(
     at = [scheme.index for scheme in mcs.MCS_TABLE]
     n = min(sum(point.sent for point in waterfall.points) for waterfall in found.values())
     estimated = [mcs.MCS_TABLE[k].index for k in range(len(mcs.MCS_TABLE)) if k not in found]
-    notes = [f"not measured, moved like their neighbours: MCS {', '.join(map(str, estimated))}"] if estimated else []
-    known: dict[str, Any] = {"n": n, "axis": "mcs", "at": at, "rx_gain_db": plan.rx_gain_db, "notes": notes}
+    notes = (
+        [f"not measured, moved like their neighbours: MCS {', '.join(map(str, estimated))}"]
+        if estimated
+        else []
+    )
+    known: dict[str, Any] = {
+        "n": n,
+        "axis": "mcs",
+        "at": at,
+        "rx_gain_db": plan.rx_gain_db,
+        "notes": notes,
+    }
     return [
         bench.stated("mcs_threshold", "dB", thresholds, spreads, flags=missed, **known),
         bench.stated("mcs_width", "dB", widths, [math.nan] * len(widths), **known),
     ]
 
 
-def _bler_records(bench: Bench, plan: Plan, found: Mapping[int, Waterfall]) -> list[CalibrationRecord]:
+def _bler_records(
+    bench: Bench, plan: Plan, found: Mapping[int, Waterfall]
+) -> list[CalibrationRecord]:
     records = []
     for place, waterfall in found.items():
         points = sorted(waterfall.points, key=lambda point: point.snr_db)
         lost = [point.lost / point.sent for point in points]
-        spread = [math.sqrt(p * (1 - p) / point.sent) for p, point in zip(lost, points, strict=True)]
+        spread = [
+            math.sqrt(p * (1 - p) / point.sent) for p, point in zip(lost, points, strict=True)
+        ]
         records.append(
             bench.stated(
                 f"bler_{mcs.MCS_TABLE[place].index}",

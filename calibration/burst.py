@@ -1,4 +1,5 @@
-"""Bursts of known content across a transceiver or a bench: what every measurement of the modem is made of."""
+"""Bursts of known content across a transceiver or a bench: what every measurement of the modem is
+made of."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ import numpy as np
 from calibration import levels
 from calibration.bench import Bench
 from hil.contract import IQ, Transceiver
-from radio import framing, mcs, ofdm, sync
-from radio.loopback import Loopback, VirtualClock
-from radio.receiver import Reception, receive_burst
+from radio.channel.loopback import Loopback, VirtualClock
+from radio.link.receiver import Reception, receive_burst
+from radio.modem import framing, mcs, ofdm, sync
 
 TransceiverFactory = Callable[[float, np.random.Generator], Transceiver]
 """(snr_db, rng) → the transceiver for one burst, its channel set to that SNR."""
@@ -24,12 +25,14 @@ _ROOM_SAMPLES = 4096
 PAUSE_SAMPLES: Final = 1024
 """Silence behind each burst of a cyclic buffer: there the receiver sees its own DC offset."""
 MAX_CYCLE_SAMPLES: Final = 2**16
-"""Longest cyclic buffer, where a single block allows: radios have little memory, and buffers time out."""
+"""Longest cyclic buffer, where a single block allows: radios have little memory, and buffers time
+out."""
 MAX_BLOCKS: Final = 8
 
 
 def loopback_factory(sample_rate_hz: float = 2e6) -> TransceiverFactory:
-    """Loopbacks with a random carrier offset within ±0.95 fs/32 and a random delay of up to 2,000 samples."""
+    """Loopbacks with a random carrier offset within ±0.95 fs/32 and a random delay of up to 2,000
+    samples."""
 
     def make(snr_db: float, rng: np.random.Generator) -> Loopback:
         cfo_hz = float(rng.uniform(-0.95, 0.95)) * sync.MAX_CFO * sample_rate_hz
@@ -68,8 +71,11 @@ def random_burst(place: int, n_blocks: int, rng: np.random.Generator) -> framing
     return framing.build_burst(header, framing.split(payload)[:n_blocks], range(n_blocks))
 
 
-def cross(transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Generator) -> Reception | None:
-    """One random_burst() across the transceiver, or None if it was not found or its header failed."""
+def cross(
+    transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Generator
+) -> Reception | None:
+    """One random_burst() across the transceiver, or None if it was not found or its header
+    failed."""
     burst = random_burst(place, n_blocks, rng)
     transceiver.transmit(burst.iq)
     wait_s = 2 * len(burst.iq) / transceiver.sample_rate_hz + 1
@@ -78,7 +84,8 @@ def cross(transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Ge
     return next((reception for reception in receptions if reception.header == burst.header), None)
 
 
-# ------------------------------------------------------------------------------------------------- over and over again
+# ------------------------------------------------------------------------------------------------
+# over and over again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +103,9 @@ class CyclicBurst:
     power: float
 
 
-def cyclic_burst(place: int, n_blocks: int, rng: np.random.Generator, *, backoff_db: float = 0.0) -> CyclicBurst:
+def cyclic_burst(
+    place: int, n_blocks: int, rng: np.random.Generator, *, backoff_db: float = 0.0
+) -> CyclicBurst:
     """A random_burst() for a cyclic buffer, `backoff_db` ≥ 0 below the modem's level."""
     burst = random_burst(place, n_blocks, rng)
     iq = np.concatenate([burst.iq, np.zeros(PAUSE_SAMPLES, np.complex64)])
@@ -109,7 +118,10 @@ def blocks_in_a_cycle(place: int) -> int:
     """Blocks of a scheme, 1..MAX_BLOCKS, whose burst fits a cyclic buffer."""
     count = MAX_BLOCKS
     room = MAX_CYCLE_SAMPLES - PAUSE_SAMPLES
-    while count > 1 and framing.burst_samples(count, mcs.MCS_TABLE[place], robust=mcs.is_robust(place)) > room:
+    while (
+        count > 1
+        and framing.burst_samples(count, mcs.MCS_TABLE[place], robust=mcs.is_robust(place)) > room
+    ):
         count -= 1
     return count
 
@@ -119,7 +131,8 @@ class Hearing:
     """What a capture of a cyclic burst held.
 
     Attributes:
-        receptions: of the bursts that were whole, found, and had their header pass, at most as many as asked for.
+        receptions: of the bursts that were whole, found, and had their header pass, at most as many
+            as asked for.
         bursts: that were whole in it and asked for.
         power: mean power over whole periods, without the constant.
         clipped: share of clipped samples.
@@ -136,7 +149,11 @@ def hear(bench: Bench, sent: CyclicBurst, bursts: int) -> Hearing:
     period = len(sent.iq)
     iq = bench.capture((bursts + 1) * period)
     length = sent.header.n_samples
-    whole = [found for found in sync.find_bursts(iq) if found.start + math.ceil(length * (1 + 1e-4)) <= len(iq)]
+    whole = [
+        found
+        for found in sync.find_bursts(iq)
+        if found.start + math.ceil(length * (1 + 1e-4)) <= len(iq)
+    ]
     # the last ones: the first may be the remains of a burst that began before the capture
     receptions = (receive_burst(iq, found) for found in whole[-bursts:])
     return Hearing(

@@ -16,7 +16,7 @@ from calibration.record import CalibrationRecord
 from calibration.reference import measure_reference
 from calibration.snr_sweep import Dial, measure_sweep, sweep_records
 from hil.contract import CalibrationError
-from radio import mcs
+from radio.modem import mcs
 
 Quantity = Literal["gain", "cfo", "snr"]
 QUANTITIES: Final[tuple[Quantity, ...]] = get_args(Quantity)
@@ -54,7 +54,8 @@ def calibrate(
         quantities: of QUANTITIES.
         bench, plan: see their classes.
         on_progress: called before each step, and once all is done.
-        on_records: called with the records of each step as soon as they are there, so that none is lost to an error.
+        on_records: called with the records of each step as soon as they are there, so that none is
+            lost to an error.
 
     Raises:
         CalibrationError: an unknown quantity, or something cannot be measured.
@@ -62,7 +63,9 @@ def calibrate(
     """
     unknown = sorted(set(quantities) - set(QUANTITIES))
     if unknown or not quantities:
-        raise CalibrationError(f"cannot calibrate {', '.join(unknown) or 'nothing'}; choose of {', '.join(QUANTITIES)}")
+        raise CalibrationError(
+            f"cannot calibrate {', '.join(unknown) or 'nothing'}; choose of {', '.join(QUANTITIES)}"
+        )
     _require_air(bench)
     chosen = [quantity for quantity in QUANTITIES if quantity in quantities]
     steps = [step for quantity in chosen for step in _STEPS[quantity]]
@@ -100,10 +103,12 @@ def _require_air(bench: Bench) -> None:
     sender, receiver = bench.transmitter.settings, bench.receiver.settings
     if receiver.loopback != "none" or sender.loopback != "none":
         raise CalibrationError(
-            'loopback = "digital" has no noise, gain or carrier to measure; use a cable with at least 30 dB, and "none"'
+            'loopback = "digital" has no noise, gain or carrier to measure; use a cable with at '
+            'least 30 dB, and "none"'
         )
     if abs(bench.lo_difference_hz) > MAX_CFO * bench.rate_hz or sender.rate_hz != receiver.rate_hz:
         raise CalibrationError(
-            f"transmitter at {sender.tx_lo_hz:.0f} Hz with {sender.rate_hz:.0f} samples/s, receiver at "
+            f"transmitter at {sender.tx_lo_hz:.0f} Hz with {sender.rate_hz:.0f} samples/s, "
+            "receiver at "
             f"{receiver.rx_lo_hz:.0f} Hz with {receiver.rate_hz:.0f}: set both to the same"
         )

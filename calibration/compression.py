@@ -1,4 +1,5 @@
-"""Where the received level stops following the transmitted one: compression at the top, noise at the bottom."""
+"""Where the received level stops following the transmitted one: compression at the top, noise at
+the bottom."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from calibration.burst import cyclic_burst
 from calibration.gain import calibration_tone, heard_tone
 from calibration.record import CalibrationRecord
 from hil.contract import IQ, CalibrationError
-from radio import mcs
-from radio.pluto_settings import MAX_ATTENUATION_DB
+from radio.modem import mcs
+from radio.pluto.settings import MAX_ATTENUATION_DB
 
 _DEPARTURE_DB: Final = 1.0
 """Off the straight line: the usual mark of compression."""
@@ -39,11 +40,15 @@ Read = Callable[[], tuple[float, float]]
 def measure_compression(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
     """Records compression_level, usable_high and usable_low, dBFS.
 
-    The first is the received tone that has fallen 1 dB short of a straight line. The others are rms levels of the
-    modem's bursts: above, they fall 1 dB short or one sample in 10,000 is clipped; below, noise adds 1 dB. The gain is
-    raised until the strongest tone allowed would overdrive the converter, so that what bends is the receiver.
+    The first is the received tone that has fallen 1 dB short of a straight line. The others are rms
+    levels of the modem's bursts: above, they fall 1 dB short or one sample in 10,000 is clipped;
+    below, noise adds 1 dB. The gain is raised until the strongest tone allowed would overdrive the
+    converter, so that what bends is the receiver.
     """
-    tone, sent = calibration_tone(), cyclic_burst(mcs.ROBUST, 1, np.random.default_rng([plan.seed, 1])).iq
+    tone, sent = (
+        calibration_tone(),
+        cyclic_burst(mcs.ROBUST, 1, np.random.default_rng([plan.seed, 1])).iq,
+    )
     with bench.sending(tone, tx_attenuation_db=plan.tx_attenuation_db):
         gain_db = _overdriving_gain_db(bench, plan)
     bench.set(rx_gain_db=gain_db)
@@ -56,7 +61,9 @@ def measure_compression(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
         iq = bench.capture(2 * len(sent))
         return float(levels.dbfs(levels.power(iq) - np.mean(noise))), levels.clipped_share(iq)
 
-    tones, bursts = (_ends(bench, plan, iq, read) for iq, read in ((tone, read_tone), (sent, read_burst)))
+    tones, bursts = (
+        _ends(bench, plan, iq, read) for iq, read in ((tone, read_tone), (sent, read_burst))
+    )
     low = levels.dbfs(noise) - _NOISE_UNDER_DB
     return [
         bench.record(name, "dBFS", values, rx_gain_db=gain_db, flags=flags)
@@ -71,13 +78,19 @@ def measure_compression(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
 def _unreached(ends: NDArray[np.float64]) -> tuple[str, ...]:
     if ends[:, 2].all():
         return ()
-    return ("not reached: the value is the strongest level seen; a path with less loss would show where it ends",)
+    return (
+        "not reached: the value is the strongest level seen; a path with less loss would show "
+        "where it ends",
+    )
 
 
 def _overdriving_gain_db(bench: Bench, plan: Plan) -> float:
-    """The gain at which the tone that goes out would stand at _TOP_DBFS, or the end of the range next to it."""
+    """The gain at which the tone that goes out would stand at _TOP_DBFS, or the end of the range
+    next to it."""
     level_dbfs, more_db = math.inf, 0.0
-    while level_dbfs > _SURELY_LINEAR_DBFS and plan.tx_attenuation_db + more_db <= MAX_ATTENUATION_DB:
+    while (
+        level_dbfs > _SURELY_LINEAR_DBFS and plan.tx_attenuation_db + more_db <= MAX_ATTENUATION_DB
+    ):
         bench.set(rx_gain_db=plan.rx_gain_db, tx_attenuation_db=plan.tx_attenuation_db + more_db)
         level_dbfs = float(levels.dbfs(heard_tone(bench, bench.capture(plan.samples)).power))
         more_db += 15.0
@@ -101,9 +114,12 @@ def _ends(bench: Bench, plan: Plan, iq: IQ, read: Read) -> NDArray[np.float64]:
 
 
 def _end(
-    attenuation_db: NDArray[np.float64], level_dbfs: NDArray[np.float64], clipped: NDArray[np.float64]
+    attenuation_db: NDArray[np.float64],
+    level_dbfs: NDArray[np.float64],
+    clipped: NDArray[np.float64],
 ) -> tuple[float, float, bool]:
-    """The level 1 dB short of the straight line, the last one that is usable, and whether the sweep shows both.
+    """The level 1 dB short of the straight line, the last one that is usable, and whether the sweep
+    shows both.
 
     Where it does not, both are the strongest level seen.
 
@@ -113,7 +129,8 @@ def _end(
     linear = level_dbfs < _LINEAR_DBFS
     if linear.sum() < 3:
         raise CalibrationError(
-            f"compression: {int(linear.sum())} levels below {_LINEAR_DBFS:g} dBFS, 3 are needed for a straight line; "
+            f"compression: {int(linear.sum())} levels below {_LINEAR_DBFS:g} dBFS, 3 are needed "
+            "for a straight line; "
             "raise tx_attenuation_db"
         )
     short_db = np.mean((level_dbfs + attenuation_db)[linear]) - attenuation_db - level_dbfs

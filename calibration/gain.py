@@ -1,8 +1,9 @@
 """Whether receive gain and transmit attenuation do what they say.
 
-A receiver sees 60 dB at once at most, the settings span more. So a curve is a chain: two neighbouring settings are
-measured under the same setting of the other knob, which is moved between the pairs to keep the tone within the
-receiver's range. Nothing is taken from the other knob but that it stands still.
+A receiver sees 60 dB at once at most, the settings span more. So a curve is a chain: two
+neighbouring settings are measured under the same setting of the other knob, which is moved between
+the pairs to keep the tone within the receiver's range. Nothing is taken from the other knob but
+that it stands still.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from calibration import levels
 from calibration.bench import Bench, Plan
 from calibration.record import CalibrationRecord
 from hil.contract import IQ, CalibrationError
-from radio.pluto_settings import MAX_ATTENUATION_DB
+from radio.pluto.settings import MAX_ATTENUATION_DB
 
 TONE: Final = 5 / 64
 """Cycles per sample: off DC, its image and its first harmonics off each other."""
 TONE_AMPLITUDE: Final = 0.5
 TONE_SAMPLES: Final = 4096
 MAX_CFO: Final = 1 / 16
-"""How far the received tone may lie from where it was sent, cycles per sample: twice what the modem takes."""
+"""How far the received tone may lie from where it was sent, cycles per sample: twice what the modem
+takes."""
 _TOP_DBFS: Final = -12.0
 """The tone stays below: far from clipping and compression."""
 _OVERDRIVEN_DBFS: Final = -4.0
@@ -32,13 +34,16 @@ _OVERDRIVEN_DBFS: Final = -4.0
 _LOW_DBFS: Final = -32.0
 """Below this the other knob is moved to bring it up."""
 _CLEAR_DB: Final = 25.0
-"""The tone must stand so far out of the noise in its place: then that moves it by less than 0.1 dB."""
+"""The tone must stand so far out of the noise in its place: then that moves it by less than 0.1
+dB."""
 _ATTENUATION_STEP_DB: Final = 0.25
 
 _LEAST_DBFS: Final = -54.0
-"""Below it the tone is a few steps of the converter high, and comes out of it with another level."""
+"""Below it the tone is a few steps of the converter high, and comes out of it with another
+level."""
 _MOVES: Final = 4
-"""Of the other knob between two settings: a tone that overdrives the receiver looks weaker than it is."""
+"""Of the other knob between two settings: a tone that overdrives the receiver looks weaker than it
+is."""
 
 Measure = Callable[[float, float], levels.Line]
 """(the knob that is measured, the other one) → the tone as received."""
@@ -55,7 +60,8 @@ def heard_tone(bench: Bench, iq: IQ) -> levels.Line:
 
 
 def measure_rx_gain(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
-    """Record rx_gain: what each gain setting amplifies by, the lowest one that can be heard taken at its word."""
+    """Record rx_gain: what each gain setting amplifies by, the lowest one that can be heard taken
+    at its word."""
 
     def measure(gain_db: float, attenuation_db: float) -> levels.Line:
         bench.set(rx_gain_db=gain_db, tx_attenuation_db=attenuation_db)
@@ -67,7 +73,8 @@ def measure_rx_gain(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
 
     with bench.sending(calibration_tone(), tx_attenuation_db=plan.tx_attenuation_db):
         chains = [
-            _chain(measure, plan.rx_gains_db, plan.tx_attenuation_db, quieter, sign=1) for _ in range(plan.repeats)
+            _chain(measure, plan.rx_gains_db, plan.tx_attenuation_db, quieter, sign=1)
+            for _ in range(plan.repeats)
         ]
     return [_curve(bench, "rx_gain", "rx_gain_db", plan.rx_gains_db, chains)]
 
@@ -85,14 +92,23 @@ def measure_tx_attenuation(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
 
     start_db = min(max(plan.rx_gain_db, low_db), high_db)
     with bench.sending(calibration_tone(), tx_attenuation_db=plan.tx_attenuation_db):
-        chains = [_chain(measure, plan.attenuations_db, start_db, quieter, sign=-1) for _ in range(plan.repeats)]
+        chains = [
+            _chain(measure, plan.attenuations_db, start_db, quieter, sign=-1)
+            for _ in range(plan.repeats)
+        ]
     return [_curve(bench, "tx_attenuation", "tx_attenuation_db", plan.attenuations_db, chains)]
 
 
 def _chain(
-    measure: Measure, knob: Sequence[float], other: float, quieter: Callable[[float, float], float], *, sign: int
+    measure: Measure,
+    knob: Sequence[float],
+    other: float,
+    quieter: Callable[[float, float], float],
+    *,
+    sign: int,
 ) -> list[float]:
-    """What every setting really is, dB: the first that can be heard taken at its word, NaN where it cannot.
+    """What every setting really is, dB: the first that can be heard taken at its word, NaN where it
+    cannot.
 
     Args:
         measure: sets both knobs.
@@ -108,7 +124,9 @@ def _chain(
         line = line or _heard(measure, knob[k], other)
         for _ in range(_MOVES):
             peak_db = (_level_dbfs(line) if line else _LEAST_DBFS) + max(rise_db, 0.0)
-            moved = other if _LOW_DBFS <= peak_db <= _TOP_DBFS else quieter(other, peak_db - _TOP_DBFS)
+            moved = (
+                other if _LOW_DBFS <= peak_db <= _TOP_DBFS else quieter(other, peak_db - _TOP_DBFS)
+            )
             if moved == other:
                 break
             other, line = moved, _heard(measure, knob[k], moved)
@@ -123,7 +141,8 @@ def _chain(
 
 
 def _heard(measure: Measure, knob: float, other: float) -> levels.Line | None:
-    """The tone, or None where it cannot be measured well: too weak for the converter, or in the noise."""
+    """The tone, or None where it cannot be measured well: too weak for the converter, or in the
+    noise."""
     try:
         line = measure(knob, other)
     except CalibrationError:
@@ -149,12 +168,18 @@ def _curve(
     at = [setting for setting, there in zip(knob, reached, strict=True) if there]
     if len(at) < 2:
         raise CalibrationError(
-            f"{quantity}: the tone is not clear between {_LEAST_DBFS:g} and {_TOP_DBFS:g} dBFS at two neighbouring "
+            f"{quantity}: the tone is not clear between {_LEAST_DBFS:g} and {_TOP_DBFS:g} dBFS at "
+            "two neighbouring "
             f"settings of {axis}; lower tx_attenuation_db or the loss of the path"
         )
-    notes = [f"reached from {at[0]:g} to {at[-1]:g} dB of {knob[0]:g} to {knob[-1]:g}"] if len(at) < len(knob) else []
+    notes = (
+        [f"reached from {at[0]:g} to {at[-1]:g} dB of {knob[0]:g} to {knob[-1]:g}"]
+        if len(at) < len(knob)
+        else []
+    )
     worst = int(np.argmax(np.abs(table[:, reached].mean(axis=0) - at)))
     notes.append(
-        f"furthest from its setting: {table[:, reached].mean(axis=0)[worst] - at[worst]:+.2f} dB at {at[worst]:g}"
+        f"furthest from its setting: {table[:, reached].mean(axis=0)[worst] - at[worst]:+.2f} dB "
+        f"at {at[worst]:g}"
     )
     return bench.record(quantity, "dB", table[:, reached], axis=axis, at=at, notes=notes)

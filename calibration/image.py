@@ -11,8 +11,9 @@ from calibration.record import CalibrationRecord
 def measure_image(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
     """Record image_rejection, dB, of the receiver.
 
-    The receiver mirrors what it hears: its image stands at minus the frequency at which the tone is heard. The
-    transmitter's image was mirrored before the carrier offset and stands elsewhere, unless there is none.
+    The receiver mirrors what it hears: its image stands at minus the frequency at which the tone is
+    heard. The transmitter's image was mirrored before the carrier offset and stands elsewhere,
+    unless there is none.
     """
     bench.set(rx_gain_db=plan.rx_gain_db)
     ratios, hidden, together = [], False, False
@@ -23,7 +24,9 @@ def measure_image(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
             image = levels.line_at(iq, -heard.frequency)
             hidden |= not image.visible
             together |= 2 * abs(heard.frequency - TONE) * len(iq) < 2 * levels.MAIN_LOBE_BINS
-            ratios.append(float(levels.dbfs(heard.power) - levels.dbfs(max(image.power, image.noise))))
+            ratios.append(
+                float(levels.dbfs(heard.power) - levels.dbfs(max(image.power, image.noise)))
+            )
     notes = []
     if hidden:
         notes.append("the image does not stand out of the noise: it is at least so far down")

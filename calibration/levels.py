@@ -17,11 +17,12 @@ from scipy.signal import welch
 from scipy.signal.windows import blackmanharris
 
 from hil.contract import IQ, CalibrationError
-from radio import ofdm
+from radio.modem import ofdm
 
 _FLOOR: Final = 1e-20
 MAIN_LOBE_BINS: Final = 4
-"""Half the main lobe of the window (Blackman-Harris, 4 terms, side lobes -92 dB: Harris, Proc. IEEE 66(1), 1978)."""
+"""Half the main lobe of the window (Blackman-Harris, 4 terms, side lobes -92 dB: Harris, Proc. IEEE
+66(1), 1978)."""
 _BESIDE_BINS: Final = np.arange(8, 41)
 """Where the noise beside a line is read."""
 _PIECES: Final = 1024
@@ -56,7 +57,8 @@ def subcarrier_noise(iq: IQ) -> float:
     return float(density[inside].mean()) / ofdm.N_FFT
 
 
-# ------------------------------------------------------------------------------------------------------------- lines
+# ------------------------------------------------------------------------------------------------
+# lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,8 @@ def tone(frequency: float, n_samples: int, amplitude: float) -> IQ:
 def find_line(iq: IQ, near: float, within: float) -> Line:
     """The strongest tone in a range, at its own measured frequency.
 
-    The frequency is where the windowed transform is largest: close to maximum likelihood, and blind to other tones.
+    The frequency is where the windowed transform is largest: close to maximum likelihood, and blind
+    to other tones.
 
     Args:
         iq: at least 4,096 samples.
@@ -111,8 +114,10 @@ def find_line(iq: IQ, near: float, within: float) -> Line:
     found = line_at(iq, _refined(iq, rough))
     if found.power < 30 * found.noise:
         raise CalibrationError(
-            f"no tone within {within:.3g} of {near:.3g} cycles per sample ({float(dbfs(found.power)):.0f} dBFS, noise "
-            f"{float(dbfs(found.noise)):.0f}); check cable and antenna, raise rx_gain_db or lower tx_attenuation_db"
+            f"no tone within {within:.3g} of {near:.3g} cycles per sample "
+            f"({float(dbfs(found.power)):.0f} dBFS, noise "
+            f"{float(dbfs(found.noise)):.0f}); check cable and antenna, raise rx_gain_db or lower "
+            "tx_attenuation_db"
         )
     return found
 
@@ -123,7 +128,8 @@ def line_at(iq: IQ, frequency: float) -> Line:
     window = _window(n)
     turned = scipy.fft.fft(window * iq * np.exp(-2j * np.pi * (np.arange(n) * frequency % 1.0)))
     level = np.abs(turned) ** 2 / window.sum() ** 2
-    # half of the values of an exponential distribution lie below ln 2 means; other lines do not move the median
+    # half of the values of an exponential distribution lie below ln 2 means; other lines do not
+    # move the median
     noise = float(np.median(level[np.concatenate([_BESIDE_BINS, -_BESIDE_BINS])]) / np.log(2))
     return Line(frequency=frequency, power=max(float(level[0]) - noise, _FLOOR), noise=noise)
 
@@ -131,14 +137,18 @@ def line_at(iq: IQ, frequency: float) -> Line:
 def _refined(iq: IQ, rough: float) -> float:
     """The frequency within a bin of `rough` at which the windowed transform is largest."""
     size = len(iq) // _PIECES * _PIECES
-    turned = (_window(len(iq)) * iq * np.exp(-2j * np.pi * (np.arange(len(iq)) * rough % 1.0)))[:size]
+    turned = (_window(len(iq)) * iq * np.exp(-2j * np.pi * (np.arange(len(iq)) * rough % 1.0)))[
+        :size
+    ]
     pieces = turned.reshape(_PIECES, -1).sum(axis=1)
     times = np.arange(_PIECES) * (size // _PIECES)
 
     def weakness(offset: float) -> float:
         return -float(np.abs(np.exp(-2j * np.pi * offset * times) @ pieces))
 
-    found = minimize_scalar(weakness, bounds=(-1 / size, 1 / size), method="bounded", options={"xatol": 1e-7 / size})
+    found = minimize_scalar(
+        weakness, bounds=(-1 / size, 1 / size), method="bounded", options={"xatol": 1e-7 / size}
+    )
     return rough + float(found.x)
 
 

@@ -1,8 +1,10 @@
-"""Block errors of every MCS against SNR, over the whole receiver, and the table that the link chooses by.
+"""Block errors of every MCS against SNR, over the whole receiver, and the table that the link
+chooses by.
 
-For each scheme the waterfall is found first, then blocks are counted across it, and a logistic curve is fitted by
-maximum likelihood: in loopback here, on a bench by bench_mcs.py. Loopback's table is written to radio/mcs_table.json,
-from which a link on a bench that was not calibrated reads thresholds and predicts losses.
+For each scheme the waterfall is found first, then blocks are counted across it, and a logistic
+curve is fitted by maximum likelihood: in loopback here, on a bench by bench_mcs.py. Loopback's
+table is written to radio/modem/mcs_table.json, from which a link on a bench that was not calibrated
+reads thresholds and predicts losses.
 
     python -m calibration.mcs --blocks 200
 """
@@ -25,10 +27,13 @@ from scipy.special import expit, log_expit
 
 from calibration.burst import TransceiverFactory, cross, loopback_factory
 from hil.contract import CalibrationError
-from hil.workers import run_jobs
-from radio import mcs
+from hil.system.workers import run_jobs
+from radio.modem import mcs
 
-SCHEMES_QUANTITY = "Es/N0 per used subcarrier in dB at which 10 % of the long blocks are lost, and the logistic width"
+SCHEMES_QUANTITY = (
+    "Es/N0 per used subcarrier in dB at which 10 % of the long blocks are lost, "
+    "and the logistic width"
+)
 _BLOCKS_PER_BURST = 8
 _COARSE_STEP_DB = 0.5
 _COARSE_BLOCKS = 32
@@ -63,7 +68,8 @@ class Waterfall:
 
 
 Counter = Callable[[int, float, int, np.random.Generator], BlerPoint]
-"""(place of the MCS, SNR to set, blocks at least, rng) → what was lost, at the SNR that is known best."""
+"""(place of the MCS, SNR to set, blocks at least, rng) → what was lost, at the SNR that is known
+best."""
 
 
 def count_losses(
@@ -94,7 +100,13 @@ def loopback_counter(factory: TransceiverFactory | None = None) -> Counter:
 
 
 def measure_waterfall(
-    counter: Counter, place: int, *, start_db: float, blocks: int, seed: int, least_width_db: float = 0.0
+    counter: Counter,
+    place: int,
+    *,
+    start_db: float,
+    blocks: int,
+    seed: int,
+    least_width_db: float = 0.0,
 ) -> Waterfall:
     """The curve of one scheme.
 
@@ -126,27 +138,34 @@ def _middle_db(counter: Counter, place: int, start_db: float, rng: np.random.Gen
         direction = step
         snr_db += step * _COARSE_STEP_DB
     raise CalibrationError(
-        f"{mcs.MCS_TABLE[place].name}: no SNR within {_SEARCH_STEPS * _COARSE_STEP_DB:g} dB of {start_db:g} dB "
+        f"{mcs.MCS_TABLE[place].name}: no SNR within {_SEARCH_STEPS * _COARSE_STEP_DB:g} dB of "
+        f"{start_db:g} dB "
         "at which blocks begin to pass; is the channel set as it says?"
     )
 
 
-def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1, least_width_db: float = 0.0) -> Waterfall:
+def fit_waterfall(
+    points: Sequence[BlerPoint], level: float = 0.1, least_width_db: float = 0.0
+) -> Waterfall:
     """The logistic curve that makes the counts most likely.
 
     Args:
         points: at least two SNRs, some blocks lost and some not.
         level: share of lost blocks that defines the threshold.
-        least_width_db: a steeper curve is not believed: few blocks, all lost here and none there, would show a step.
+        least_width_db: a steeper curve is not believed: few blocks, all lost here and none there,
+            would show a step.
 
     Raises:
         CalibrationError: every block was lost, or none.
     """
     snr_db = np.array([p.snr_db for p in points])
-    sent, lost = (np.array([getattr(p, field) for p in points], float) for field in ("sent", "lost"))
+    sent, lost = (
+        np.array([getattr(p, field) for p in points], float) for field in ("sent", "lost")
+    )
     if lost.sum() in (0, sent.sum()):
         raise CalibrationError(
-            f"{int(lost.sum())} of {int(sent.sum())} blocks lost between {snr_db.min():g} and {snr_db.max():g} dB; "
+            f"{int(lost.sum())} of {int(sent.sum())} blocks lost between {snr_db.min():g} and "
+            f"{snr_db.max():g} dB; "
             "choose SNRs at which some pass and some do not"
         )
     logit = np.log(level / (1 - level))
@@ -157,7 +176,9 @@ def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1, least_width_d
 
     order = np.argsort(-snr_db)
     start = np.array([np.interp(level, (lost / sent)[order], snr_db[order]), np.log(0.1)])
-    found = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000}).x
+    found = minimize(
+        cost, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 2000}
+    ).x
     width_db = max(float(np.exp(found[1])), least_width_db)
     return Waterfall(
         threshold_db=float(found[0]),
@@ -168,7 +189,11 @@ def fit_waterfall(points: Sequence[BlerPoint], level: float = 0.1, least_width_d
 
 
 def _threshold_std_db(
-    snr_db: NDArray[np.float64], sent: NDArray[np.float64], threshold_db: float, width_db: float, logit: float
+    snr_db: NDArray[np.float64],
+    sent: NDArray[np.float64],
+    threshold_db: float,
+    width_db: float,
+    logit: float,
 ) -> float:
     """Cramér-Rao bound of the threshold, the width being unknown too."""
     z = logit - (snr_db - threshold_db) / width_db
@@ -213,7 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.blocks < 1:
         parser.error("--blocks must be at least 1")
     waterfalls: dict[int, Waterfall] = {}
-    jobs = [(place, scheme.threshold_db, options.blocks, options.seed) for place, scheme in enumerate(mcs.MCS_TABLE)]
+    jobs = [
+        (place, scheme.threshold_db, options.blocks, options.seed)
+        for place, scheme in enumerate(mcs.MCS_TABLE)
+    ]
     with Progress() as progress:
         task = progress.add_task("schemes", total=len(jobs))
 
@@ -226,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for place, scheme in enumerate(mcs.MCS_TABLE):
         found = waterfalls[place]
         print(
-            f"{scheme.name}: {found.threshold_db:.2f} ± {found.threshold_std_db:.2f} dB, width {found.width_db:.3f} dB"
+            f"{scheme.name}: {found.threshold_db:.2f} ± {found.threshold_std_db:.2f} dB, width "
+            f"{found.width_db:.3f} dB"
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calibration.record import CalibrationRecord, title_of
 from calibration.snr_sweep import AGREEMENT_DB, RANGE_DB
-from radio import mcs
+from radio.modem import mcs
 
 Records = Mapping[str, CalibrationRecord]
 Floats = NDArray[np.float64]
@@ -54,14 +54,23 @@ class Panel:
 
 def panels(records: Records) -> list[Panel]:
     """The figures that these records, by quantity, are enough for."""
-    made = (_noise(records), _linearity(records), _snr(records), _snr_gap(records), _block_errors(records))
+    made = (
+        _noise(records),
+        _linearity(records),
+        _snr(records),
+        _snr_gap(records),
+        _block_errors(records),
+    )
     return [panel for panel in made if panel is not None]
 
 
 def _series(record: CalibrationRecord, *, less_its_setting: bool = False) -> Series:
     x, y = np.array(record.at), np.array(record.values)
     return Series(
-        name=title_of(record.quantity), x=x, y=y - x if less_its_setting else y, spread=np.array(record.spread)
+        name=title_of(record.quantity),
+        x=x,
+        y=y - x if less_its_setting else y,
+        spread=np.array(record.spread),
     )
 
 
@@ -75,7 +84,8 @@ def _noise(records: Records) -> Panel | None:
         return None
     return Panel(
         title="Noise floor",
-        caption="With the transmitter silent. Where the floor stops falling with the gain, the converter's own noise "
+        caption="With the transmitter silent. Where the floor stops falling with the gain, the "
+        "converter's own noise "
         "is left: a lower gain only costs SNR. 0 dBFS is a complex tone of magnitude 1.",
         x_label="Receive gain as set (dB)",
         y_label="Level (dBFS)",
@@ -90,7 +100,8 @@ def _linearity(records: Records) -> Panel | None:
         return None
     return Panel(
         title="Linearity of gain and attenuation",
-        caption="What a setting really does, less what it says; the first one that could be heard is taken at its "
+        caption="What a setting really does, less what it says; the first one that could be heard "
+        "is taken at its "
         "word. Bars: two standard deviations of a single measurement.",
         x_label="Gain or attenuation as set (dB)",
         y_label="Real less set (dB)",
@@ -105,7 +116,8 @@ def _snr(records: Records) -> Panel | None:
         return None
     return Panel(
         title="SNR against attenuation",
-        caption="Es/N0 per used subcarrier by two methods that share nothing: the modem's own estimate from known "
+        caption="Es/N0 per used subcarrier by two methods that share nothing: the modem's own "
+        "estimate from known "
         "bursts, and received power with the signal on less that with the transmitter silent.",
         x_label="Transmit attenuation (dB)",
         y_label="SNR (dB)",
@@ -122,8 +134,10 @@ def _snr_gap(records: Records) -> Panel | None:
     spread = np.hypot(known[0].spread, known[1].spread)
     return Panel(
         title="Agreement of the two methods",
-        caption=f"From {RANGE_DB[0]:g} to {RANGE_DB[1]:g} dB they must agree within {AGREEMENT_DB:g} dB. Where the "
-        "data-aided SNR falls behind at the top, distortion, phase noise or the image limit this bench.",
+        caption=f"From {RANGE_DB[0]:g} to {RANGE_DB[1]:g} dB they must agree within "
+        f"{AGREEMENT_DB:g} dB. Where the "
+        "data-aided SNR falls behind at the top, distortion, phase noise or the image limit this "
+        "bench.",
         x_label="SNR by the noise-floor method (dB)",
         y_label="Data-aided less noise floor (dB)",
         series=(Series(name="", x=floor, y=aided - floor, spread=spread),),
@@ -132,7 +146,11 @@ def _snr_gap(records: Records) -> Panel | None:
 
 
 def _block_errors(records: Records) -> Panel | None:
-    table = {int(index): k for k, index in enumerate(records["mcs_threshold"].at)} if "mcs_width" in records else {}
+    table = (
+        {int(index): k for k, index in enumerate(records["mcs_threshold"].at)}
+        if "mcs_width" in records
+        else {}
+    )
     series: list[Series] = []
     curves: dict[int, tuple[Floats, Floats]] = {}
     for scheme in mcs.MCS_TABLE:
@@ -143,14 +161,25 @@ def _block_errors(records: Records) -> Panel | None:
         k = table[scheme.index]
         at_db, width_db = records["mcs_threshold"].values[k], records["mcs_width"].values[k]
         x = np.linspace(at_db - 1.0, at_db + 1.0, 81)
-        fitted = mcs.LossTable(np.full(len(mcs.MCS_TABLE), at_db), np.full(len(mcs.MCS_TABLE), width_db))
+        fitted = mcs.LossTable(
+            np.full(len(mcs.MCS_TABLE), at_db), np.full(len(mcs.MCS_TABLE), width_db)
+        )
         curves[len(series)] = (x, fitted.loss_at(0, x))
-        series.append(Series(name=f"MCS {scheme.index}", x=points.x, y=points.y, spread=points.spread, joined=False))
+        series.append(
+            Series(
+                name=f"MCS {scheme.index}",
+                x=points.x,
+                y=points.y,
+                spread=points.spread,
+                joined=False,
+            )
+        )
     if not series:
         return None
     return Panel(
         title="Block errors against measured SNR",
-        caption="Points: share of blocks lost at the SNR that this bench's receiver measured from the same bursts. "
+        caption="Points: share of blocks lost at the SNR that this bench's receiver measured from "
+        "the same bursts. "
         "Lines: the fitted curves that the link switches by.",
         x_label="Measured SNR (dB)",
         y_label="Share of blocks lost",

@@ -52,7 +52,8 @@ class Conditions:
         emulated: True if one of the two is a radio in software.
         rx_lo_hz, tx_lo_hz: as set.
         rate_hz: sample rate.
-        rx_gain_db, tx_attenuation_db: as set; NaN where the quantity runs over it or does not depend on it.
+        rx_gain_db, tx_attenuation_db: as set; NaN where the quantity runs over it or does not
+            depend on it.
         path: what lies between the radios, in words.
         temperature_c: of the receiver.
         measured_utc: ISO 8601.
@@ -133,9 +134,18 @@ class CalibrationRecord:
             CalibrationError: it is something else; `source` names where it stands.
         """
         try:
-            known = {f.name for f in fields(cls)} - {"conditions", "values", "spread", "at", "flags", "notes"}
+            known = {f.name for f in fields(cls)} - {
+                "conditions",
+                "values",
+                "spread",
+                "at",
+                "flags",
+                "notes",
+            }
             conditions: dict[str, Any] = {
-                f.name: math.nan if content["conditions"][f.name] is None else content["conditions"][f.name]
+                f.name: math.nan
+                if content["conditions"][f.name] is None
+                else content["conditions"][f.name]
                 for f in fields(Conditions)
             }
             record = cls(
@@ -150,14 +160,18 @@ class CalibrationRecord:
             sound = len(record.values) == len(record.spread) == max(1, len(record.at))
             sound &= record.measured_at.tzinfo is not None
         except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"{source}: not a calibration record ({error!r}); run hil calibrate anew") from error
+            raise CalibrationError(
+                f"{source}: not a calibration record ({error!r}); run hil calibrate anew"
+            ) from error
         if not sound:
-            raise CalibrationError(f"{source}: {record.quantity} is damaged; run hil calibrate anew")
+            raise CalibrationError(
+                f"{source}: {record.quantity} is damaged; run hil calibrate anew"
+            )
         return record
 
 
 def with_spread(value: float, spread: float) -> str:
-    """ "value ± spread" with the digits that the spread allows; the value alone where it has none."""
+    """Value ± spread, with the digits that the spread allows; the value alone where it has none."""
     if not math.isfinite(value):
         return "not measured"
     if not math.isfinite(spread):

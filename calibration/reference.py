@@ -29,7 +29,8 @@ def measure_reference(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
     heard_dbfs = levels.dbfs(tones)
     if heard_dbfs.max() > _TOP_DBFS:
         raise CalibrationError(
-            f"the reference tone stands at {heard_dbfs.max():.1f} dBFS, at most {_TOP_DBFS:g} is measured well; "
+            f"the reference tone stands at {heard_dbfs.max():.1f} dBFS, at most {_TOP_DBFS:g} is "
+            "measured well; "
             "lower rx_gain_db"
         )
     return [
@@ -39,6 +40,9 @@ def measure_reference(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
             plan.reference_dbm - np.asarray(heard_dbfs),
             rx_gain_db=plan.rx_gain_db,
             tx_attenuation_db=plan.tx_attenuation_db,
-            notes=(f"from {plan.reference_dbm:g} dBm at the receiver's port, as measured with an instrument",),
+            notes=(
+                f"from {plan.reference_dbm:g} dBm at the receiver's port, as measured with an "
+                "instrument",
+            ),
         )
     ]

@@ -1,7 +1,8 @@
 """How well the receiver measures SNR and carrier offset.
 
-For every point of a grid, single bursts with random payload, carrier offset and delay cross a transceiver whose SNR is
-known, at the scheme that the link would choose; what the receiver makes of each is compared with it.
+For every point of a grid, single bursts with random payload, carrier offset and delay cross a
+transceiver whose SNR is known, at the scheme that the link would choose; what the receiver makes of
+each is compared with it.
 
     python -m calibration.snr --bursts 200 --json snr.json
 """
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from calibration.burst import TransceiverFactory, cross, loopback_factory
 from hil.contract import ConfigError
-from radio import mcs, ofdm
+from radio.modem import mcs, ofdm
 
 _BLOCKS_PER_BURST = 4
 _WITHIN_DB = 1.0
@@ -34,10 +35,13 @@ class SnrPoint:
     Attributes:
         snr_db: Es/N0 per used subcarrier that the channel was set to.
         bursts, bursts_read: sent, and found with a valid header.
-        bias_db, std_db: mean and standard deviation of (measured - set), single bursts; NaN without any.
-        within_1_db: share of all bursts whose measurement lies within 1 dB; a lost burst counts as outside.
+        bias_db, std_db: mean and standard deviation of (measured - set), single bursts; NaN without
+            any.
+        within_1_db: share of all bursts whose measurement lies within 1 dB; a lost burst counts as
+            outside.
         covered: share of measurements whose ± one sigma holds the set value.
-        cfo_rms_subcarriers: rms error of the carrier offset in subcarrier spacings; NaN where it is not known.
+        cfo_rms_subcarriers: rms error of the carrier offset in subcarrier spacings; NaN where it is
+            not known.
         block_error_rate: share of blocks lost among those sent.
     """
 
@@ -72,7 +76,9 @@ def measure_snr(
     return [_measure_point(factory, snr_db, bursts_per_point, rng) for snr_db in grid_db]
 
 
-def _measure_point(factory: TransceiverFactory, snr_db: float, bursts: int, rng: np.random.Generator) -> SnrPoint:
+def _measure_point(
+    factory: TransceiverFactory, snr_db: float, bursts: int, rng: np.random.Generator
+) -> SnrPoint:
     errors, sigmas, cfo_errors = [], [], []
     passed = 0
     place = int(mcs.fastest(snr_db))
@@ -95,13 +101,25 @@ def _measure_point(factory: TransceiverFactory, snr_db: float, bursts: int, rng:
         std_db=float(np.std(errors)) if errors else float("nan"),
         within_1_db=float(np.sum(error <= _WITHIN_DB)) / bursts,
         covered=float(np.mean(error <= sigmas)) if errors else float("nan"),
-        cfo_rms_subcarriers=float(np.sqrt(np.mean(np.square(cfo_errors)))) if errors else float("nan"),
+        cfo_rms_subcarriers=float(np.sqrt(np.mean(np.square(cfo_errors))))
+        if errors
+        else float("nan"),
         block_error_rate=1 - passed / (bursts * _BLOCKS_PER_BURST),
     )
 
 
 def _table(points: Sequence[SnrPoint]) -> Table:
-    table = Table("SNR dB", "read", "bias dB", "std dB", "within 1 dB", "in 1 sigma", "CFO rms subc.", "scheme", "BLER")
+    table = Table(
+        "SNR dB",
+        "read",
+        "bias dB",
+        "std dB",
+        "within 1 dB",
+        "in 1 sigma",
+        "CFO rms subc.",
+        "scheme",
+        "BLER",
+    )
     for p in points:
         table.add_row(
             f"{p.snr_db:g}",

@@ -1,8 +1,9 @@
 """SNR against attenuation by two methods that share nothing: they must agree.
 
-Data-aided: the modem's own estimate from bursts whose content is known. Noise floor: received power with the signal on,
-minus that with the transmitter silent, over the noise on the used subcarriers. Phase noise, image and clipping harm
-the first and are invisible to the second, an interferer that comes and goes harms the second.
+Data-aided: the modem's own estimate from bursts whose content is known. Noise floor: received power
+with the signal on, minus that with the transmitter silent, over the noise on the used subcarriers.
+Phase noise, image and clipping harm the first and are invisible to the second, an interferer that
+comes and goes harms the second.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from calibration.bench import Bench, Plan
 from calibration.burst import CyclicBurst, Hearing, cyclic_burst, hear
 from calibration.record import CalibrationRecord
 from hil.contract import CalibrationError
-from radio import mcs, ofdm, snr
-from radio.pluto_settings import MAX_ATTENUATION_DB
+from radio.modem import mcs, ofdm, snr
+from radio.pluto.settings import MAX_ATTENUATION_DB
 
 AGREEMENT_DB: Final = 1.5
 RANGE_DB: Final = (5.0, 35.0)
@@ -47,7 +48,8 @@ class Sweep:
 
 
 def measure_sweep(bench: Bench, plan: Plan) -> Sweep:
-    """Both methods at every attenuation, as far as bursts are received; repeats one whole sweep after the other.
+    """Both methods at every attenuation, as far as bursts are received; repeats one whole sweep
+    after the other.
 
     Raises:
         CalibrationError: no burst was received at two attenuations.
@@ -68,17 +70,23 @@ def measure_sweep(bench: Bench, plan: Plan) -> Sweep:
                 data_aided_db = measured_snr_db(heard)
                 if math.isnan(data_aided_db):
                     break
-                by_floor_db = noise_floor_snr_db(heard, sent, levels.power(silence), levels.subcarrier_noise(silence))
+                by_floor_db = noise_floor_snr_db(
+                    heard, sent, levels.power(silence), levels.subcarrier_noise(silence)
+                )
                 table[:, repeat, k] = data_aided_db, by_floor_db, float(levels.dbfs(heard.power))
     seen = np.isfinite(table).all(axis=(0, 1))
     if seen.sum() < 2:
         raise CalibrationError(
-            f"bursts are received unclipped at {int(seen.sum())} of {len(attenuations)} attenuations; check cable and "
+            f"bursts are received unclipped at {int(seen.sum())} of {len(attenuations)} "
+            "attenuations; check cable and "
             f"antenna, and rx_gain_db = {plan.rx_gain_db:g}"
         )
     data_aided, by_floor, level = table[:, :, seen]
     return Sweep(
-        attenuation_db=np.array(attenuations)[seen], data_aided_db=data_aided, noise_floor_db=by_floor, level_dbfs=level
+        attenuation_db=np.array(attenuations)[seen],
+        data_aided_db=data_aided,
+        noise_floor_db=by_floor,
+        level_dbfs=level,
     )
 
 
@@ -88,7 +96,9 @@ def measured_snr_db(heard: Hearing) -> float:
     return snr.combine(known).snr_db if known else math.nan
 
 
-def noise_floor_snr_db(heard: Hearing, sent: CyclicBurst, silent_power: float, noise: float) -> float:
+def noise_floor_snr_db(
+    heard: Hearing, sent: CyclicBurst, silent_power: float, noise: float
+) -> float:
     """Es/N0 per used subcarrier from powers; NaN where the signal adds none.
 
     Args:
@@ -112,7 +122,9 @@ def sweep_records(bench: Bench, plan: Plan, sweep: Sweep) -> list[CalibrationRec
     at = sweep.attenuation_db.tolist()
     return [
         *(
-            bench.record(name, unit, values, axis="tx_attenuation_db", at=at, rx_gain_db=plan.rx_gain_db)
+            bench.record(
+                name, unit, values, axis="tx_attenuation_db", at=at, rx_gain_db=plan.rx_gain_db
+            )
             for name, unit, values in curves
         ),
         bench.record("snr_disagreement", "dB", gap, rx_gain_db=plan.rx_gain_db, flags=flags),
@@ -120,21 +132,30 @@ def sweep_records(bench: Bench, plan: Plan, sweep: Sweep) -> list[CalibrationRec
 
 
 def _disagreement(sweep: Sweep) -> tuple[NDArray[np.float64], Sequence[str]]:
-    """By how much the data-aided method differs where that is most, each repeat; and what is wrong."""
+    """By how much the data-aided method differs where that is most, each repeat; and what is
+    wrong."""
     middle = (sweep.data_aided_db.mean(axis=0) + sweep.noise_floor_db.mean(axis=0)) / 2
     inside = np.flatnonzero((middle >= RANGE_DB[0]) & (middle <= RANGE_DB[1]))
     if len(inside) == 0:
         found = f"{middle.min():.1f} to {middle.max():.1f} dB"
-        flag = f"no SNR from {RANGE_DB[0]:g} to {RANGE_DB[1]:g} dB to compare the methods at, only {found}"
+        flag = (
+            f"no SNR from {RANGE_DB[0]:g} to {RANGE_DB[1]:g} dB to compare the methods at, "
+            f"only {found}"
+        )
         return np.full(len(sweep.data_aided_db), math.nan), (flag,)
     gaps = sweep.data_aided_db[:, inside] - sweep.noise_floor_db[:, inside]
     worst = int(np.argmax(np.abs(gaps.mean(axis=0))))
     gap_db = float(gaps[:, worst].mean())
     if abs(gap_db) <= AGREEMENT_DB:
         return gaps[:, worst], ()
-    cause = "distortion, phase noise or the image" if gap_db < 0 else "an interferer that was there only in the silence"
+    cause = (
+        "distortion, phase noise or the image"
+        if gap_db < 0
+        else "an interferer that was there only in the silence"
+    )
     return gaps[:, worst], (
-        f"the methods differ by {gap_db:+.1f} dB at {middle[inside[worst]]:.1f} dB (limit {AGREEMENT_DB:g} dB): "
+        f"the methods differ by {gap_db:+.1f} dB at {middle[inside[worst]]:.1f} dB (limit "
+        f"{AGREEMENT_DB:g} dB): "
         f"look for {cause}",
     )
 
@@ -164,10 +185,13 @@ class Dial:
         """
         low_db, high_db = self.range_db
         # below the sweep the SNR falls by a decibel for each of attenuation
-        wanted = float(np.interp(-snr_db, -self._curve, self.sweep.attenuation_db)) + max(0.0, low_db - snr_db)
+        wanted = float(np.interp(-snr_db, -self._curve, self.sweep.attenuation_db)) + max(
+            0.0, low_db - snr_db
+        )
         if snr_db > high_db or wanted > MAX_ATTENUATION_DB:
             raise CalibrationError(
-                f"SNR of {snr_db:.1f} dB cannot be set: this bench reaches {low_db:.1f} to {high_db:.1f} dB"
+                f"SNR of {snr_db:.1f} dB cannot be set: this bench reaches {low_db:.1f} to "
+                f"{high_db:.1f} dB"
             )
         least_db = float(self.sweep.attenuation_db[0])
         attenuation_db = max(math.floor(wanted / _DIAL_STEP_DB) * _DIAL_STEP_DB, least_db)

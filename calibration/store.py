@@ -14,7 +14,7 @@ from typing import Final
 from calibration.record import CalibrationRecord, Conditions
 from calibration.result import Calibration
 from hil.contract import CalibrationError
-from hil.whole_file import written_whole
+from hil.system.whole_file import written_whole
 
 _FORMAT: Final = 1
 _LO_TOLERANCE_HZ: Final = 1e3
@@ -35,7 +35,8 @@ def file_of(folder: Path, serial: str) -> Path:
 
 
 def save(folder: Path, records: Sequence[CalibrationRecord]) -> Path:
-    """Put records beside those that are kept; an older one of the same quantity and set-up gives way.
+    """Put records beside those that are kept; an older one of the same quantity and set-up gives
+    way.
 
     Args:
         folder: made when missing.
@@ -49,14 +50,24 @@ def save(folder: Path, records: Sequence[CalibrationRecord]) -> Path:
     """
     serial = records[0].conditions.serial
     path = file_of(folder, serial)
-    kept = {_set_up(record): record for record in [*(_read(path) if path.exists() else ()), *records]}
-    content = {"format": _FORMAT, "serial": serial, "records": [record.to_json() for record in kept.values()]}
+    kept = {
+        _set_up(record): record for record in [*(_read(path) if path.exists() else ()), *records]
+    }
+    content = {
+        "format": _FORMAT,
+        "serial": serial,
+        "records": [record.to_json() for record in kept.values()],
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(
+                json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
     except OSError as error:
-        raise CalibrationError(f"{path}: {error.strerror}; choose another [calibration] folder") from error
+        raise CalibrationError(
+            f"{path}: {error.strerror}; choose another [calibration] folder"
+        ) from error
     return path
 
 
@@ -83,21 +94,27 @@ def load(
         tx_serial: of the transmitter; None: whichever was measured last.
 
     Raises:
-        CalibrationError: nothing was measured of this receiver, at this carrier and rate, or with this transmitter; or
-            only of an emulated one while this is hardware, or the other way round.
+        CalibrationError: nothing was measured of this receiver, at this carrier and rate, or with
+            this transmitter; or only of an emulated one while this is hardware, or the other way
+            round.
     """
     path = file_of(folder, serial)
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
         raise CalibrationError(
-            f"no calibration of receiver {serial} in {folder} (there: {known}); run hil calibrate all"
+            f"no calibration of receiver {serial} in {folder} (there: {known}); run hil calibrate "
+            "all"
         )
     records = _read(path)
     for name, wanted, value, fits in _checks(serial, lo_hz, rate_hz, emulated, tx_serial):
         fitting = [record for record in records if fits(record.conditions)]
         if not fitting:
-            measured = ", ".join(sorted({value(record.conditions) for record in records})) or "nothing"
-            raise CalibrationError(f"{path}: {name} is {wanted}, calibrated was {measured}; run hil calibrate all")
+            measured = (
+                ", ".join(sorted({value(record.conditions) for record in records})) or "nothing"
+            )
+            raise CalibrationError(
+                f"{path}: {name} is {wanted}, calibrated was {measured}; run hil calibrate all"
+            )
         records = fitting
     latest = {r.quantity: r for r in sorted(records, key=lambda r: r.measured_at)}
     warnings = _warnings(list(latest.values()), now_utc, max_age_h, temperature_c)
@@ -106,7 +123,9 @@ def load(
     return Calibration(records=latest, warnings=warnings)
 
 
-def _checks(serial: str, lo_hz: float, rate_hz: float, emulated: bool, tx_serial: str | None) -> list[_Check]:
+def _checks(
+    serial: str, lo_hz: float, rate_hz: float, emulated: bool, tx_serial: str | None
+) -> list[_Check]:
     return [
         ("receiver", serial, lambda c: c.serial, lambda c: c.serial == serial),
         ("kind", _kind(emulated), lambda c: _kind(c.emulated), lambda c: c.emulated == emulated),
@@ -144,7 +163,8 @@ def _warnings(
     age_h = (now_utc - oldest.measured_at) / timedelta(hours=1)
     if age_h > max_age_h:
         warnings.append(
-            f"calibration of {serial}: {oldest.quantity} is {age_h:.0f} h old, more than {max_age_h:g} h "
+            f"calibration of {serial}: {oldest.quantity} is {age_h:.0f} h old, more than "
+            f"{max_age_h:g} h "
             "([calibration] max_age_h); run hil calibrate all"
         )
     known = [r for r in records if math.isfinite(r.conditions.temperature_c)]
@@ -153,8 +173,10 @@ def _warnings(
         apart_c = temperature_c - furthest.conditions.temperature_c
         if abs(apart_c) > _WARM_C:
             warnings.append(
-                f"calibration of {serial}: {furthest.quantity} was measured at {furthest.conditions.temperature_c:.0f} "
-                f"°C, the radio is at {temperature_c:.0f} °C now (limit {_WARM_C:g} apart); run hil calibrate all"
+                f"calibration of {serial}: {furthest.quantity} was measured at "
+                f"{furthest.conditions.temperature_c:.0f} "
+                f"°C, the radio is at {temperature_c:.0f} °C now (limit {_WARM_C:g} apart); run "
+                "hil calibrate all"
             )
     return tuple(warnings)
 
@@ -172,7 +194,11 @@ def _read(path: Path) -> list[CalibrationRecord]:
     except OSError as error:
         raise CalibrationError(f"{path}: {error.strerror}; check its permissions") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise CalibrationError(f"{path}: not a calibration ({error!r}); remove it and run hil calibrate all") from error
+        raise CalibrationError(
+            f"{path}: not a calibration ({error!r}); remove it and run hil calibrate all"
+        ) from error
     if known != _FORMAT:
-        raise CalibrationError(f"{path}: format {known}, this version reads {_FORMAT}; run hil calibrate all anew")
+        raise CalibrationError(
+            f"{path}: format {known}, this version reads {_FORMAT}; run hil calibrate all anew"
+        )
     return [CalibrationRecord.of(record, str(path)) for record in listed]

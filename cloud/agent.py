@@ -1,4 +1,5 @@
-"""The cloud half of the loop: text, fine-tuning, policy and codec; it never sees the edge's model."""
+"""The cloud half of the loop: text, fine-tuning, policy and codec; it never sees the edge's
+model."""
 
 from __future__ import annotations
 
@@ -9,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.base_model import BaseModel
-from cloud.finetune import Branch, FineTuner
-from cloud.importance import Curvature, residuals
-from cloud.lexicon import measure_text
-from cloud.plan_training import within_plan
-from cloud.policies import make_policy
-from cloud.stream_scorer import leading
-from cloud.text import Domain, DomainSampler, Example
-from cloud.trial import measure_plans, trial_examples
-from cloud.update import Directions, cut_update, spectra
+from cloud.finetuning.directions import Directions, cut_update, spectra
+from cloud.finetuning.finetuner import Branch, FineTuner
+from cloud.finetuning.importance import Curvature, residuals
+from cloud.finetuning.trial import measure_plans, trial_examples
+from cloud.finetuning.within_plan import within_plan
+from cloud.model.base_model import BaseModel
+from cloud.policies.baselines import make_policy
+from cloud.streams.scorer import leading
+from cloud.text.lexicon import measure_text
+from cloud.text.sources import Domain, DomainSampler, Example
 from hil import codec
-from hil.config import Settings
 from hil.contract import (
     KEEP,
     Budget,
@@ -33,7 +33,8 @@ from hil.contract import (
     RoundSummary,
     TextState,
 )
-from hil.policy_settings import training_of
+from hil.settings.loading import Settings
+from hil.settings.policy import training_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +74,21 @@ class CloudHalf:
         ConfigError: the policy's settings do not fit.
     """
 
-    def __init__(self, settings: Settings, base: BaseModel, domains: Mapping[str, Domain], stream: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, base: BaseModel, domains: Mapping[str, Domain], stream: list[str]
+    ) -> None:
         self._settings, self._base, self._stream = settings, base, stream
         seed = settings.run.seed
-        self.policy = make_policy(settings.policy.kind, **settings.policy.model_dump(exclude={"kind"}))
+        self.policy = make_policy(
+            settings.policy.kind, **settings.policy.model_dump(exclude={"kind"})
+        )
         self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
         self._method, rank = training_of(settings.policy)
-        self._tuner = FineTuner(base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank)
+        self._tuner = FineTuner(
+            base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank
+        )
         # AdaLoRA and EVA train at their plan anyway.
         self._plan_steps = settings.finetune.plan_steps if self._method == "lora" else 0
         self.module_shapes = self._tuner.module_shapes
@@ -102,7 +109,10 @@ class CloudHalf:
         settings, name = self._settings.finetune, self.domain_of(round_id)
         examples = self._samplers[name].draw(settings.steps * settings.batch)
         text = measure_text(
-            (e.text for e in examples), domain=name, lexicon=self._base.lexicon, count_pieces=self._base.count_pieces
+            (e.text for e in examples),
+            domain=name,
+            lexicon=self._base.lexicon,
+            count_pieces=self._base.count_pieces,
         )
         training = self._tuner.train(examples, on_step, branch_steps=self._plan_steps)
         found = self._tuner.directions()
@@ -117,18 +127,30 @@ class CloudHalf:
             branch=training.branch,
         )
 
-    def _delivered(self, round_id: int, found: Mapping[str, Directions]) -> Mapping[str, LowRankFactors]:
-        whole = RankPlan(ranks={name: min(len(d.s), self._settings.model.r_max) for name, d in found.items()})
+    def _delivered(
+        self, round_id: int, found: Mapping[str, Directions]
+    ) -> Mapping[str, LowRankFactors]:
+        whole = RankPlan(
+            ranks={name: min(len(d.s), self._settings.model.r_max) for name, d in found.items()}
+        )
         identity = self._base.spec.identity
         update = cut_update(found, whole, round_id=round_id, identity=identity, held_digest="")
-        return codec.decode(codec.encode(update, self._target, base=self._base.spec), self._base.spec).factors
+        return codec.decode(
+            codec.encode(update, self._target, base=self._base.spec), self._base.spec
+        ).factors
 
     def full_score(self, round_id: int) -> tuple[float, float]:
-        """Score and loss in nats per token of the trained model itself, unquantised, on the round's score set."""
+        """Score and loss in nats per token of the trained model itself, unquantised, on the round's
+        score set."""
         return self._tuner.score(self._score_sets[self.domain_of(round_id)])
 
     def observe(
-        self, round_id: int, trained: Trained, channel: ChannelState, budget: Budget, held: Mapping[str, int]
+        self,
+        round_id: int,
+        trained: Trained,
+        channel: ChannelState,
+        budget: Budget,
+        held: Mapping[str, int],
     ) -> RoundObservation:
         """All that the policy may look at.
 
@@ -139,8 +161,8 @@ class CloudHalf:
             held: module → rank that the edge says it holds.
         """
         r_max = self._settings.model.r_max
-        # What an update was cut from, not what training within the plan made of it: where that makes up for what is
-        # missing, it lies further from the whole update, and lacks less.
+        # What an update was cut from, not what training within the plan made of it: where that
+        # makes up for what is missing, it lies further from the whole update, and lacks less.
         kfac = residuals(trained.delivered, self._held_cuts, r_max, trained.curvature)
         return RoundObservation(
             round_id=round_id,
@@ -162,7 +184,9 @@ class CloudHalf:
 
     def _measured(self, trained: Trained, kfac: Residuals) -> MeasuredLoss:
         price = codec.bits_per_direction(self._base.spec, self._target)
-        bits = codec.bits_by_rank([price[module] for module in self.module_shapes], self._settings.model.r_max)
+        bits = codec.bits_by_rank(
+            [price[module] for module in self.module_shapes], self._settings.model.r_max
+        )
         sent = np.array([kfac.sent[module] for module in self.module_shapes], np.float64)
         delivered = [trained.delivered[module] for module in self.module_shapes]
         return measure_plans(self._tuner, delivered, sent, bits, trained.trial)
@@ -185,23 +209,38 @@ class CloudHalf:
             on_step: called after every step within the plan.
         """
         ranks = {module: rank for module, rank in plan.ranks.items() if rank != KEEP and rank > 0}
-        self._offered_cuts = {m: leading(trained.delivered[m], r) for m, r in ranks.items() if m in trained.delivered}
+        self._offered_cuts = {
+            m: leading(trained.delivered[m], r) for m, r in ranks.items() if m in trained.delivered
+        }
         found = trained.directions
         if self._plan_steps and self._offered_cuts:
-            kept = {module: factors for module, factors in self._held.items() if plan.ranks[module] == KEEP}
+            kept = {
+                module: factors
+                for module, factors in self._held.items()
+                if plan.ranks[module] == KEEP
+            }
             trial = trained.trial
-            within = within_plan(self._tuner, trained.branch, self._offered_cuts, kept, trial, on_step)
+            within = within_plan(
+                self._tuner, trained.branch, self._offered_cuts, kept, trial, on_step
+            )
             found = {**found, **(within or {})}
-        update = cut_update(found, plan, round_id=round_id, identity=self._base.spec.identity, held_digest=held_digest)
+        update = cut_update(
+            found,
+            plan,
+            round_id=round_id,
+            identity=self._base.spec.identity,
+            held_digest=held_digest,
+        )
         return codec.encode(update, self._target, base=self._base.spec, plan=plan)
 
     def confirm(self, payload: bytes, held_digest: str) -> None:
-        """Note what the edge says that it holds, module by module: kept ones come from older payloads.
+        """Note what the edge says that it holds, module by module: kept ones come from older
+        payloads.
 
         Args:
             payload: sent this round; empty for none.
-            held_digest: of the payload whose update is active on the edge; one that was never sent from here leaves
-                nothing known.
+            held_digest: of the payload whose update is active on the edge; one that was never sent
+                from here leaves nothing known.
         """
         if payload and codec.digest(payload) == held_digest:
             update = codec.decode(payload, self._base.spec)
@@ -222,5 +261,7 @@ class CloudHalf:
             sampler.position = positions.get(name, 0)
 
 
-def _only(held: Mapping[str, LowRankFactors], modules: Collection[str]) -> dict[str, LowRankFactors]:
+def _only(
+    held: Mapping[str, LowRankFactors], modules: Collection[str]
+) -> dict[str, LowRankFactors]:
     return {module: factors for module, factors in held.items() if module in modules}

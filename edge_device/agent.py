@@ -1,7 +1,8 @@
 """The edge itself: payload bytes in, a receipt out, and always a model that answers.
 
-A payload is decoded, checked and written into a free slot; it stands its trial in the running model process while that
-goes on answering with the update before; then one pointer moves. Whatever fails, the update before stays.
+A payload is decoded, checked and written into a free slot; it stands its trial in the running model
+process while that goes on answering with the update before; then one pointer moves. Whatever fails,
+the update before stays.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from hil.contract import (
 )
 
 MAX_RISE_NATS: Final = 3.0
-"""How much worse than the bare base an update may be on the score set it is offered for, nats per token.
+"""How much worse than the bare base an update may be on the score set it is offered for, nats per
+token.
 
-Wide on purpose: a poor update is a result, one that is broken costs far more. Other texts say nothing: an update that
-learnt to answer questions about one domain may lose any number of nats on prose and still be what was wanted.
+Wide on purpose: a poor update is a result, one that is broken costs far more. Other texts say
+nothing: an update that learnt to answer questions about one domain may lose any number of nats on
+prose and still be what was wanted.
 """
 
 _NOTHING_HELD: Final = ""
@@ -91,7 +94,10 @@ class EdgeAgent:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -112,7 +118,8 @@ class EdgeAgent:
         self._slots.flip(None)
         self._slots.confirm()
 
-    # ---------------------------------------------------------------------------------------- what is held
+    # ---------------------------------------------------------------------------------------- what
+    # is held
 
     def held_update(self) -> HeldUpdate:
         """The update in use, for the cloud to plan with."""
@@ -120,10 +127,13 @@ class EdgeAgent:
         if slot is None:
             return HeldUpdate(digest=_NOTHING_HELD, ranks={})
         factors = self._slots.update(slot).factors
-        return HeldUpdate(digest=slot.digest, ranks={module: f.rank for module, f in factors.items()})
+        return HeldUpdate(
+            digest=slot.digest, ranks={module: f.rank for module, f in factors.items()}
+        )
 
     def _held(self) -> Slot | None:
-        # The runtime gives an adapter up when no child starts with it any more; the store must not claim it then.
+        # The runtime gives an adapter up when no child starts with it any more; the store must not
+        # claim it then.
         if self._slots.active is not None and self.runtime.active_adapter is None:
             self._drop()
         return self._slots.active
@@ -132,10 +142,14 @@ class EdgeAgent:
         slot = self._held()
         return _NOTHING_HELD if slot is None else slot.digest
 
-    # --------------------------------------------------------------------------------------------- applying
+    # ---------------------------------------------------------------------------------------------
+    # applying
 
-    def apply(self, round_id: int, payload: bytes | None, score_set: str, *, failure: str = "") -> Receipt:
-        """Install a payload and score the active model; a payload that cannot be installed is refused, never raised.
+    def apply(
+        self, round_id: int, payload: bytes | None, score_set: str, *, failure: str = ""
+    ) -> Receipt:
+        """Install a payload and score the active model; a payload that cannot be installed is
+        refused, never raised.
 
         Raises:
             ModelError: the bundle has no such score set.
@@ -146,14 +160,17 @@ class EdgeAgent:
         return self._receipt(round_id, status, reason, scored, swap_ms)
 
     def confirm(self, round_id: int, score_set: str) -> Receipt:
-        """The receipt for an update that is held already, however it came here: nothing is installed again.
+        """The receipt for an update that is held already, however it came here: nothing is
+        installed again.
 
         Raises:
             ModelError, DeviceError: as apply.
         """
         return self._receipt(round_id, "installed", "", self.bundle.score_set(score_set), 0.0)
 
-    def _settle(self, payload: bytes | None, scored: ScoreSet, failure: str) -> tuple[ReceiptStatus, str, float]:
+    def _settle(
+        self, payload: bytes | None, scored: ScoreSet, failure: str
+    ) -> tuple[ReceiptStatus, str, float]:
         if payload is None:
             return ("refused", failure, 0.0) if failure else ("kept", "", 0.0)
         digest = codec.digest(payload)
@@ -165,7 +182,9 @@ class EdgeAgent:
             self.runtime.ping()  # raises if it is the bench that is broken, not the payload
             return "refused", str(error), 0.0
         except OSError as error:
-            raise DeviceError(f"the edge cannot write its slots: {error}: free some disk space") from error
+            raise DeviceError(
+                f"the edge cannot write its slots: {error}: free some disk space"
+            ) from error
 
     def _install(self, payload: bytes, digest: str, scored: ScoreSet) -> float:
         """From bytes to a confirmed update; milliseconds that requests were held up."""
@@ -174,7 +193,9 @@ class EdgeAgent:
         adapter.validate(update, model)
         if not update.factors:
             return self._switch(None, None)
-        slot = self._slots.stage(update, digest, lambda path: adapter.write_adapter(update, model, path))
+        slot = self._slots.stage(
+            update, digest, lambda path: adapter.write_adapter(update, model, path)
+        )
         loaded = self.runtime.load(self._slots.adapter_path(slot))
         try:
             scores = self._try(loaded, scored)
@@ -182,7 +203,9 @@ class EdgeAgent:
         except BaseException:
             self.runtime.discard(loaded)
             raise
-        self._scores = {key: value for key, value in self._scores.items() if key[0] == _NOTHING_HELD}
+        self._scores = {
+            key: value for key, value in self._scores.items() if key[0] == _NOTHING_HELD
+        }
         self._scores[digest, scored.name] = scores
         return swap_ms
 
@@ -194,7 +217,8 @@ class EdgeAgent:
         if slot is None or slot.digest != update.kept_from:
             holds = "the bare base model" if slot is None else f"{slot.digest[:12]}…"
             raise adapter.UpdateRefused(
-                f"the edge holds another update ({holds}) than the one to keep modules of ({update.kept_from:.12}…): "
+                f"the edge holds another update ({holds}) than the one to keep modules of "
+                f"({update.kept_from:.12}…): "
                 "send all modules"
             )
         held = self._slots.update(slot).factors
@@ -202,10 +226,13 @@ class EdgeAgent:
         return replace(update, factors={**update.factors, **kept}, kept=frozenset(), kept_from=None)
 
     def _try(self, loaded: LoadedAdapter, scored: ScoreSet) -> ItemScores:
-        """Scores of an update that stands its trial: finite logits that are not all alike, changed, a bearable loss."""
+        """Scores of an update that stands its trial: finite logits that are not all alike, changed,
+        a bearable loss."""
         probe = self.runtime.score(self.bundle.probe, adapter=loaded.name)
         if np.array_equal(probe.nats, self._base_probe.nats):
-            raise adapter.UpdateRefused("the update changes nothing on the probe set, but its factors are not zero")
+            raise adapter.UpdateRefused(
+                "the update changes nothing on the probe set, but its factors are not zero"
+            )
         scores = self.runtime.score(scored, adapter=loaded.name)
         rise = scores.loss_nats_per_token - self._score(_NOTHING_HELD, scored).loss_nats_per_token
         if not rise <= self._max_rise_nats:
@@ -216,7 +243,8 @@ class EdgeAgent:
         return scores
 
     def _switch(self, slot: Slot | None, loaded: LoadedAdapter | None) -> float:
-        """Point at the new slot and answer with it, or stay with the old one; milliseconds that requests were held."""
+        """Point at the new slot and answer with it, or stay with the old one; milliseconds that
+        requests were held."""
         before = self.runtime.active_adapter
         self._slots.flip(slot)
         try:
@@ -229,13 +257,17 @@ class EdgeAgent:
             raise
         return held_up_ms
 
-    # --------------------------------------------------------------------------------------------- scoring
+    # ---------------------------------------------------------------------------------------------
+    # scoring
 
     def _score(self, digest: str, score_set: ScoreSet) -> ItemScores:
-        """Scores of the held update, or of the bare base; measured once, because equal input gives equal bits."""
+        """Scores of the held update, or of the bare base; measured once, because equal input gives
+        equal bits."""
         key = digest, score_set.name
         if key not in self._scores:
-            scores = self.runtime.score(score_set, **({"adapter": BASE} if digest == _NOTHING_HELD else {}))
+            scores = self.runtime.score(
+                score_set, **({"adapter": BASE} if digest == _NOTHING_HELD else {})
+            )
             self._scores[key] = scores
         return self._scores[key]
 
@@ -265,10 +297,10 @@ class EdgeAgent:
 def paired_gain(scores: ItemScores, base: ItemScores) -> tuple[float, float]:
     """What an update is worth on a score set, and the standard error of that.
 
-    With labels: the mean of the differences d in {-1, 0, 1} of right answers, and std(d) / sqrt(n). With text: the
-    chunks are clusters of tokens, so the loss saved per token is the ratio Σ d / Σ t of nats saved d and tokens t, and
-    its standard error sqrt(n / (n - 1) · Σ (d - ratio · t)²) / Σ t. One item alone has no standard error: NaN, or 0
-    when nothing differs.
+    With labels: the mean of the differences d in {-1, 0, 1} of right answers, and std(d) / sqrt(n).
+    With text: the chunks are clusters of tokens, so the loss saved per token is the ratio Σ d / Σ t
+    of nats saved d and tokens t, and its standard error sqrt(n / (n - 1) · Σ (d - ratio · t)²) / Σ
+    t. One item alone has no standard error: NaN, or 0 when nothing differs.
 
     Args:
         scores, base: of the same items with the update and without.

@@ -1,4 +1,5 @@
-"""What goes into one decode: pieces of sequences, packed into arrays and cut to what a context holds.
+"""What goes into one decode: pieces of sequences, packed into arrays and cut to what a context
+holds.
 
 Pure arithmetic on tokens and logits, so that it needs no llama.cpp.
 """
@@ -14,14 +15,16 @@ from numpy.typing import NDArray
 
 Tokens = list[int]
 Need = tuple[int, int, int]
-"""Tokens of one decode, key-value cells, and sequences: of one item, or the most that there is room for."""
+"""Tokens of one decode, key-value cells, and sequences: of one item, or the most that there is room
+for."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Part of a sequence to be decoded: tokens from position `start` on, logits wanted after the last `n_wanted`."""
+    """Part of a sequence to be decoded: tokens from position `start` on, logits wanted after the
+    last `n_wanted`."""
 
     seq: int
     tokens: Sequence[int]
@@ -50,9 +53,12 @@ class Question:
 def pack(
     pieces: Sequence[Piece],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int8]]:
-    """Token, position, sequence, and whether its logits are wanted (1 or 0), of every token of all pieces in order."""
+    """Token, position, sequence, and whether its logits are wanted (1 or 0), of every token of all
+    pieces in order."""
     token = np.concatenate([np.asarray(piece.tokens, np.int32) for piece in pieces])
-    pos = np.concatenate([piece.start + np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces])
+    pos = np.concatenate(
+        [piece.start + np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces]
+    )
     seq = np.concatenate([np.full(len(piece.tokens), piece.seq, np.int32) for piece in pieces])
     wanted = np.concatenate([last(len(piece.tokens), piece.n_wanted) for piece in pieces])
     return token, pos, seq, wanted
@@ -86,7 +92,9 @@ def groups(items: Sequence[Item], needs: Sequence[Need], limits: Need) -> Iterat
 def n_shared(sequences: Sequence[Tokens]) -> int:
     """Number of tokens that all sequences begin with."""
     columns = zip(*sequences, strict=False)
-    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
+    return next(
+        (i for i, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences))
+    )
 
 
 def last(n_tokens: int, n_wanted: int) -> NDArray[np.int8]:
@@ -97,7 +105,8 @@ def last(n_tokens: int, n_wanted: int) -> NDArray[np.int8]:
 
 
 def any_constant(logits: NDArray[np.float32]) -> bool:
-    """Whether a row of logits[n, n_vocab] holds one value only, as no computation with sound weights gives."""
+    """Whether a row of logits[n, n_vocab] holds one value only, as no computation with sound
+    weights gives."""
     return bool((logits.max(axis=1) == logits.min(axis=1)).any())
 
 

@@ -1,4 +1,5 @@
-"""The edge bundle: a folder with all that an edge needs, so that it can do without torch and any conversion.
+"""The edge bundle: a folder with all that an edge needs, so that it can do without torch and any
+conversion.
 
 manifest.json       format, base identity, quantisation, tensor types, SHA-256 of every file
 model.gguf          the quantised base model
@@ -20,7 +21,7 @@ from typing import Final
 from edge_device.gguf_model import GgufModel, TypesReport, inspect
 from hil.contract import ModelError, ScoreSet
 from hil.score_sets import canonical, digest_of
-from hil.whole_file import written_whole
+from hil.system.whole_file import written_whole
 
 _FORMAT: Final = 1
 _CURE: Final = "make the bundle again with `hil provision`"
@@ -34,7 +35,8 @@ class Bundle:
         folder: where it lies.
         model_path: the quantised GGUF.
         model: what that file says of itself.
-        quant: quantisation that was asked for, for example "Q4_K_M"; `model.types` tells what it came to.
+        quant: quantisation that was asked for, for example "Q4_K_M"; `model.types` tells what it
+            came to.
         score_sets: by name of the domain.
         probe: what every update is tried on.
     """
@@ -50,12 +52,21 @@ class Bundle:
         """The set of a domain. Raises ModelError when the bundle has none of that name."""
         if name not in self.score_sets:
             known = ", ".join(sorted(self.score_sets))
-            raise ModelError(f"the edge bundle '{self.folder}' has no score set '{name}' (it has {known}): {_CURE}")
+            raise ModelError(
+                f"the edge bundle '{self.folder}' has no score set '{name}' (it has {known}): "
+                f"{_CURE}"
+            )
         return self.score_sets[name]
 
 
 def write_bundle(
-    folder: Path, model_gguf: Path, *, quant: str, types: TypesReport, score_sets: Iterable[ScoreSet], probe: ScoreSet
+    folder: Path,
+    model_gguf: Path,
+    *,
+    quant: str,
+    types: TypesReport,
+    score_sets: Iterable[ScoreSet],
+    probe: ScoreSet,
 ) -> Bundle:
     """Write a bundle and read it back; the manifest comes last, so an interrupted one is no bundle.
 
@@ -67,12 +78,15 @@ def write_bundle(
         score_sets: one a domain, under different names.
         probe: a small set for the trial of every update.
     Raises:
-        ModelError: score sets without contents or with the same name, or a file that is no model of ours.
+        ModelError: score sets without contents or with the same name, or a file that is no model of
+            ours.
     """
     sets = list(score_sets)
     names = [score_set.name for score_set in sets]
     if len(set(names)) != len(names):
-        raise ModelError(f"two score sets have the same name among {', '.join(sorted(names))}: rename one")
+        raise ModelError(
+            f"two score sets have the same name among {', '.join(sorted(names))}: rename one"
+        )
     (folder / "score_sets").mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)
     with written_whole(folder / "model.gguf") as temporary:
@@ -90,7 +104,9 @@ def write_bundle(
         "quant": quant,
         "types": asdict(types),
         "score_sets": paths,
-        "sha256": {path: _sha256(folder / path) for path in ("model.gguf", "probe.json", *paths.values())},
+        "sha256": {
+            path: _sha256(folder / path) for path in ("model.gguf", "probe.json", *paths.values())
+        },
     }
     _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return load_bundle(folder)
@@ -105,13 +121,20 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != _FORMAT:
-            raise ModelError(f"'{folder}' is an edge bundle of format {manifest['format']}, not {_FORMAT}: {_CURE}")
+            raise ModelError(
+                f"'{folder}' is an edge bundle of format {manifest['format']}, not {_FORMAT}: "
+                f"{_CURE}"
+            )
         for path, expected in manifest["sha256"].items():
             if _sha256(folder / path) != expected:
-                raise ModelError(f"'{folder / path}' is not what the bundle's manifest says: {_CURE}")
+                raise ModelError(
+                    f"'{folder / path}' is not what the bundle's manifest says: {_CURE}"
+                )
         model = inspect(folder / "model.gguf")
         if model.spec.identity != manifest["base_identity"]:
-            raise ModelError(f"'{folder}' has a model of another base than its manifest says: {_CURE}")
+            raise ModelError(
+                f"'{folder}' has a model of another base than its manifest says: {_CURE}"
+            )
         score_sets = {name: _read(folder / path) for name, path in manifest["score_sets"].items()}
         return Bundle(
             folder=folder,
@@ -122,17 +145,22 @@ def load_bundle(folder: Path) -> Bundle:
             probe=_read(folder / "probe.json"),
         )
     except OSError as error:
-        raise ModelError(f"'{folder}' is no edge bundle: {error.strerror}: '{error.filename}': {_CURE}") from error
+        raise ModelError(
+            f"'{folder}' is no edge bundle: {error.strerror}: '{error.filename}': {_CURE}"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"'{folder}' is a damaged edge bundle ({error!r}): {_CURE}") from error
 
 
-# ----------------------------------------------------------------------------------------------- score sets
+# -----------------------------------------------------------------------------------------------
+# score sets
 
 
 def _to_bytes(score_set: ScoreSet) -> bytes:
     if bool(score_set.questions) == bool(score_set.chunks):
-        raise ModelError(f"score set '{score_set.name}' needs either questions or chunks of text, one of the two")
+        raise ModelError(
+            f"score set '{score_set.name}' needs either questions or chunks of text, one of the two"
+        )
     return canonical(score_set)
 
 
@@ -143,7 +171,8 @@ def _read(path: Path) -> ScoreSet:
     return score_set
 
 
-# --------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------
+# files
 
 
 def _place(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The process that runs llama.cpp: a malformed model or adapter may end it, and nothing else.
 
-Started by `edge_device.runtime` as `python -m edge_device.child`; answers one request after another from stdin on
-stdout. The only file that imports llama_cpp to run a model.
+Started by `edge_device.runtime` as `python -m edge_device.child`; answers one request after another
+from stdin on stdout. The only file that imports llama_cpp to run a model.
 """
 
 from __future__ import annotations
@@ -19,11 +19,22 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 from numpy.typing import NDArray
 
-from edge_device.batching import Piece, Question, Tokens, any_constant, groups, log_softmax, n_shared, pack, slices
-from hil.pipe import Header, Pipe
+from edge_device.batching import (
+    Piece,
+    Question,
+    Tokens,
+    any_constant,
+    groups,
+    log_softmax,
+    n_shared,
+    pack,
+    slices,
+)
+from hil.system.pipe import Header, Pipe
 
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
-_MAX_LOGITS = 4_000_000  # floats of logits held at once: 16 MB, so that large vocabularies do not fill the memory
+# floats of logits held at once: 16 MB, so that large vocabularies do not fill the memory
+_MAX_LOGITS = 4_000_000
 
 
 class RefusalError(Exception):
@@ -48,7 +59,11 @@ class Batch:
         self._seq_pointers = (self._seq.ctypes.data + 4 * np.arange(capacity)).astype(np.uintp)
 
     def fill(
-        self, token: NDArray[np.int32], pos: NDArray[np.int32], seq: NDArray[np.int32], wanted: NDArray[np.int8]
+        self,
+        token: NDArray[np.int32],
+        pos: NDArray[np.int32],
+        seq: NDArray[np.int32],
+        wanted: NDArray[np.int8],
     ) -> Any:
         """The structure that llama_decode takes; valid until the next fill."""
         n = len(token)
@@ -75,13 +90,17 @@ class Engine:
         threads: of every computation.
     """
 
-    def __init__(self, model_path: str, *, n_ctx: int, n_batch: int, n_seq: int, threads: int) -> None:
+    def __init__(
+        self, model_path: str, *, n_ctx: int, n_batch: int, n_seq: int, threads: int
+    ) -> None:
         self._log = _Log()
         lib.llama_backend_init()
         model_params = lib.llama_model_default_params()
         model_params.n_gpu_layers = 0
         model_params.load_mode = lib.LLAMA_LOAD_MODE_MMAP
-        model_params.use_extra_bufts = False  # repacked weights would be a second copy beside the mapped file
+        model_params.use_extra_bufts = (
+            False  # repacked weights would be a second copy beside the mapped file
+        )
         self._model = lib.llama_model_load_from_file(os.fsencode(model_path), model_params)
         if not self._model:
             raise RefusalError(f"llama.cpp cannot load the model {model_path}: {self._log.cause()}")
@@ -112,13 +131,18 @@ class Engine:
         params.n_outputs_max = self.n_outputs
         params.n_outputs_max_per_seq = 0
         params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = True  # one pool of cells: llama_memory_seq_cp then shares cells instead of copying them
+        params.kv_unified = (
+            True  # one pool of cells: llama_memory_seq_cp then shares cells instead of copying them
+        )
         context = lib.llama_init_from_model(self._model, params)
         if not context:
-            raise RefusalError(f"llama.cpp cannot make a context of {self.n_ctx} tokens: {self._log.cause()}")
+            raise RefusalError(
+                f"llama.cpp cannot make a context of {self.n_ctx} tokens: {self._log.cause()}"
+            )
         return context
 
-    # -------------------------------------------------------------------------------------------- adapters
+    # --------------------------------------------------------------------------------------------
+    # adapters
 
     def load_adapter(self, name: str, path: str) -> None:
         """Load an adapter file beside those already loaded."""
@@ -130,7 +154,8 @@ class Engine:
         self._adapters[name] = adapter
 
     def free_adapter(self, name: str) -> None:
-        """Free an adapter; taken out of the context first, because freeing one that is set ends the process."""
+        """Free an adapter; taken out of the context first, because freeing one that is set ends the
+        process."""
         if name not in self._adapters:
             raise RefusalError(f"adapter {name} is not loaded")
         if self._active == name:
@@ -140,8 +165,9 @@ class Engine:
     def use(self, name: str | None) -> None:
         """Compute with this adapter from now on, or with the bare base model.
 
-        Also wipes the key-value cache with its data: cells made with another adapter would leak into new logits, and a
-        NaN left in a masked cell still poisons the sum over values (0 · NaN).
+        Also wipes the key-value cache with its data: cells made with another adapter would leak
+        into new logits, and a NaN left in a masked cell still poisons the sum over values (0 ·
+        NaN).
         """
         if name == self._active:
             return
@@ -149,7 +175,9 @@ class Engine:
             failed = lib.llama_set_adapters_lora(self._context, None, 0, None)
         elif name in self._adapters:
             adapters = (lib.llama_adapter_lora_p_ctypes * 1)(self._adapters[name])
-            failed = lib.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0))
+            failed = lib.llama_set_adapters_lora(
+                self._context, adapters, 1, (ctypes.c_float * 1)(1.0)
+            )
         else:
             raise RefusalError(f"adapter {name} is not loaded")
         if failed:
@@ -157,26 +185,35 @@ class Engine:
         self._active = name
         lib.llama_memory_clear(self._memory, True)
 
-    # -------------------------------------------------------------------------------------------- decoding
+    # --------------------------------------------------------------------------------------------
+    # decoding
 
     def _decode(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
         """Logits at the wanted positions of all pieces in order, float32[n, n_vocab].
 
         Raises:
-            RefusalError: llama.cpp fails, or the logits are not finite or all alike (on a quantised base, a NaN in an
-                adapter comes out as logits that are all exactly zero).
+            RefusalError: llama.cpp fails, or the logits are not finite or all alike (on a quantised
+                base, a NaN in an adapter comes out as logits that are all exactly zero).
         """
         token, pos, seq, wanted = pack(pieces)
         rows = [np.zeros((0, self.n_vocab), np.float32)]
         for part in slices(wanted, self._batch.capacity, self.n_outputs):
-            code = lib.llama_decode(self._context, self._batch.fill(token[part], pos[part], seq[part], wanted[part]))
+            code = lib.llama_decode(
+                self._context, self._batch.fill(token[part], pos[part], seq[part], wanted[part])
+            )
             if code:
                 raise RefusalError(f"llama_decode fails with code {code}: {self._log.cause()}")
             if n_rows := int(wanted[part].sum()):
                 pointer = lib.llama_get_logits(self._context)
                 rows.append(np.ctypeslib.as_array(pointer, (n_rows, self.n_vocab)).copy())
         logits = np.concatenate(rows)
-        sick = "not finite" if not np.isfinite(logits).all() else "all alike" if any_constant(logits) else ""
+        sick = (
+            "not finite"
+            if not np.isfinite(logits).all()
+            else "all alike"
+            if any_constant(logits)
+            else ""
+        )
         if sick:
             lib.llama_memory_clear(self._memory, True)
             raise RefusalError(f"the logits are {sick}")
@@ -189,7 +226,8 @@ class Engine:
         return self._decode([Piece(0, tokens, 0, len(tokens))])
 
     def score_questions(self, questions: Iterable[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        """Log-probability, over the full vocabulary, of each label behind its prompt; one list a question, in nats."""
+        """Log-probability, over the full vocabulary, of each label behind its prompt; one list a
+        question, in nats."""
         scores: list[list[float]] = []
         prepared = [self._question(prompt, labels) for prompt, labels in questions]
         needs = [(len(q.prefix), q.cells, 1 + len(q.branches)) for q in prepared]
@@ -198,26 +236,33 @@ class Engine:
         return scores
 
     def _question(self, prompt: str, labels: Sequence[str]) -> Question:
-        # Prompt and label are tokenised as one text: a tokenizer may merge across the seam or put a blank in front.
+        # Prompt and label are tokenised as one text: a tokenizer may merge across the seam or put a
+        # blank in front.
         prompt_tokens = self.tokenize(prompt)
         answers = [self.tokenize(prompt + label) for label in labels]
         shared = n_shared([prompt_tokens, *answers])
         question = Question(prompt_tokens[:shared], [answer[shared:] for answer in answers])
         if not shared or not all(question.tails):
             raise RefusalError(
-                f"a question needs a prompt and labels of at least one token each: {prompt!r} {list(labels)}"
+                f"a question needs a prompt and labels of at least one token each: {prompt!r} "
+                f"{list(labels)}"
             )
         self._check_length(question.cells)
         if 1 + len(question.branches) > self.n_seq:
             raise RefusalError(
-                f"{len(labels)} labels of several tokens, but at most {self.n_seq - 1} fit: use shorter words"
+                f"{len(labels)} labels of several tokens, but at most {self.n_seq - 1} fit: use "
+                "shorter words"
             )
         return question
 
     def _score_group(self, group: Sequence[Question]) -> list[list[float]]:
         lib.llama_memory_clear(self._memory, False)
-        first = log_softmax(self._decode([Piece(seq, q.prefix, 0, 1) for seq, q in enumerate(group)]))
-        scores = [[float(row[tail[0]]) for tail in q.tails] for q, row in zip(group, first, strict=True)]
+        first = log_softmax(
+            self._decode([Piece(seq, q.prefix, 0, 1) for seq, q in enumerate(group)])
+        )
+        scores = [
+            [float(row[tail[0]]) for tail in q.tails] for q, row in zip(group, first, strict=True)
+        ]
         branches = [(seq, i) for seq, q in enumerate(group) for i in q.branches]
         pieces = []
         for branch, (seq, i) in enumerate(branches, start=len(group)):
@@ -231,7 +276,8 @@ class Engine:
         return scores
 
     def score_chunks(self, chunks: Iterable[str]) -> list[tuple[float, int]]:
-        """Cross-entropy in nats summed over every token of a text after its first, and the number of those tokens."""
+        """Cross-entropy in nats summed over every token of a text after its first, and the number
+        of those tokens."""
         texts = [self.tokenize(chunk) for chunk in chunks]
         for tokens in texts:
             if len(tokens) < 2:
@@ -241,7 +287,9 @@ class Engine:
         needs = [(len(tokens), len(tokens), 1) for tokens in texts]
         for group in groups(texts, needs, self._limits):
             lib.llama_memory_clear(self._memory, False)
-            pieces = [Piece(seq, tokens[:-1], 0, len(tokens) - 1) for seq, tokens in enumerate(group)]
+            pieces = [
+                Piece(seq, tokens[:-1], 0, len(tokens) - 1) for seq, tokens in enumerate(group)
+            ]
             logits = self._decode(pieces)
             targets = np.concatenate([tokens[1:] for tokens in group])
             nats = -log_softmax(logits)[np.arange(len(targets)), targets]
@@ -265,15 +313,21 @@ class Engine:
             text += self._piece(tokens[-1])
         return text.decode(errors="replace")
 
-    # ---------------------------------------------------------------------------------------------- tokens
+    # ---------------------------------------------------------------------------------------------
+    # tokens
 
     def tokenize(self, text: str) -> Tokens:
-        """Tokens of a text; special tokens are added as the model asks, never read from the text."""
+        """Tokens of a text; special tokens are added as the model asks, never read from the
+        text."""
         data = (unicodedata.normalize("NFC", text) if self._wants_nfc else text).encode()
-        buffer = (lib.llama_token * (len(data) + 8))()  # no token is shorter than a byte; some room for added ones
+        buffer = (
+            lib.llama_token * (len(data) + 8)
+        )()  # no token is shorter than a byte; some room for added ones
         n = lib.llama_tokenize(self._vocab, data, len(data), buffer, len(buffer), True, False)
         if n < 0:
-            raise RefusalError(f"a text of {len(data)} bytes becomes {-n} tokens, more than {len(buffer)}")
+            raise RefusalError(
+                f"a text of {len(data)} bytes becomes {-n} tokens, more than {len(buffer)}"
+            )
         return list(buffer[:n])
 
     def _piece(self, token: int) -> bytes:
@@ -284,16 +338,20 @@ class Engine:
     def _check_length(self, n_tokens: int) -> None:
         if not 1 <= n_tokens <= self.n_ctx:
             raise RefusalError(
-                f"a text needs {n_tokens} tokens of context, 1 to {self.n_ctx} fit: shorten it or raise n_ctx"
+                f"a text needs {n_tokens} tokens of context, 1 to {self.n_ctx} fit: shorten it or "
+                "raise n_ctx"
             )
 
 
 class _Log:
-    """Keeps the first error since it was last asked: llama.cpp names causes only in its log, general failure last."""
+    """Keeps the first error since it was last asked: llama.cpp names causes only in its log,
+    general failure last."""
 
     def __init__(self) -> None:
         self._first = ""
-        self._callback = lib.llama_log_callback(self._write)  # kept: llama.cpp holds no reference to it
+        self._callback = lib.llama_log_callback(
+            self._write
+        )  # kept: llama.cpp holds no reference to it
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def cause(self) -> str:
@@ -306,7 +364,8 @@ class _Log:
             self._first = " ".join(text.decode(errors="replace").split())
 
 
-# ------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------
+# requests
 
 
 def answer(engine: Engine | None, request: Header) -> tuple[Engine, Header, bytes]:
@@ -361,8 +420,8 @@ def serve(pipe: Pipe) -> None:
 
 
 def _end_with(parent: int) -> None:
-    # The pipe's end is not enough while a computation runs. PR_SET_PDEATHSIG would fire at the death of the thread that
-    # started this process, not of the process.
+    # The pipe's end is not enough while a computation runs. PR_SET_PDEATHSIG would fire at the
+    # death of the thread that started this process, not of the process.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

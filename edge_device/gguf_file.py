@@ -2,7 +2,8 @@
 
 A header is read without the tensor data, so a model of any size is looked at in milliseconds.
 
-Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3; 2 has the same layout).
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3; 2 has the same
+layout).
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+from gguf.constants import (
+    GGML_QUANT_SIZES,
+    GGUF_DEFAULT_ALIGNMENT,
+    GGMLQuantizationType,
+    GGUFValueType,
+)
 
 from hil.contract import ModelError
 
@@ -57,7 +63,8 @@ class GgufHeader:
     """Metadata and tensor table of a GGUF file.
 
     Attributes:
-        values: key → scalar or string. Arrays are left out, but for their length, which stands under the key.
+        values: key → scalar or string. Arrays are left out, but for their length, which stands
+            under the key.
         tensors: name → what the header declares, in the file's order.
         file_bytes: length of the file.
     """
@@ -79,8 +86,14 @@ def read_header(path: Path) -> GgufHeader:
         reader = _Reader(file, path, path.stat().st_size)
         try:
             return _parse(reader)
-        except (ValueError, KeyError, RecursionError) as error:  # an unknown type number, text that is not UTF-8
-            raise reader.damaged(f"its header can't be read near byte {file.tell()} ({error})") from error
+        except (
+            ValueError,
+            KeyError,
+            RecursionError,
+        ) as error:  # an unknown type number, text that is not UTF-8
+            raise reader.damaged(
+                f"its header can't be read near byte {file.tell()} ({error})"
+            ) from error
 
 
 class _Reader:
@@ -103,7 +116,9 @@ class _Reader:
     def _check(self, n_bytes: int) -> None:
         needed = self.file.tell() + n_bytes
         if needed > self.file_bytes:
-            raise self.damaged(f"its header goes on to byte {needed} at least, the file ends at {self.file_bytes}")
+            raise self.damaged(
+                f"its header goes on to byte {needed} at least, the file ends at {self.file_bytes}"
+            )
 
     def number(self, code: str) -> int:
         return int(struct.unpack(code, self.take(struct.calcsize(code)))[0])
@@ -136,7 +151,9 @@ def _parse(reader: _Reader) -> GgufHeader:
         raise ModelError(f"'{reader.path}' is not a GGUF file; make one from a model folder")
     version = reader.number("<I")
     if version not in (2, 3):
-        raise ModelError(f"'{reader.path}' is GGUF version {version}, 2 and 3 can be read; make it again")
+        raise ModelError(
+            f"'{reader.path}' is GGUF version {version}, 2 and 3 can be read; make it again"
+        )
     n_tensors, n_values = reader.number("<Q"), reader.number("<Q")
     values: dict[str, Value] = {}
     for _ in range(n_values):
@@ -163,4 +180,8 @@ def _tensor_info(reader: _Reader) -> tuple[str, TensorInfo, int]:
     shape = tuple(reversed([reader.number("<Q") for _ in range(n_dims)]))
     kind = GGMLQuantizationType(reader.number("<I"))
     block, block_bytes = GGML_QUANT_SIZES[kind]
-    return name, TensorInfo(shape, kind.name, math.prod(shape) // block * block_bytes), reader.number("<Q")
+    return (
+        name,
+        TensorInfo(shape, kind.name, math.prod(shape) // block * block_bytes),
+        reader.number("<Q"),
+    )

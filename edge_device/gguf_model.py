@@ -1,8 +1,9 @@
-"""Hugging Face model folder → GGUF for llama.cpp → quantised GGUF, and what such a file says of itself.
+"""Hugging Face model folder → GGUF for llama.cpp → quantised GGUF, and what such a file says of
+itself.
 
-Conversion covers models of the Llama kind; everything else is refused by name. Tensors are f16, but one-dimensional
-ones (norms, biases) f32. The base model's identity travels in the metadata, so an edge that holds only the GGUF knows
-which updates belong to it.
+Conversion covers models of the Llama kind; everything else is refused by name. Tensors are f16, but
+one-dimensional ones (norms, biases) f32. The base model's identity travels in the metadata, so an
+edge that holds only the GGUF knows which updates belong to it.
 
 Tensor and key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -29,12 +30,16 @@ from edge_device.quantise import FTYPES
 from hil import model_folder
 from hil.contract import BaseSpec, ModelError
 from hil.model_folder import Computation
-from hil.whole_file import written_whole
+from hil.system.whole_file import written_whole
 
 QUANTISATIONS: Final = ("F16", *FTYPES)
 """Forms in which a base model can be served."""
 
-_ARCHITECTURES: Final = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+_ARCHITECTURES: Final = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 _TENSORS: Final = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -48,7 +53,11 @@ _TENSORS: Final = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-_GLOBAL_TENSORS: Final = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_GLOBAL_TENSORS: Final = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
 _BIASES: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _LOG_TAIL_BYTES: Final = 300
 
@@ -69,7 +78,9 @@ class TypesReport:
 
     def __str__(self) -> str:
         kinds = sorted(self.n_bytes, key=lambda kind: -self.n_bytes[kind])
-        return ", ".join(f"{kind} × {self.tensors[kind]} ({self.n_bytes[kind] / 1e6:.2f} MB)" for kind in kinds)
+        return ", ".join(
+            f"{kind} × {self.tensors[kind]} ({self.n_bytes[kind] / 1e6:.2f} MB)" for kind in kinds
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +94,8 @@ class GgufModel:
         n_heads, n_kv_heads: query heads, and key-value heads.
         vocab_size: rows of the token embedding.
         context_length: longest text that the model was made for, tokens.
-        normalizer: "NFC" if text has to be brought into that Unicode form before llama.cpp splits it, else "".
+        normalizer: "NFC" if text has to be brought into that Unicode form before llama.cpp splits
+            it, else "".
         types: tensor types in the file.
     """
 
@@ -98,7 +110,8 @@ class GgufModel:
     types: TypesReport
 
 
-# --------------------------------------------------------------------------------------------- names, rows
+# ---------------------------------------------------------------------------------------------
+# names, rows
 
 
 def tensor_name(module: str) -> str:
@@ -111,7 +124,9 @@ def tensor_name(module: str) -> str:
         return f"{_GLOBAL_TENSORS[module]}.weight"
     prefix, _, rest = module.removeprefix("model.layers.").partition(".")
     if not module.startswith("model.layers.") or not prefix.isdecimal() or rest not in _TENSORS:
-        raise ModelError(f"the edge has no place for a module named '{module}': choose a model of the Llama kind")
+        raise ModelError(
+            f"the edge has no place for a module named '{module}': choose a model of the Llama kind"
+        )
     return f"blk.{int(prefix)}.{_TENSORS[rest]}.weight"
 
 
@@ -120,29 +135,33 @@ def rows_for_rope(
 ) -> NDArray[np.floating]:
     """Rows in llama.cpp's order.
 
-    Its "llama" architecture rotates neighbouring rows of a head against each other, Hugging Face row i against
-    i + head_dim / 2; so query and key rows change places, in the base weight, its bias and the B factor of an update.
-    Other modules and architectures come back as they are.
+    Its "llama" architecture rotates neighbouring rows of a head against each other, Hugging Face
+    row i against i + head_dim / 2; so query and key rows change places, in the base weight, its
+    bias and the B factor of an update. Other modules and architectures come back as they are.
 
     Args:
         values: [d_out, …] of the module.
         architecture: llama.cpp's name.
     """
-    heads = {"self_attn.q_proj": n_heads, "self_attn.k_proj": n_kv_heads}.get(module.split(".", 3)[-1])
+    heads = {"self_attn.q_proj": n_heads, "self_attn.k_proj": n_kv_heads}.get(
+        module.split(".", 3)[-1]
+    )
     if architecture != "llama" or heads is None:
         return values
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
-# --------------------------------------------------------------------------------------------- conversion
+# ---------------------------------------------------------------------------------------------
+# conversion
 
 
 def convert(folder: Path | str, out_path: Path) -> None:
     """Writes the folder's model as an f16 GGUF, whole or not at all.
 
     Raises:
-        ModelError: an architecture, setting or tokenizer that the edge can't serve, or a damaged folder.
+        ModelError: an architecture, setting or tokenizer that the edge can't serve, or a damaged
+            folder.
     """
     folder = Path(folder)
     model = model_folder.computation(folder)
@@ -163,7 +182,8 @@ def convert(folder: Path | str, out_path: Path) -> None:
 
 
 def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Hugging Face tensor name → GGUF name and shape; every tensor has a place and every place a tensor."""
+    """Hugging Face tensor name → GGUF name and shape; every tensor has a place and every place a
+    tensor."""
     shapes = model_folder.shapes(folder)
     placed: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
@@ -173,18 +193,28 @@ def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int,
         elif kind == "weight":
             placed[name] = (tensor_name(module), shape)
         else:
-            raise ModelError(f"the edge has no place for tensor '{name}': choose a model without it")
+            raise ModelError(
+                f"the edge has no place for tensor '{name}': choose a model without it"
+            )
     norms = ["input_layernorm", "post_attention_layernorm"]
-    norms += ["self_attn.q_norm", "self_attn.k_norm"] if model.architecture == "Qwen3ForCausalLM" else []
-    needed = {f"model.layers.{layer}.{norm}.weight" for layer in range(model.n_layers) for norm in norms}
+    norms += (
+        ["self_attn.q_norm", "self_attn.k_norm"] if model.architecture == "Qwen3ForCausalLM" else []
+    )
+    needed = {
+        f"model.layers.{layer}.{norm}.weight" for layer in range(model.n_layers) for norm in norms
+    }
     needed |= {"model.embed_tokens.weight", "model.norm.weight"}
     needed |= set() if model.tied_embeddings else {"lm_head.weight"}
     missing = sorted(needed - placed.keys())
     if missing:
-        raise ModelError(f"'{folder}' lacks tensor '{missing[0]}' ({len(missing)} in all); copy the model folder again")
+        raise ModelError(
+            f"'{folder}' lacks tensor '{missing[0]}' ({len(missing)} in all); copy the model "
+            "folder again"
+        )
     if shapes["model.embed_tokens.weight"] != (model.vocab_size, model.hidden_size):
         raise ModelError(
-            f"'{folder}': the embedding is {list(shapes['model.embed_tokens.weight'])}, config.json says "
+            f"'{folder}': the embedding is {list(shapes['model.embed_tokens.weight'])}, "
+            "config.json says "
             f"{[model.vocab_size, model.hidden_size]}; save the model again with save_pretrained"
         )
     return placed
@@ -212,12 +242,18 @@ def _write_settings(writer: GGUFWriter, folder: Path, model: Computation) -> Non
 def _context_length(folder: Path) -> int:
     length = model_folder.config(folder).get("max_position_embeddings")
     if not isinstance(length, int) or length < 1:
-        raise ModelError(f"'{folder}/config.json' has max_position_embeddings = {length!r}; it must be at least 1")
+        raise ModelError(
+            f"'{folder}/config.json' has max_position_embeddings = {length!r}; it must be at "
+            "least 1"
+        )
     return length
 
 
 def _write_tensors(
-    writer: GGUFWriter, folder: Path, model: Computation, placed: Mapping[str, tuple[str, tuple[int, ...]]]
+    writer: GGUFWriter,
+    folder: Path,
+    model: Computation,
+    placed: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
     for name, shape in placed.values():
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.float16)
@@ -237,7 +273,8 @@ def _write_tensors(
         writer.write_tensor_data(ordered.astype(np.float32) if values.ndim == 1 else ordered)
 
 
-# ------------------------------------------------------------------------------------------- quantisation
+# -------------------------------------------------------------------------------------------
+# quantisation
 
 
 def quantise(
@@ -250,12 +287,16 @@ def quantise(
     Args:
         quant: one of QUANTISATIONS.
     Returns:
-        The tensor types that the new file really has: rows that are no multiple of 256 can't take a K-quant.
+        The tensor types that the new file really has: rows that are no multiple of 256 can't take a
+        K-quant.
     Raises:
-        ModelError: an unknown quantisation, a source that is no f16 model of ours, failure, or the deadline passed.
+        ModelError: an unknown quantisation, a source that is no f16 model of ours, failure, or the
+            deadline passed.
     """
     if quant not in QUANTISATIONS:
-        raise ModelError(f"quantisation '{quant}' is not known; choose one of {', '.join(QUANTISATIONS)}")
+        raise ModelError(
+            f"quantisation '{quant}' is not known; choose one of {', '.join(QUANTISATIONS)}"
+        )
     inspect(f16_path)
     with written_whole(out_path) as temporary:
         if quant == "F16":
@@ -265,41 +306,73 @@ def quantise(
     return inspect(out_path).types
 
 
-def _run_quantiser(source: Path, target: Path, quant: str, timeout_s: float, n_threads: int) -> None:
-    command = [sys.executable, "-m", "edge_device.quantise", str(source), str(target), quant, str(n_threads)]
+def _run_quantiser(
+    source: Path, target: Path, quant: str, timeout_s: float, n_threads: int
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edge_device.quantise",
+        str(source),
+        str(target),
+        quant,
+        str(n_threads),
+    ]
     # The package is found wherever the parent found it; an abort of ggml must not start a debugger.
     parent_paths = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": parent_paths}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout_s, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout_s, env=environment, check=False
+        )
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"quantising '{source}' to {quant} took over {timeout_s:g} s; allow it more time") from error
+        raise ModelError(
+            f"quantising '{source}' to {quant} took over {timeout_s:g} s; allow it more time"
+        ) from error
     if done.returncode != 0:
         log = done.stderr.decode(errors="replace")[-_LOG_TAIL_BYTES:].strip().replace("\n", " | ")
-        raise ModelError(f"llama.cpp could not quantise '{source}' to {quant} (exit status {done.returncode}): {log}")
+        raise ModelError(
+            f"llama.cpp could not quantise '{source}' to {quant} (exit status {done.returncode}): "
+            f"{log}"
+        )
 
 
-# --------------------------------------------------------------------------------------------- inspection
+# ---------------------------------------------------------------------------------------------
+# inspection
 
 
 def inspect(path: Path) -> GgufModel:
     """What a base model in GGUF form says of itself; its tensor data is not read.
 
     Raises:
-        ModelError: no such file, not GGUF, damaged or cut short, or not a base model made by `convert`.
+        ModelError: no such file, not GGUF, damaged or cut short, or not a base model made by
+            `convert`.
     """
     header = read_header(path)
     architecture = str(_setting(path, header, "general.architecture", str))
     identity = str(_setting(path, header, "hil.base_identity", str))
     hf_architecture = str(_setting(path, header, "hil.architecture", str))
-    if _ARCHITECTURES.get(hf_architecture) != architecture or header.values.get("general.type") != "model":
-        raise _foreign(path, f"it is a {header.values.get('general.type')} of architecture '{architecture}'")
+    if (
+        _ARCHITECTURES.get(hf_architecture) != architecture
+        or header.values.get("general.type") != "model"
+    ):
+        raise _foreign(
+            path, f"it is a {header.values.get('general.type')} of architecture '{architecture}'"
+        )
     numbers = {
         key: int(_setting(path, header, f"{architecture}.{key}", int))
-        for key in ("block_count", "attention.head_count", "attention.head_count_kv", "context_length", "vocab_size")
+        for key in (
+            "block_count",
+            "attention.head_count",
+            "attention.head_count_kv",
+            "context_length",
+            "vocab_size",
+        )
     }
     return GgufModel(
-        spec=BaseSpec(identity=identity, module_shapes=_module_shapes(path, header, numbers["block_count"])),
+        spec=BaseSpec(
+            identity=identity, module_shapes=_module_shapes(path, header, numbers["block_count"])
+        ),
         hf_architecture=hf_architecture,
         architecture=architecture,
         n_heads=numbers["attention.head_count"],
@@ -312,7 +385,9 @@ def inspect(path: Path) -> GgufModel:
 
 
 def _foreign(path: Path, what: str) -> ModelError:
-    return ModelError(f"'{path}' is not a base model of this kit: {what}; make it from a model folder")
+    return ModelError(
+        f"'{path}' is not a base model of this kit: {what}; make it from a model folder"
+    )
 
 
 def _setting(path: Path, header: GgufHeader, key: str, kind: type[str] | type[int]) -> str | int:

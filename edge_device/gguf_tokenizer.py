@@ -1,7 +1,7 @@
 """tokenizer.json → the tokenizer keys of a GGUF file, for byte-level BPE, or a refusal by name.
 
-llama.cpp knows pre-tokenizers by name and has its own code for each; a tokenizer that fits none of those known here is
-refused, because splitting text another way gives wrong tokens and no error.
+llama.cpp knows pre-tokenizers by name and has its own code for each; a tokenizer that fits none of
+those known here is refused, because splitting text another way gives wrong tokens and no error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class GgufTokenizer:
 
     Attributes:
         pre: llama.cpp's name of the pre-tokenizer.
-        normalizer: "NFC" if text has to be brought into that Unicode form first (llama.cpp does not), else "".
-        tokens, types: text and kind of each id; ids up to the model's vocabulary are filled with unused ones.
+        normalizer: "NFC" if text has to be brought into that Unicode form first (llama.cpp does
+            not), else "".
+        tokens, types: text and kind of each id; ids up to the model's vocabulary are filled with
+            unused ones.
         merges: pairs in order of rank.
         add_bos, add_eos: whether encoding puts these tokens around a text.
     """
@@ -56,7 +58,8 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     Args:
         vocab_size: rows of the token embedding.
     Raises:
-        ModelError: no tokenizer.json, or a tokenizer whose splitting llama.cpp is not known to repeat.
+        ModelError: no tokenizer.json, or a tokenizer whose splitting llama.cpp is not known to
+            repeat.
     """
     try:
         content = json.loads(tokenizer_bytes(folder))
@@ -65,13 +68,17 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
         _check_added(content.get("added_tokens") or [])
         pre = _pre_tokenizer(content.get("pre_tokenizer"))
         if bool(model.get("ignore_merges")) != (pre == "llama-bpe"):
-            raise _refusal(f"ignore_merges = {model.get('ignore_merges')} with the pre-tokenizer {pre}")
+            raise _refusal(
+                f"ignore_merges = {model.get('ignore_merges')} with the pre-tokenizer {pre}"
+            )
         tokens, types = _vocabulary(model["vocab"], content.get("added_tokens") or [], vocab_size)
         ids = {token: index for index, token in enumerate(tokens)}
         bos, eos = (_special_id(folder, kind, ids) for kind in ("bos", "eos"))
         add_bos, add_eos = _additions(folder, content.get("post_processor"), bos, eos, ids)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{folder}/tokenizer.json' is damaged ({error!r}); save the tokenizer again") from error
+        raise ModelError(
+            f"'{folder}/tokenizer.json' is damaged ({error!r}); save the tokenizer again"
+        ) from error
     if eos is None:
         raise ModelError(f"'{folder}' names no end token; set eos_token in tokenizer_config.json")
     return GgufTokenizer(
@@ -79,8 +86,12 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
         normalizer=_normalizer(content.get("normalizer")),
         tokens=tokens,
         types=types,
-        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
-        bos_id=eos if bos is None else bos,  # as GPT-2; llama.cpp would otherwise take token 11 for it
+        merges=tuple(
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+        ),
+        bos_id=eos
+        if bos is None
+        else bos,  # as GPT-2; llama.cpp would otherwise take token 11 for it
         eos_id=eos,
         add_bos=add_bos,
         add_eos=add_eos,
@@ -101,12 +112,18 @@ def write_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
 
 
 def _refusal(what: str) -> ModelError:
-    return ModelError(f"the edge can't split text as this tokenizer does: {what}; it knows byte-level BPE: {_KNOWN}")
+    return ModelError(
+        f"the edge can't split text as this tokenizer does: {what}; it knows byte-level BPE: "
+        f"{_KNOWN}"
+    )
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
     if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise _refusal(f"its model is {model.get('type')}{' with byte fallback' if model.get('byte_fallback') else ''}")
+        raise _refusal(
+            "its model is "
+            f"{model.get('type')}{' with byte fallback' if model.get('byte_fallback') else ''}"
+        )
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise _refusal(f"it sets {key} = {model[key]!r}")
@@ -116,13 +133,17 @@ def _check_model(model: Mapping[str, Any]) -> None:
 
 
 def _byte_symbols() -> list[str]:
-    """The characters that stand for bytes 0..255 in byte-level BPE: printable Latin-1 as it is, the others from 256 up.
+    """The characters that stand for bytes 0..255 in byte-level BPE: printable Latin-1 as it is, the
+    others from 256 up.
 
-    Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.2, and its code.
+    Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.2,
+    and its code.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
-    return [chr(byte) for byte in sorted(printable)] + [chr(256 + index) for index, _ in enumerate(others)]
+    return [chr(byte) for byte in sorted(printable)] + [
+        chr(256 + index) for index, _ in enumerate(others)
+    ]
 
 
 def _check_added(added: list[Mapping[str, Any]]) -> None:
@@ -141,16 +162,29 @@ def _normalizer(node: Mapping[str, Any] | None) -> str:
 
 
 def _pre_tokenizer(node: Mapping[str, Any] | None) -> str:
-    steps = [] if node is None else list(node["pretokenizers"]) if node["type"] == "Sequence" else [node]
+    steps = (
+        []
+        if node is None
+        else list(node["pretokenizers"])
+        if node["type"] == "Sequence"
+        else [node]
+    )
     if not steps or steps[-1]["type"] != "ByteLevel":
-        raise _refusal(f"its pre-tokenizer is {' + '.join(step['type'] for step in steps) or 'missing'}")
+        raise _refusal(
+            f"its pre-tokenizer is {' + '.join(step['type'] for step in steps) or 'missing'}"
+        )
     byte_level = steps[-1]
     if byte_level.get("add_prefix_space"):
         raise _refusal("it puts a blank before the text (add_prefix_space)")
     splits_words = bool(byte_level.get("use_regex", True))
     if len(steps) == 1 and splits_words:
         return "gpt-2"
-    if len(steps) == 2 and splits_words and steps[0]["type"] == "Digits" and steps[0].get("individual_digits"):
+    if (
+        len(steps) == 2
+        and splits_words
+        and steps[0]["type"] == "Digits"
+        and steps[0].get("individual_digits")
+    ):
         return "smollm"
     if len(steps) == 2 and not splits_words and steps[0]["type"] == "Split":
         return _split_pattern(steps[0])
@@ -161,7 +195,9 @@ def _split_pattern(step: Mapping[str, Any]) -> str:
     pattern = step["pattern"].get("Regex", "")
     if step.get("behavior") == "Isolated" and not step.get("invert") and pattern in _PATTERNS:
         return _PATTERNS[pattern]
-    raise _refusal(f"it splits at the pattern {pattern or step['pattern']} ({step.get('behavior')})")
+    raise _refusal(
+        f"it splits at the pattern {pattern or step['pattern']} ({step.get('behavior')})"
+    )
 
 
 def _vocabulary(
@@ -171,10 +207,13 @@ def _vocabulary(
     kinds: dict[int, int] = {}
     for token in added:
         texts[int(token["id"])] = token["content"]
-        kinds[int(token["id"])] = int(TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED)
+        kinds[int(token["id"])] = int(
+            TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
+        )
     if max(texts) >= vocab_size:
         raise ModelError(
-            f"the tokenizer has id {max(texts)}, the model's embedding only {vocab_size} rows; they belong to "
+            f"the tokenizer has id {max(texts)}, the model's embedding only {vocab_size} rows; "
+            "they belong to "
             "different models: save the right tokenizer beside the model"
         )
     tokens = tuple(texts.get(index, f"[PAD{index}]") for index in range(vocab_size))
@@ -186,7 +225,8 @@ def _vocabulary(
 
 
 def _special_id(folder: Path, kind: str, ids: Mapping[str, int]) -> int | None:
-    """Id of the begin or end token: from tokenizer_config.json, else from config.json (the first of several)."""
+    """Id of the begin or end token: from tokenizer_config.json, else from config.json (the first of
+    several)."""
     if (folder / "tokenizer_config.json").is_file():
         named = read_json(folder, "tokenizer_config.json").get(f"{kind}_token")
         text = named.get("content") if isinstance(named, dict) else named
@@ -198,16 +238,30 @@ def _special_id(folder: Path, kind: str, ids: Mapping[str, int]) -> int | None:
 
 
 def _additions(
-    folder: Path, processor: Mapping[str, Any] | None, bos: int | None, eos: int | None, ids: Mapping[str, int]
+    folder: Path,
+    processor: Mapping[str, Any] | None,
+    bos: int | None,
+    eos: int | None,
+    ids: Mapping[str, int],
 ) -> tuple[bool, bool]:
     """Whether encoding adds the begin token and the end token."""
-    steps = [] if processor is None else processor["processors"] if processor["type"] == "Sequence" else [processor]
+    steps = (
+        []
+        if processor is None
+        else processor["processors"]
+        if processor["type"] == "Sequence"
+        else [processor]
+    )
     templates = [step["single"] for step in steps if step["type"] == "TemplateProcessing"]
-    strange = [step["type"] for step in steps if step["type"] not in ("TemplateProcessing", "ByteLevel")]
+    strange = [
+        step["type"] for step in steps if step["type"] not in ("TemplateProcessing", "ByteLevel")
+    ]
     if strange or len(templates) > 1:
         raise _refusal(f"its post-processor is {' + '.join(step['type'] for step in steps)}")
     template = templates[0] if templates else [{"Sequence": {}}]
-    pieces = [ids[piece["SpecialToken"]["id"]] if "SpecialToken" in piece else None for piece in template]  # None: text
+    pieces = [
+        ids[piece["SpecialToken"]["id"]] if "SpecialToken" in piece else None for piece in template
+    ]  # None: text
     for add_bos, add_eos in ((False, False), (True, False), (False, True), (True, True)):
         if pieces == [bos] * add_bos + [None] + [eos] * add_eos:
             break
@@ -217,5 +271,7 @@ def _additions(
         said = read_json(folder, "tokenizer_config.json")
         for key, added in (("add_bos_token", add_bos), ("add_eos_token", add_eos)):
             if said.get(key) is not None and bool(said[key]) != added:
-                raise _refusal(f"tokenizer_config.json says {key} = {said[key]}, tokenizer.json the opposite")
+                raise _refusal(
+                    f"tokenizer_config.json says {key} = {said[key]}, tokenizer.json the opposite"
+                )
     return add_bos, add_eos

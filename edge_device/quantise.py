@@ -1,4 +1,5 @@
-"""Runs llama.cpp's own quantiser on one file: `python -m edge_device.quantise SOURCE TARGET QUANT THREADS`.
+"""Runs llama.cpp's own quantiser on one file: `python -m edge_device.quantise SOURCE TARGET QUANT
+THREADS`.
 
 A process of its own, because llama.cpp ends the process that it fails in.
 """
@@ -8,7 +9,11 @@ from __future__ import annotations
 import ctypes
 import sys
 
-FTYPES = {"Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0", "Q4_K_M": "LLAMA_FTYPE_MOSTLY_Q4_K_M"}
+FTYPES = {
+    "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
+    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
+    "Q4_K_M": "LLAMA_FTYPE_MOSTLY_Q4_K_M",
+}
 """Quantisation as hil.toml names it → the constant of llama.h."""
 
 
@@ -21,7 +26,9 @@ def main(arguments: list[str]) -> int:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, FTYPES[quant])
     params.nthread = int(threads)
-    return int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)))
+    return int(
+        llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params))
+    )
 
 
 if __name__ == "__main__":

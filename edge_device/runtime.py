@@ -1,4 +1,5 @@
-"""llama.cpp in a supervised child process: score, generate, swap adapters; a dead or hung child is started again."""
+"""llama.cpp in a supervised child process: score, generate, swap adapters; a dead or hung child is
+started again."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from hil.child_process import ChildProcess
 from hil.contract import ConfigError, DeviceError, ModelError, ScoreSet
-from hil.pipe import Header
+from hil.system.child_process import ChildProcess
+from hil.system.pipe import Header
 
 ACTIVE: Final = "active"
 """Adapter name: whatever is active when the request's turn comes."""
@@ -53,9 +54,14 @@ class RuntimeSettings:
     request_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.n_seq <= min(256, self.n_batch) or self.n_batch > self.n_ctx or self.threads < 1:
+        if (
+            not 2 <= self.n_seq <= min(256, self.n_batch)
+            or self.n_batch > self.n_ctx
+            or self.threads < 1
+        ):
             raise ConfigError(
-                f"threads {self.threads}, n_seq {self.n_seq}, n_batch {self.n_batch}, n_ctx {self.n_ctx}: needs "
+                f"threads {self.threads}, n_seq {self.n_seq}, n_batch {self.n_batch}, n_ctx "
+                f"{self.n_ctx}: needs "
                 "threads ≥ 1, 2 ≤ n_seq ≤ 256 and n_seq ≤ n_batch ≤ n_ctx"
             )
 
@@ -66,8 +72,8 @@ class ItemScores:
 
     Attributes:
         correct: bool[n], the right label has the highest probability; empty for text chunks.
-        nats: float64[n], cross-entropy of the right label word over the full vocabulary, or of a chunk's tokens
-            together.
+        nats: float64[n], cross-entropy of the right label word over the full vocabulary, or of a
+            chunk's tokens together.
         tokens: int64[n], tokens counted in a chunk; 1 for a label word, however many tokens it has.
     """
 
@@ -83,7 +89,8 @@ class ItemScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedAdapter:
-    """An adapter in the child: the name it is asked for by, its file, and how long loading kept the child busy."""
+    """An adapter in the child: the name it is asked for by, its file, and how long loading kept the
+    child busy."""
 
     name: str
     path: Path
@@ -93,8 +100,8 @@ class LoadedAdapter:
 class Runtime:
     """A GGUF model served by a child process that may die, and is then replaced.
 
-    Requests may come from any thread; they are answered one after another in the order they came. A request during
-    which the child dies is put to the next child once more before it fails.
+    Requests may come from any thread; they are answered one after another in the order they came. A
+    request during which the child dies is put to the next child once more before it fails.
 
     Args:
         model: quantised GGUF file.
@@ -112,7 +119,8 @@ class Runtime:
         self._active: LoadedAdapter | None = None
         self._names = itertools.count(1)
         self._child: _Child | None = None
-        # One worker thread is the queue: first come, first served, so no client can starve a swap or another client.
+        # One worker thread is the queue: first come, first served, so no client can starve a swap
+        # or another client.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edge-runtime")
         try:
             self._child = self._worker.submit(self._start).result()
@@ -124,7 +132,10 @@ class Runtime:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -135,40 +146,63 @@ class Runtime:
             self._child.end()
             self._child = None
 
-    # ------------------------------------------------------------------------------------------- questions
+    # -------------------------------------------------------------------------------------------
+    # questions
 
     def score(self, score_set: ScoreSet, *, adapter: str = ACTIVE) -> ItemScores:
         """Scores of a model with an adapter: ACTIVE, BASE, or a name that `load` gave.
 
-        Cut into requests of a few items, so that other clients are not held up; the cuts and hence the bits of the
-        result are the same every time.
+        Cut into requests of a few items, so that other clients are not held up; the cuts and hence
+        the bits of the result are the same every time.
         """
         if score_set.questions:
             return self._score_questions(score_set, adapter)
         if not score_set.chunks:
-            raise ModelError(f"score set {score_set.name!r} has neither questions nor chunks: fill one of the two")
+            raise ModelError(
+                f"score set {score_set.name!r} has neither questions nor chunks: fill one of the "
+                "two"
+            )
         parts = [
-            self._ask({"op": "score_chunks", "chunks": score_set.chunks[i : i + _ITEMS_PER_REQUEST]}, adapter)[0]
+            self._ask(
+                {"op": "score_chunks", "chunks": score_set.chunks[i : i + _ITEMS_PER_REQUEST]},
+                adapter,
+            )[0]
             for i in range(0, len(score_set.chunks), _ITEMS_PER_REQUEST)
         ]
         nats, tokens = zip(*(item for part in parts for item in part["scores"]), strict=True)
-        return ItemScores(correct=np.zeros(0, np.bool_), nats=np.array(nats), tokens=np.array(tokens, np.int64))
+        return ItemScores(
+            correct=np.zeros(0, np.bool_), nats=np.array(nats), tokens=np.array(tokens, np.int64)
+        )
 
     def _score_questions(self, score_set: ScoreSet, adapter: str) -> ItemScores:
         log_probs: list[list[float]] = []
         for i in range(0, len(score_set.questions), _ITEMS_PER_REQUEST):
-            questions = [(q.prompt, q.labels) for q in score_set.questions[i : i + _ITEMS_PER_REQUEST]]
-            log_probs += self._ask({"op": "score_questions", "questions": questions}, adapter)[0]["scores"]
+            questions = [
+                (q.prompt, q.labels) for q in score_set.questions[i : i + _ITEMS_PER_REQUEST]
+            ]
+            log_probs += self._ask({"op": "score_questions", "questions": questions}, adapter)[0][
+                "scores"
+            ]
         answers = [q.answer for q in score_set.questions]
         return ItemScores(
-            correct=np.array([int(np.argmax(row)) == answer for row, answer in zip(log_probs, answers, strict=True)]),
+            correct=np.array(
+                [
+                    int(np.argmax(row)) == answer
+                    for row, answer in zip(log_probs, answers, strict=True)
+                ]
+            ),
             nats=np.array([-row[answer] for row, answer in zip(log_probs, answers, strict=True)]),
             tokens=np.ones(len(answers), np.int64),
         )
 
-    def label_log_probs(self, prompt: str, labels: Sequence[str], *, adapter: str = ACTIVE) -> NDArray[np.float64]:
-        """Log-probability of each label word behind a prompt, over the full vocabulary, in nats; float64[n_labels]."""
-        reply, _ = self._ask({"op": "score_questions", "questions": [(prompt, list(labels))]}, adapter)
+    def label_log_probs(
+        self, prompt: str, labels: Sequence[str], *, adapter: str = ACTIVE
+    ) -> NDArray[np.float64]:
+        """Log-probability of each label word behind a prompt, over the full vocabulary, in nats;
+        float64[n_labels]."""
+        reply, _ = self._ask(
+            {"op": "score_questions", "questions": [(prompt, list(labels))]}, adapter
+        )
         return np.array(reply["scores"][0])
 
     def generate(self, prompt: str, n_tokens: int, *, adapter: str = ACTIVE) -> str:
@@ -200,11 +234,13 @@ class Runtime:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the child: proportional set size where the system tells it (Linux), else resident set size."""
+        """Memory of the child: proportional set size where the system tells it (Linux), else
+        resident set size."""
         info = psutil.Process(self.pid).memory_full_info()
         return int(getattr(info, "pss", info.rss))
 
-    # -------------------------------------------------------------------------------------------- adapters
+    # --------------------------------------------------------------------------------------------
+    # adapters
 
     @property
     def active_adapter(self) -> Path | None:
@@ -212,7 +248,8 @@ class Runtime:
         return None if self._active is None else self._active.path
 
     def load(self, adapter: Path) -> LoadedAdapter:
-        """Load an adapter file beside the active one; nothing answers with it unless asked to by its name."""
+        """Load an adapter file beside the active one; nothing answers with it unless asked to by
+        its name."""
         return self._submit(self._load, f"adapter-{next(self._names)}", adapter)
 
     def discard(self, adapter: LoadedAdapter) -> None:
@@ -224,16 +261,19 @@ class Runtime:
                 raise
 
     def activate(self, adapter: LoadedAdapter | None) -> float:
-        """Answer with this adapter (None: the bare base) from the next request on, and free the one before.
+        """Answer with this adapter (None: the bare base) from the next request on, and free the one
+        before.
 
         Returns:
-            Milliseconds that the swap kept the child busy and hence held requests up: load, first computation with the
-            new adapter, freeing the old one. Scoring it on trial is a request among others and not counted.
+            Milliseconds that the swap kept the child busy and hence held requests up: load, first
+            computation with the new adapter, freeing the old one. Scoring it on trial is a request
+            among others and not counted.
         """
         return (adapter.load_ms if adapter else 0.0) + self._submit(self._activate, adapter)
 
     def swap(self, adapter: Path | None) -> float:
-        """Load and activate an adapter file, or go back to the bare base; the milliseconds requests were held up."""
+        """Load and activate an adapter file, or go back to the bare base; the milliseconds requests
+        were held up."""
         return self.activate(None if adapter is None else self.load(adapter))
 
     def _load(self, name: str, path: Path) -> LoadedAdapter:
@@ -250,7 +290,8 @@ class Runtime:
             self._put({"op": "free_adapter", "name": before.name})
         return 1000 * (time.monotonic() - start_s)
 
-    # ------------------------------------------------------------------------------------- the child's life
+    # ------------------------------------------------------------------------------------- the
+    # child's life
 
     def _ask(self, request: Header, adapter: str | None) -> tuple[Header, bytes]:
         return self._submit(self._serve, request, adapter)
@@ -263,7 +304,8 @@ class Runtime:
         return future.result()  # every request before and including this one has its own deadline
 
     def _serve(self, request: Header, adapter: str | None) -> tuple[Header, bytes]:
-        """One request with the adapter that is meant at this moment, on a second child if the first one dies."""
+        """One request with the adapter that is meant at this moment, on a second child if the first
+        one dies."""
         try:
             return self._put(self._addressed(request, adapter))
         except _ChildDiedError:
@@ -278,7 +320,8 @@ class Runtime:
         return request | {"adapter": {ACTIVE: active, BASE: None}.get(adapter, adapter)}
 
     def _put(self, request: Header) -> tuple[Header, bytes]:
-        """One request to the child that lives; if it dies or hangs, the next one is started before this fails."""
+        """One request to the child that lives; if it dies or hangs, the next one is started before
+        this fails."""
         self._child = self._child or self._start()
         try:
             return self._child.ask(request, timeout_s=self.settings.request_s)
@@ -292,7 +335,8 @@ class Runtime:
             raise
 
     def _start(self) -> _Child:
-        """A child with the model and the active adapter; with the bare base when that adapter fails every time."""
+        """A child with the model and the active adapter; with the bare base when that adapter fails
+        every time."""
         for _ in range(_STARTS_WITH_ADAPTER if self._active else 0):
             try:
                 return self._spawn(self._active)
@@ -303,9 +347,14 @@ class Runtime:
 
     def _spawn(self, adapter: LoadedAdapter | None) -> _Child:
         child = _Child(self.settings.threads)
-        sizes = {key: value for key, value in asdict(self.settings).items() if not key.endswith("_s")}
+        sizes = {
+            key: value for key, value in asdict(self.settings).items() if not key.endswith("_s")
+        }
         try:
-            child.ask({"op": "load", "model": str(self.model), "settings": sizes}, timeout_s=self.settings.start_s)
+            child.ask(
+                {"op": "load", "model": str(self.model), "settings": sizes},
+                timeout_s=self.settings.start_s,
+            )
             if adapter is not None:
                 request = {"op": "load_adapter", "name": adapter.name, "path": str(adapter.path)}
                 child.ask(request, timeout_s=self.settings.request_s)
@@ -328,7 +377,8 @@ class _Child:
             {
                 "GGML_NO_BACKTRACE": "1",  # else an abort starts a debugger on the dying process
                 "OMP_NUM_THREADS": str(threads),
-                # Give freed adapters and logits back to the system: a third less memory for half a millisecond a swap.
+                # Give freed adapters and logits back to the system: a third less memory for half a
+                # millisecond a swap.
                 "MALLOC_ARENA_MAX": "1",
                 "MALLOC_TRIM_THRESHOLD_": "1000000",
             },
@@ -340,21 +390,27 @@ class _Child:
         return self._child.popen.pid
 
     def ask(self, request: Header, *, timeout_s: float) -> tuple[Header, bytes]:
-        """The reply. Raises ModelError when the child refuses, _ChildDiedError when it ends or misses the deadline."""
+        """The reply. Raises ModelError when the child refuses, _ChildDiedError when it ends or
+        misses the deadline."""
         try:
             self._child.pipe.send(request, timeout_s=timeout_s)
             reply, blob = self._child.pipe.receive(timeout_s=timeout_s)
         except TimeoutError as error:
             self.end()
-            raise _ChildDiedError(f"the model process hung over {request['op']!r} for {timeout_s:g} s") from error
+            raise _ChildDiedError(
+                f"the model process hung over {request['op']!r} for {timeout_s:g} s"
+            ) from error
         except (EOFError, BrokenPipeError) as error:
-            raise _ChildDiedError(f"the model process ended over {request['op']!r}: {self.end()}") from error
+            raise _ChildDiedError(
+                f"the model process ended over {request['op']!r}: {self.end()}"
+            ) from error
         if "refused" in reply:
             raise ModelError(reply["refused"])
         return reply, blob
 
     def end(self) -> str:
-        """Kill the process if it still runs, and free what belongs to it; how it ended and its last words."""
+        """Kill the process if it still runs, and free what belongs to it; how it ended and its last
+        words."""
         if self._child.freed:
             return "ended before"
         self._child.close_pipe()

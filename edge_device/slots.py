@@ -1,8 +1,10 @@
-"""Two slots for adapters and one pointer between them: whatever moment the power fails at, one whole update is active.
+"""Two slots for adapters and one pointer between them: whatever moment the power fails at, one
+whole update is active.
 
-A slot holds the adapter as llama.cpp takes it and the update it was made from. New contents go into the slot that is
-not active; the pointer file then moves in one atomic step. Everything is checked against its hash before it is used
-again, so a slot that was being overwritten when the power failed is simply not used.
+A slot holds the adapter as llama.cpp takes it and the update it was made from. New contents go into
+the slot that is not active; the pointer file then moves in one atomic step. Everything is checked
+against its hash before it is used again, so a slot that was being overwritten when the power failed
+is simply not used.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hil.contract import LoraUpdate, LowRankFactors
-from hil.whole_file import written_whole
+from hil.system.whole_file import written_whole
 
 MAX_FAILED_STARTS: Final = 3
 """Starts with an adapter that may fail in a row before the edge starts with the bare base model."""
@@ -76,7 +78,8 @@ class SlotStore:
         self._base_identity = base_identity
         self._pointer = self._read_pointer()
 
-    # ---------------------------------------------------------------------------------------------- reading
+    # ---------------------------------------------------------------------------------------------
+    # reading
 
     @property
     def active(self) -> Slot | None:
@@ -101,15 +104,23 @@ class SlotStore:
     def _whole(self, slot: Slot | None) -> bool:
         if slot is None or slot.base_identity != self._base_identity:
             return False
-        hashes = {self.adapter_path(slot): slot.adapter_sha256, self._update_path(slot.name): slot.update_sha256}
-        return all(path.is_file() and _sha256(path) == expected for path, expected in hashes.items())
+        hashes = {
+            self.adapter_path(slot): slot.adapter_sha256,
+            self._update_path(slot.name): slot.update_sha256,
+        }
+        return all(
+            path.is_file() and _sha256(path) == expected for path, expected in hashes.items()
+        )
 
-    # ----------------------------------------------------------------------------------------------- moving
+    # ---------------------------------------------------------------------------------------------
+    # moving
 
     def boot(self) -> Slot | None:
-        """The slot to start with, or None for the bare base model; counts as a failed start until `started`.
+        """The slot to start with, or None for the bare base model; counts as a failed start until
+        `started`.
 
-        A slot still on trial is given up for the one before it, and so is a slot whose files are not what they were.
+        A slot still on trial is given up for the one before it, and so is a slot whose files are
+        not what they were.
         """
         pointer = self._pointer
         if pointer.state == "trial":
@@ -129,13 +140,16 @@ class SlotStore:
         if self._pointer.failed_starts:
             self._move(replace(self._pointer, failed_starts=0))
 
-    def stage(self, update: LoraUpdate, digest: str, write_adapter: Callable[[Path], object]) -> Slot:
+    def stage(
+        self, update: LoraUpdate, digest: str, write_adapter: Callable[[Path], object]
+    ) -> Slot:
         """Write an update into the slot that is not active; nothing points there yet.
 
         Args:
             update: complete, nothing kept.
             digest: of the payload it came in.
-            write_adapter: writes the file for llama.cpp, whole or not at all, and on disk when it returns.
+            write_adapter: writes the file for llama.cpp, whole or not at all, and on disk when it
+                returns.
         """
         name = "b" if self.active is not None and self.active.name == "a" else "a"
         adapter_path = self._folder / f"{name}.gguf"
@@ -154,7 +168,8 @@ class SlotStore:
         )
 
     def flip(self, slot: Slot | None) -> None:
-        """Point at a staged slot (None: the bare base model), on trial; the one before stays until it is confirmed."""
+        """Point at a staged slot (None: the bare base model), on trial; the one before stays until
+        it is confirmed."""
         self._move(Pointer(state="trial", active=slot, previous=self._pointer.active))
 
     def confirm(self) -> None:
@@ -166,7 +181,8 @@ class SlotStore:
         if self._pointer.state == "trial":
             self._move(Pointer(active=self._pointer.previous))
 
-    # ------------------------------------------------------------------------------------------ the pointer
+    # ----------------------------------------------------------------------------------------- the
+    # pointer
 
     @property
     def _pointer_path(self) -> Path:
@@ -174,7 +190,9 @@ class SlotStore:
 
     def _move(self, pointer: Pointer) -> None:
         with written_whole(self._pointer_path) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(pointer)}, indent=1), encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"format": _FORMAT, **asdict(pointer)}, indent=1), encoding="utf-8"
+            )
         self._pointer = pointer
 
     def _read_pointer(self) -> Pointer:
@@ -189,9 +207,14 @@ class SlotStore:
 def _parse(content: dict[str, Any]) -> Pointer:
     if content["format"] != _FORMAT or content["state"] not in ("confirmed", "trial"):
         raise ValueError("unknown pointer format")
-    active, previous = (Slot(**content[key]) if content[key] else None for key in ("active", "previous"))
+    active, previous = (
+        Slot(**content[key]) if content[key] else None for key in ("active", "previous")
+    )
     return Pointer(
-        state=content["state"], active=active, previous=previous, failed_starts=int(content["failed_starts"])
+        state=content["state"],
+        active=active,
+        previous=previous,
+        failed_starts=int(content["failed_starts"]),
     )
 
 

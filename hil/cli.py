@@ -19,7 +19,8 @@ app.add_typer(bench.app, name="bench")
 
 @app.callback()
 def _hil() -> None:
-    """Testbed for communication-aware remote fine-tuning: cloud, radio and a quantised edge model in one loop."""
+    """Testbed for communication-aware remote fine-tuning: cloud, radio and a quantised edge model
+    in one loop."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Records that cross a package boundary, the seams between packages, and the errors.
 
-Records are frozen; field names carry their units. Protocols have one or two verbs, and implementers import nothing.
-Only numpy and the standard library may be imported here.
+Records are frozen; field names carry their units. Protocols have one or two verbs, and implementers
+import nothing. Only numpy and the standard library may be imported here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ KEEP: Final[Keep] = "keep"
 """A rank plan's word for: leave this module as the edge holds it."""
 
 
-# ---------------------------------------------------------------------------------------------- errors
+# ----------------------------------------------------------------------------------------------
+# errors
 
 
 class HilError(Exception):
-    """The bench is broken or was told something impossible. One line: the thing, the value, the limit, the cure."""
+    """The bench is broken or was told something impossible. One line: the thing, the value, the
+    limit, the cure."""
 
 
 class ConfigError(HilError):
@@ -57,7 +59,8 @@ class ControlError(HilError):
     """The control channel (MQTT or in-process) does not answer or refuses."""
 
 
-# --------------------------------------------------------------------------------------------- the model
+# -------------------------------------------------------------------------------------------- the
+# model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +69,9 @@ class BaseSpec:
 
     Attributes:
         identity: SHA-256 (64 hex digits) over canonical f16 tensors, configuration and tokenizer.
-        module_shapes: every projection that may be adapted, in canonical order (layer by layer; q, k, v, o, gate,
-            up, down), as (d_out, d_in). Names are those of Hugging Face without ".weight", for example
-            "model.layers.0.self_attn.q_proj".
+        module_shapes: every projection that may be adapted, in canonical order (layer by layer; q,
+            k, v, o, gate, up, down), as (d_out, d_in). Names are those of Hugging Face without
+            ".weight", for example "model.layers.0.self_attn.q_proj".
     """
 
     identity: str
@@ -102,7 +105,8 @@ class LoraUpdate:
         base_identity: the base model it belongs to (BaseSpec.identity).
         factors: modules with rank ≥ 1. A module in neither `factors` nor `kept` has no update.
         kept: modules that stay as the edge holds them.
-        kept_from: digest (64 hex digits) of the update that the kept modules are taken from; None iff `kept` is empty.
+        kept_from: digest (64 hex digits) of the update that the kept modules are taken from; None
+            iff `kept` is empty.
     """
 
     round_id: int
@@ -112,7 +116,8 @@ class LoraUpdate:
     kept_from: str | None = None
 
 
-# --------------------------------------------------------------------------------- what the policy sees
+# -------------------------------------------------------------------------------- what the policy
+# sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +125,13 @@ class ChannelState:
     """The link as it was last measured; nothing here comes from a simulator's settings.
 
     Attributes:
-        snr_db: Es/N0 per used subcarrier, measured from received bursts; NaN, like the next two, before the first
-            measurement. Where a round's sounding goes unanswered, an earlier round's stands here.
+        snr_db: Es/N0 per used subcarrier, measured from received bursts; NaN, like the next two,
+            before the first measurement. Where a round's sounding goes unanswered, an earlier
+            round's stands here.
         snr_std_db: one sigma of snr_db.
         age_s: time since that measurement.
-        cfo_hz: carrier frequency offset, positive when the received carrier lies above the local oscillator.
+        cfo_hz: carrier frequency offset, positive when the received carrier lies above the local
+            oscillator.
         bandwidth_hz: occupied bandwidth of this round.
         airtime_share: share of the airtime budget that this link may use this round, 0..1.
         block_error_rate: share of blocks lost, latest round, 0..1.
@@ -166,10 +173,11 @@ class Budget:
 
     Attributes:
         airtime_s: airtime that is left.
-        bits: payload bits that the link expects to deliver in it at the SNR last measured, before the first
-            measurement at the lowest that it is made for; a larger plan is not sent.
+        bits: payload bits that the link expects to deliver in it at the SNR last measured, before
+            the first measurement at the lowest that it is made for; a larger plan is not sent.
         rounds: rounds that it must last for, this one included.
-        pooled: what a round leaves over is the later rounds'; else every round has a budget of its own.
+        pooled: what a round leaves over is the later rounds'; else every round has a budget of its
+            own.
     """
 
     airtime_s: float
@@ -183,10 +191,10 @@ class Residuals:
     """What the edge would lack of the trained update, module by module, in one measure.
 
     Attributes:
-        sent: module → float32[r_max + 1]: what is missing when its leading r directions are sent, r = 0..r_max; it
-            never rises. Empty: not measured.
-        kept: module → what is missing when it stays as the edge holds it. Absent: the edge holds nothing of it, so it
-            lacks sent[module][0].
+        sent: module → float32[r_max + 1]: what is missing when its leading r directions are sent, r
+            = 0..r_max; it never rises. Empty: not measured.
+        kept: module → what is missing when it stays as the edge holds it. Absent: the edge holds
+            nothing of it, so it lacks sent[module][0].
     """
 
     sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -195,12 +203,14 @@ class Residuals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredLoss:
-    """What plans of a round came to when they were tried on its own text: a rising line from expected to real loss.
+    """What plans of a round came to when they were tried on its own text: a rising line from
+    expected to real loss.
 
     It begins at the whole update and goes on beyond its end as it was.
 
     Attributes:
-        missing: float64[K], nats expected to be missing by kfac, summed over the modules; 0 first, never falling.
+        missing: float64[K], nats expected to be missing by kfac, summed over the modules; 0 first,
+            never falling.
         excess: float64[K], loss above that of the whole update, nats per token; ≥ 0, never falling.
     """
 
@@ -231,13 +241,15 @@ class RoundObservation:
         channel, text, budget: see their classes.
         module_shapes: adapted modules in canonical order, as (d_out, d_in).
         r_max: largest rank of a plan, ≥ 1.
-        bits_per_direction: module → payload bits that one more direction costs, from the codec as it is.
+        bits_per_direction: module → payload bits that one more direction costs, from the codec as
+            it is.
         overhead_bits: payload bits of an update whatever its ranks are (headers, checks).
         bits_per_module: payload bits that a module with rank ≥ 1 costs beside its directions.
         spectra: module → float32[r_max], singular values of the trained update, falling.
         energy: what would be missing, as squared Frobenius norm of the module's ΔW.
-        kfac: the same as the loss it is expected to cost, in nats per counted token, from the curvature of the loss
-            around the trained update (Kronecker-factored; cloud/importance.py).
+        kfac: the same as the loss it is expected to cost, in nats per counted token, from the
+            curvature of the loss around the trained update (Kronecker-factored;
+            cloud/finetuning/importance.py).
         measured: from what kfac expects to the loss that it comes to; None: not measured.
         held: module → rank that the edge has confirmed to hold; absent modules hold nothing.
         history: past rounds, oldest first.
@@ -265,8 +277,8 @@ class RankPlan:
     """How many directions of each module are sent.
 
     Attributes:
-        ranks: module → r in 0..r_max (0 = the module gets no update), or KEEP. A plan in which every module is KEEP
-            sends nothing.
+        ranks: module → r in 0..r_max (0 = the module gets no update), or KEEP. A plan in which
+            every module is KEEP sends nothing.
     """
 
     ranks: Mapping[str, int | Keep]
@@ -277,7 +289,8 @@ class RankPlan:
         return all(rank == KEEP for rank in self.ranks.values())
 
 
-# ----------------------------------------------------------------------------------- what comes back
+# ----------------------------------------------------------------------------------- what comes
+# back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,13 +303,18 @@ class LinkReport:
         payload_bytes: length of the payload.
         airtime_s: transmitted samples / sample rate, sounding included.
         elapsed_s: airtime plus waiting for feedback, on the link's clock.
-        bits_on_air: modulated bits of all data blocks sent, retransmissions included (= blocks_sent × block size).
+        bits_on_air: modulated bits of all data blocks sent, retransmissions included (= blocks_sent
+            × block size).
         header_bits_on_air: modulated bits of all burst headers sent.
-        bursts_sent, bursts_lost: bursts transmitted, and those of them that the receiver never found.
-        blocks_sent, blocks_lost: data blocks transmitted, and those of them that did not pass their CRC.
+        bursts_sent, bursts_lost: bursts transmitted, and those of them that the receiver never
+            found.
+        blocks_sent, blocks_lost: data blocks transmitted, and those of them that did not pass their
+            CRC.
         blocks_by_mcs: MCS name → data blocks sent with it.
-        snr_db, snr_std_db: measured at the receiver over the session; NaN if nothing was ever received.
-        evm_rms: error vector magnitude after equalisation, relative to rms symbol amplitude; NaN likewise.
+        snr_db, snr_std_db: measured at the receiver over the session; NaN if nothing was ever
+            received.
+        evm_rms: error vector magnitude after equalisation, relative to rms symbol amplitude; NaN
+            likewise.
         cfo_hz: measured carrier frequency offset; NaN likewise.
         feedback_bytes: bytes that the receiver sent back.
         prefix_bytes: length of the payload's beginning that the receiver holds without a gap.
@@ -324,7 +342,11 @@ class LinkReport:
     @property
     def goodput_bps(self) -> float:
         """Delivered payload bits per second of air; 0 when nothing was delivered."""
-        return 8 * self.payload_bytes / self.airtime_s if self.delivered and self.airtime_s > 0 else 0.0
+        return (
+            8 * self.payload_bytes / self.airtime_s
+            if self.delivered and self.airtime_s > 0
+            else 0.0
+        )
 
     @property
     def block_error_rate(self) -> float:
@@ -341,17 +363,19 @@ class Receipt:
 
     Attributes:
         round_id: the round it answers.
-        status: "installed": the new update is active; "kept": nothing was to be installed; "refused": the update was
-            turned down or never arrived, and the one before stays.
+        status: "installed": the new update is active; "kept": nothing was to be installed;
+            "refused": the update was turned down or never arrived, and the one before stays.
         reason: why it was refused, else "".
-        held_digest: SHA-256 (hex) of the payload whose update is active; "" for the bare base model.
+        held_digest: SHA-256 (hex) of the payload whose update is active; "" for the bare base
+            model.
         score_set: name of the score set that was scored.
         n_scored: label questions, or text chunks of a language-model set.
         score: share of label questions answered right, 0..1; NaN for a language-model set.
-        loss_nats_per_token: cross-entropy of the label word, or of every token of a language-model set.
+        loss_nats_per_token: cross-entropy of the label word, or of every token of a language-model
+            set.
         base_score, base_loss_nats_per_token: the same for the untouched quantised model.
-        gain: what the update is worth on this set, positive is better: score - base_score with labels, else
-            base loss - loss.
+        gain: what the update is worth on this set, positive is better: score - base_score with
+            labels, else base loss - loss.
         gain_std_error: standard error of `gain` from the paired differences item by item.
         swap_ms: time during which requests were held up by the swap; a wall-clock figure.
     """
@@ -376,7 +400,8 @@ class Receipt:
         return self.status != "refused"
 
 
-# --------------------------------------------------------------------------------------------- score sets
+# ---------------------------------------------------------------------------------------------
+# score sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,7 +421,8 @@ class LabelQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSet:
-    """What the edge measures itself on: label questions, or chunks of plain text (exactly one of the two).
+    """What the edge measures itself on: label questions, or chunks of plain text (exactly one of
+    the two).
 
     Attributes:
         name: the domain's name.
@@ -422,7 +448,8 @@ class ScoreSet:
         return cls(name=content["name"], questions=questions, chunks=tuple(content["chunks"]))
 
 
-# ------------------------------------------------------------------------------------------------- seams
+# ------------------------------------------------------------------------------------------------
+# seams
 
 
 class Clock(Protocol):
@@ -451,13 +478,17 @@ class Transceiver(Protocol):
         ...
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
-        """The next samples off the air, at most n_samples; fewer (also none) when no more come within the deadline."""
+        """The next samples off the air, at most n_samples; fewer (also none) when no more come
+        within the deadline."""
         ...
 
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
@@ -470,7 +501,8 @@ class ChannelModel(Protocol):
 
 
 class FeedbackPath(Protocol):
-    """Carries the receiver's opaque messages back to the sender: a queue, MQTT, or a burst the other way."""
+    """Carries the receiver's opaque messages back to the sender: a queue, MQTT, or a burst the
+    other way."""
 
     def send(self, message: bytes) -> None:
         """Hand a message over."""
@@ -498,8 +530,11 @@ class RankPolicy(Protocol):
 class UpdateSink(Protocol):
     """The edge, as the loop sees it."""
 
-    def apply(self, round_id: int, payload: bytes | None, score_set: str, *, failure: str = "") -> Receipt:
-        """Install a payload (None: nothing arrived, or nothing was sent) and score the active model.
+    def apply(
+        self, round_id: int, payload: bytes | None, score_set: str, *, failure: str = ""
+    ) -> Receipt:
+        """Install a payload (None: nothing arrived, or nothing was sent) and score the active
+        model.
 
         Args:
             failure: with payload None: why nothing arrived; "" when nothing was to be sent.

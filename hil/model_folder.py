@@ -1,9 +1,11 @@
-"""A Hugging Face model folder, read with numpy alone: tensors, configuration, and the identity of a base model.
+"""A Hugging Face model folder, read with numpy alone: tensors, configuration, and the identity of a
+base model.
 
-Both halves name the base model by the same hash, so the edge can turn down an update made for another one. Neither
-torch nor transformers is imported; one tensor is in memory at a time.
+Both halves name the base model by the same hash, so the edge can turn down an update made for
+another one. Neither torch nor transformers is imported; one tensor is in memory at a time.
 
-File format: https://huggingface.co/docs/safetensors (8 bytes of little-endian length, a JSON header, raw data).
+File format: https://huggingface.co/docs/safetensors (8 bytes of little-endian length, a JSON
+header, raw data).
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ _MAX_HEADER_BYTES: Final = 100_000_000
 _HEAD_DIM_OF_QWEN3: Final = 128
 
 
-# ------------------------------------------------------------------------------------------ configuration
+# ------------------------------------------------------------------------------------------
+# configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +122,24 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         ModelError: the folder or file is missing, or the file is not a JSON object.
     """
     if not folder.is_dir():
-        raise ModelError(f"'{folder}' is not a folder; give the path of a Hugging Face model folder (with config.json)")
+        raise ModelError(
+            f"'{folder}' is not a folder; give the path of a Hugging Face model folder (with "
+            "config.json)"
+        )
     path = folder / name
     if not path.is_file():
-        raise ModelError(f"'{folder}' holds no model that can be read: {name} is missing; save it with save_pretrained")
+        raise ModelError(
+            f"'{folder}' holds no model that can be read: {name} is missing; save it with "
+            "save_pretrained"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"'{path}' is damaged: {error}; copy the model folder again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"'{path}' is damaged: a JSON object is expected; copy the model folder again")
+        raise ModelError(
+            f"'{path}' is damaged: a JSON object is expected; copy the model folder again"
+        )
     return content
 
 
@@ -136,14 +147,19 @@ def computation(folder: Path | str) -> Computation:
     """What the folder's model computes.
 
     Raises:
-        ModelError: an architecture or a setting that the edge cannot serve, or a configuration with a hole in it.
+        ModelError: an architecture or a setting that the edge cannot serve, or a configuration with
+            a hole in it.
     """
     raw = config(folder)
     architecture = _architecture(raw)
     _refuse_unserved_settings(raw)
     try:
         n_heads = int(raw["num_attention_heads"])
-        per_head = _HEAD_DIM_OF_QWEN3 if architecture == "Qwen3ForCausalLM" else int(raw["hidden_size"]) // n_heads
+        per_head = (
+            _HEAD_DIM_OF_QWEN3
+            if architecture == "Qwen3ForCausalLM"
+            else int(raw["hidden_size"]) // n_heads
+        )
         found = Computation(
             architecture=architecture,
             hidden_size=int(raw["hidden_size"]),
@@ -158,12 +174,20 @@ def computation(folder: Path | str) -> Computation:
             tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
         )
     except KeyError as error:
-        raise ModelError(f"'{folder}/config.json' lacks {error}; save the model again with save_pretrained") from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelError(f"'{folder}/config.json' holds a value of the wrong kind: {error}") from error
-    if found.architecture == "Qwen2ForCausalLM" and found.n_heads * found.head_dim != found.hidden_size:
         raise ModelError(
-            f"the edge can't serve this Qwen2 model: {found.n_heads} heads × {found.head_dim} is not its hidden size "
+            f"'{folder}/config.json' lacks {error}; save the model again with save_pretrained"
+        ) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"'{folder}/config.json' holds a value of the wrong kind: {error}"
+        ) from error
+    if (
+        found.architecture == "Qwen2ForCausalLM"
+        and found.n_heads * found.head_dim != found.hidden_size
+    ):
+        raise ModelError(
+            f"the edge can't serve this Qwen2 model: {found.n_heads} heads × {found.head_dim} is "
+            "not its hidden size "
             f"{found.hidden_size}; llama.cpp needs them equal"
         )
     return found
@@ -176,13 +200,21 @@ def opt_computation(folder: Path | str) -> OptComputation:
         ModelError: a configuration with a hole in it, or a value of the wrong kind.
     """
     raw = config(folder)
-    known = {f.name: raw[f.name] for f in fields(OptComputation) if f.name in raw and f.name != "architecture"}
+    known = {
+        f.name: raw[f.name]
+        for f in fields(OptComputation)
+        if f.name in raw and f.name != "architecture"
+    }
     sizes = [f.name for f in fields(OptComputation) if f.default is MISSING]
     for name in sizes:
         if name not in known:
-            raise ModelError(f"'{folder}/config.json' lacks '{name}'; save the model again with save_pretrained")
+            raise ModelError(
+                f"'{folder}/config.json' lacks '{name}'; save the model again with save_pretrained"
+            )
         if not isinstance(known[name], int) or known[name] < 1:
-            raise ModelError(f"'{folder}/config.json' holds a value of the wrong kind: {name} = {known[name]!r}")
+            raise ModelError(
+                f"'{folder}/config.json' holds a value of the wrong kind: {name} = {known[name]!r}"
+            )
     return OptComputation(**known)
 
 
@@ -197,11 +229,13 @@ def _architecture(raw: Mapping[str, Any]) -> str:
         return str(named[0])
     if named == [CLOUD_ONLY_ARCHITECTURE]:
         raise ModelError(
-            f"the edge can't serve {CLOUD_ONLY_ARCHITECTURE} (llama.cpp doesn't): score it in the cloud with "
+            f"the edge can't serve {CLOUD_ONLY_ARCHITECTURE} (llama.cpp doesn't): score it in the "
+            "cloud with "
             f"`hil train` and `hil eval`, or choose one of {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
     raise ModelError(
-        f"the edge can't serve '{', '.join(map(str, named))}'; it serves {', '.join(SUPPORTED_ARCHITECTURES)}: "
+        f"the edge can't serve '{', '.join(map(str, named))}'; it serves "
+        f"{', '.join(SUPPORTED_ARCHITECTURES)}: "
         "choose a model of one of these architectures"
     )
 
@@ -211,7 +245,9 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(raw.get("rope_parameters"), dict):
         return dict(raw["rope_parameters"])
     scaling = dict(raw.get("rope_scaling") or {})
-    return scaling | ({"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {})
+    return scaling | (
+        {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
+    )
 
 
 def _refuse_unserved_settings(raw: Mapping[str, Any]) -> None:
@@ -226,11 +262,13 @@ def _refuse_unserved_settings(raw: Mapping[str, Any]) -> None:
     for name, (value, served) in settings.items():
         if value != served:
             raise ModelError(
-                f"the edge can't serve a model with {name} = {value!r}, only {served!r}: choose another base model"
+                f"the edge can't serve a model with {name} = {value!r}, only {served!r}: choose "
+                "another base model"
             )
 
 
-# ------------------------------------------------------------------------------------------------ tensors
+# ------------------------------------------------------------------------------------------------
+# tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +282,16 @@ class _Stored:
 
 
 def shapes(folder: Path | str) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor that `tensors` gives, from the files' headers alone, in the same order."""
+    """Shape of every tensor that `tensors` gives, from the files' headers alone, in the same
+    order."""
     return {name: stored.shape for name, stored in _stored(Path(folder)).items()}
 
 
 def tensors(folder: Path | str) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Every tensor of the model, sorted by name, one at a time.
 
-    Left out is what the others and the configuration already fix: a tied lm_head and stored rotary frequencies.
+    Left out is what the others and the configuration already fix: a tied lm_head and stored rotary
+    frequencies.
 
     Yields:
         Name as Hugging Face has it, and float32 values.
@@ -263,7 +303,8 @@ def tensors(folder: Path | str) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def canonical_f16(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The tensor as little-endian f16, rounded to nearest even: the form that is hashed and that the edge holds.
+    """The tensor as little-endian f16, rounded to nearest even: the form that is hashed and that
+    the edge holds.
 
     Raises:
         ModelError: NaN, infinity, or a value beyond f16 (65,504).
@@ -271,19 +312,28 @@ def canonical_f16(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]
     with np.errstate(over="ignore"):
         half = values.astype("<f2")
     if not np.isfinite(half).all():
-        raise ModelError(f"tensor '{name}' holds NaN, infinity or a value beyond ±65504, which f16 can't hold")
+        raise ModelError(
+            f"tensor '{name}' holds NaN, infinity or a value beyond ±65504, which f16 can't hold"
+        )
     return half
 
 
 def _stored(folder: Path) -> dict[str, _Stored]:
-    tied = bool(config(folder).get("tie_word_embeddings", is_cloud_only(folder)))  # OPT's default is True
+    tied = bool(
+        config(folder).get("tie_word_embeddings", is_cloud_only(folder))
+    )  # OPT's default is True
     found: dict[str, _Stored] = {}
     for path in _weight_files(folder):
         for name, stored in _read_header(path).items():
             if name in found:
-                raise ModelError(f"tensor '{name}' is in both '{found[name].path}' and '{path}'; remove the stray file")
+                raise ModelError(
+                    f"tensor '{name}' is in both '{found[name].path}' and '{path}'; remove the "
+                    "stray file"
+                )
             found[name] = stored
-    derived = [n for n in found if n.endswith("rotary_emb.inv_freq") or (tied and n == "lm_head.weight")]
+    derived = [
+        n for n in found if n.endswith("rotary_emb.inv_freq") or (tied and n == "lm_head.weight")
+    ]
     return {name: found[name] for name in sorted(found.keys() - set(derived))}
 
 
@@ -291,14 +341,18 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors.index.json").is_file():
         weight_map = read_json(folder, "model.safetensors.index.json").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelError(f"'{folder}/model.safetensors.index.json' has no weight_map; copy the model folder again")
+            raise ModelError(
+                f"'{folder}/model.safetensors.index.json' has no weight_map; copy the model "
+                "folder again"
+            )
         paths = [folder / Path(str(name)).name for name in sorted(set(weight_map.values()))]
     else:
         paths = [folder / "model.safetensors"]
     for path in paths:
         if not path.is_file():
             raise ModelError(
-                f"'{folder}' lacks {path.name}; copy the whole model folder (weights must be *.safetensors: "
+                f"'{folder}' lacks {path.name}; copy the whole model folder (weights must be "
+                "*.safetensors: "
                 "save_pretrained writes them)"
             )
     return paths
@@ -309,24 +363,41 @@ def _read_header(path: Path) -> dict[str, _Stored]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size_bytes < 8 or length > min(size_bytes - 8, _MAX_HEADER_BYTES):
-            raise _damaged(path, f"it declares a header of {length} bytes and has {size_bytes} in all")
+            raise _damaged(
+                path, f"it declares a header of {length} bytes and has {size_bytes} in all"
+            )
         try:
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            return {name: _entry(path, name, entry, 8 + length, size_bytes) for name, entry in entries.items()}
+            return {
+                name: _entry(path, name, entry, 8 + length, size_bytes)
+                for name, entry in entries.items()
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, f"its header can't be read ({error})") from error
 
 
-def _entry(path: Path, name: str, entry: Mapping[str, Any], data_start: int, size_bytes: int) -> _Stored:
+def _entry(
+    path: Path, name: str, entry: Mapping[str, Any], data_start: int, size_bytes: int
+) -> _Stored:
     dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
     begin, end = (int(n) for n in entry["data_offsets"])
     if dtype not in _DTYPES:
-        raise ModelError(f"tensor '{name}' in '{path}' is {dtype}; save the model as float32, float16 or bfloat16")
-    if min((begin, *shape)) < 0 or end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
-        raise _damaged(path, f"tensor '{name}' of shape {list(shape)} {dtype} is given {end - begin} bytes")
+        raise ModelError(
+            f"tensor '{name}' in '{path}' is {dtype}; save the model as float32, float16 or "
+            "bfloat16"
+        )
+    if (
+        min((begin, *shape)) < 0
+        or end - begin != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    ):
+        raise _damaged(
+            path, f"tensor '{name}' of shape {list(shape)} {dtype} is given {end - begin} bytes"
+        )
     if data_start + end > size_bytes:
-        raise _damaged(path, f"tensor '{name}' ends at byte {data_start + end}, the file at {size_bytes}")
+        raise _damaged(
+            path, f"tensor '{name}' ends at byte {data_start + end}, the file at {size_bytes}"
+        )
     return _Stored(path, dtype, shape, data_start + begin)
 
 
@@ -334,7 +405,9 @@ def _load(name: str, stored: _Stored) -> NDArray[np.float32]:
     count = math.prod(stored.shape)
     raw = np.fromfile(stored.path, dtype=_DTYPES[stored.dtype], count=count, offset=stored.offset)
     if raw.size != count:
-        raise _damaged(stored.path, f"tensor '{name}' ends early, after {raw.size} of {count} values")
+        raise _damaged(
+            stored.path, f"tensor '{name}' ends early, after {raw.size} of {count} values"
+        )
     if stored.dtype == "BF16":  # bfloat16 is the upper half of a float32
         raw = (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.reshape(stored.shape).astype(np.float32, copy=False)
@@ -344,18 +417,20 @@ def _damaged(path: Path, what: str) -> ModelError:
     return ModelError(f"'{path}' is damaged: {what}; copy or download the model folder again")
 
 
-# ----------------------------------------------------------------------------------------------- identity
+# -----------------------------------------------------------------------------------------------
+# identity
 
 
 def identity(folder: Path | str) -> str:
     """SHA-256 (64 hex digits) that names a base model on both sides of the link.
 
-    Hashed are the canonical f16 tensors (name, shape, bytes; sorted by name), the configuration that decides the
-    computation, and tokenizer.json byte by byte. The stored dtype, the sharding, the version of the configuration
-    file and a stored copy of a tied lm_head make no difference.
+    Hashed are the canonical f16 tensors (name, shape, bytes; sorted by name), the configuration
+    that decides the computation, and tokenizer.json byte by byte. The stored dtype, the sharding,
+    the version of the configuration file and a stored copy of a tied lm_head make no difference.
 
     Raises:
-        ModelError: whatever keeps the folder from being read or its model from being adapted; no tokenizer.json.
+        ModelError: whatever keeps the folder from being read or its model from being adapted; no
+            tokenizer.json.
     """
     folder = Path(folder)
     settings = asdict(_any_computation(folder))
@@ -377,7 +452,8 @@ def tokenizer_bytes(folder: Path | str) -> bytes:
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ModelError(
-            f"'{folder}' lacks tokenizer.json; save the tokenizer into it with AutoTokenizer(...).save_pretrained"
+            f"'{folder}' lacks tokenizer.json; save the tokenizer into it with "
+            "AutoTokenizer(...).save_pretrained"
         )
     return path.read_bytes()
 
@@ -386,13 +462,15 @@ def base_spec(folder: Path | str) -> BaseSpec:
     """Identity and adaptable projections of the folder's model.
 
     Raises:
-        ModelError: as `identity`; or a projection is missing or of another shape than the configuration says.
+        ModelError: as `identity`; or a projection is missing or of another shape than the
+            configuration says.
     """
     return BaseSpec(identity=identity(folder), module_shapes=module_shapes(folder))
 
 
 def module_shapes(folder: Path | str) -> dict[str, tuple[int, int]]:
-    """Adaptable projections as (d_out, d_in), layer by layer, in the order of PROJECTIONS or OPT_PROJECTIONS.
+    """Adaptable projections as (d_out, d_in), layer by layer, in the order of PROJECTIONS or
+    OPT_PROJECTIONS.
 
     Raises:
         ModelError: a projection is missing or of another shape than the configuration says.
@@ -403,7 +481,8 @@ def module_shapes(folder: Path | str) -> dict[str, tuple[int, int]]:
         if found.get(f"{module}.weight") != shape:
             has = list(found.get(f"{module}.weight", ()))
             raise ModelError(
-                f"'{folder}' does not fit its config.json: '{module}.weight' should be {list(shape)} and is "
+                f"'{folder}' does not fit its config.json: '{module}.weight' should be "
+                f"{list(shape)} and is "
                 f"{has or 'missing'}; copy the model folder again"
             )
     return wanted
@@ -414,7 +493,8 @@ def _any_computation(folder: Path | str) -> Computation | OptComputation:
 
 
 def expected_module_shapes(model: Computation | OptComputation) -> dict[str, tuple[int, int]]:
-    """Adaptable projections as (d_out, d_in) that follow from the configuration, in canonical order."""
+    """Adaptable projections as (d_out, d_in) that follow from the configuration, in canonical
+    order."""
     if isinstance(model, OptComputation):
         square, inner = (model.hidden_size, model.hidden_size), model.ffn_dim
         per_opt_layer = (*4 * (square,), (inner, model.hidden_size), (model.hidden_size, inner))
@@ -435,4 +515,6 @@ def expected_module_shapes(model: Computation | OptComputation) -> dict[str, tup
 
 
 def _canonical_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+    return (
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+    )

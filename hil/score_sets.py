@@ -12,7 +12,9 @@ from hil.contract import ScoreSet
 
 def canonical(score_set: ScoreSet) -> bytes:
     """A score set as JSON in UTF-8: equal sets give equal bytes."""
-    return json.dumps(asdict(score_set), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(
+        asdict(score_set), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
 def digest_of(score_set: ScoreSet) -> str:

@@ -1,7 +1,7 @@
 """Kernels compiled to machine code by numba, kept on disk, announced once.
 
-A kernel freezes the module constants it reads and the kernels it calls, but numba's cache looks only at the file the
-kernel is written in: keep both in the kernel's own file.
+A kernel freezes the module constants it reads and the kernels it calls, but numba's cache looks
+only at the file the kernel is written in: keep both in the kernel's own file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 class _Announcer(event.Listener):
-    """Says once per process that a kernel of this package is being compiled; numba tells it of cache misses only."""
+    """Says once per process that a kernel of this package is being compiled; numba tells it of
+    cache misses only."""
 
     def __init__(self) -> None:
         self._silent_yet = True
@@ -29,7 +30,11 @@ class _Announcer(event.Listener):
         kernel = compilation.data["dispatcher"].py_func
         if self._silent_yet and kernel.__module__.startswith(_PACKAGE):
             self._silent_yet = False
-            print("compiling the radio's kernels, once (less than a minute)", file=sys.stderr, flush=True)
+            print(
+                "compiling the radio's kernels, once (less than a minute)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def on_end(self, compilation: Any) -> None:
         """Nothing to say: numba demands the method."""
@@ -38,10 +43,14 @@ class _Announcer(event.Listener):
 event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]  # half of numba has types
 
 
-def compiled(**options: Any) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
-    """A decorator that compiles a function at its first call, for good: the machine code is kept on disk.
+def compiled(
+    **options: Any,
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """A decorator that compiles a function at its first call, for good: the machine code is kept on
+    disk.
 
-    Without the interpreter's lock, so threads run it side by side; division by zero gives inf or NaN as in numpy.
+    Without the interpreter's lock, so threads run it side by side; division by zero gives inf or
+    NaN as in numpy.
 
     Args:
         options: passed on to numba.njit, before these defaults.

@@ -14,9 +14,13 @@ def require_samples(iq: IQ, where: str) -> None:
         DeviceError: for no samples, another shape than [n], or a value that is not finite.
     """
     if iq.ndim != 1 or len(iq) == 0:
-        raise DeviceError(f"{where}: samples of shape {iq.shape}; expected one row with at least one sample")
+        raise DeviceError(
+            f"{where}: samples of shape {iq.shape}; expected one row with at least one sample"
+        )
     if not np.isfinite(iq.view(np.float32) if iq.dtype == np.complex64 else iq).all():
-        raise DeviceError(f"{where}: samples are not finite (NaN or infinite); check gain and driver")
+        raise DeviceError(
+            f"{where}: samples are not finite (NaN or infinite); check gain and driver"
+        )
 
 
 def require_transmittable(iq: IQ, where: str) -> None:
@@ -28,4 +32,6 @@ def require_transmittable(iq: IQ, where: str) -> None:
     require_samples(iq, where)
     peak = float(np.abs(iq).max())
     if peak > 1.0:
-        raise DeviceError(f"{where}: magnitude {peak:.3g} above full scale 1.0; scale the samples down")
+        raise DeviceError(
+            f"{where}: magnitude {peak:.3g} above full scale 1.0; scale the samples down"
+        )

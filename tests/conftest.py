@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
-# Before numpy is imported anywhere: small matrices lose by threads, and figures must not depend on their number.
+# Before numpy is imported anywhere: small matrices lose by threads, and figures must not depend on
+# their number.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Real radios for tests/hardware; without them an emulated pair takes their place."""
-    parser.addoption("--pluto-uri", default="", help="URI of an ADALM-Pluto, for example ip:192.168.2.1")
-    parser.addoption("--pluto-uri-2", default="", help="URI of a second one, for the tests of a pair")
+    parser.addoption(
+        "--pluto-uri", default="", help="URI of an ADALM-Pluto, for example ip:192.168.2.1"
+    )
+    parser.addoption(
+        "--pluto-uri-2", default="", help="URI of a second one, for the tests of a pair"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +58,8 @@ def small_overrides(edge_cache: Path) -> Callable[[Path], list[str]]:
             "finetune.threads=1",
             "finetune.plan_share=0",
             "budget.airtime_s=0.1",
-            "policy.kind=greedy",  # the default sees that four steps of training are not worth their air
+            # the default sees that four steps of training are not worth their air
+            "policy.kind=greedy",
             f"edge.cache='{edge_cache}'",
         ]
 

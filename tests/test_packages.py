@@ -24,7 +24,10 @@ for module in pkgutil.iter_modules(package.__path__):
     ("package", "hidden"),
     [
         ("cloud", {"llama_cpp", "gguf", "paho", "adi", "iio"}),
-        ("edge_device", {"torch", "transformers", "peft", "tokenizers", "safetensors", "adi", "iio"}),
+        (
+            "edge_device",
+            {"torch", "transformers", "peft", "tokenizers", "safetensors", "adi", "iio"},
+        ),
         ("radio", {"torch", "llama_cpp", "gguf", "paho", "adi", "iio"}),
         ("calibration", {"torch", "llama_cpp", "gguf", "paho", "adi", "iio"}),
         ("hil.codec", {"torch", "llama_cpp", "gguf", "paho", "scipy"}),
@@ -33,6 +36,11 @@ for module in pkgutil.iter_modules(package.__path__):
 def test_package_needs_only_its_own_libraries(package, hidden):
     code = HIDE.format(package=package, hidden=hidden)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -31,14 +31,21 @@ def nothing(d_out: int, d_in: int) -> LowRankFactors:
 
 
 def spectra(found: Mapping[str, Directions], r_max: int) -> dict[str, NDArray[np.float32]]:
-    """Singular values of each module, float32[r_max], padded with zeros where a module is smaller than r_max."""
+    """Singular values of each module, float32[r_max], padded with zeros where a module is smaller
+    than r_max."""
     return {name: np.pad(d.s, (0, r_max))[:r_max].astype(np.float32) for name, d in found.items()}
 
 
 def cut_update(
-    found: Mapping[str, Directions], plan: RankPlan, *, round_id: int, identity: str, held_digest: str
+    found: Mapping[str, Directions],
+    plan: RankPlan,
+    *,
+    round_id: int,
+    identity: str,
+    held_digest: str,
 ) -> LoraUpdate:
-    """The update that a plan sends: the leading directions of each module, the best approximation of that rank.
+    """The update that a plan sends: the leading directions of each module, the best approximation
+    of that rank.
 
     Args:
         found: the trained update.
@@ -47,13 +54,19 @@ def cut_update(
         identity: of the base model.
         held_digest: digest of the update that the edge holds; "" when it holds none.
     Raises:
-        ModelError: the plan names other modules than were trained, or keeps some although the edge holds nothing.
+        ModelError: the plan names other modules than were trained, or keeps some although the edge
+            holds nothing.
     """
     if set(plan.ranks) != set(found):
-        raise ModelError("the rank plan must name every adapted module and no other; check the policy")
+        raise ModelError(
+            "the rank plan must name every adapted module and no other; check the policy"
+        )
     kept = frozenset(name for name, rank in plan.ranks.items() if rank == KEEP)
     if kept and not held_digest:
-        raise ModelError(f"the rank plan keeps {len(kept)} modules, but the edge holds no update; check the policy")
+        raise ModelError(
+            f"the rank plan keeps {len(kept)} modules, but the edge holds no update; check the "
+            "policy"
+        )
     factors = {
         name: cut(d.u, d.s, d.vt, min(rank, len(d.s)))
         for name, d in found.items()

@@ -1,9 +1,10 @@
-"""Text → LoRA at r_max → singular directions; and training within the ranks that a plan sends of them.
+"""Text → LoRA at r_max → singular directions; and training within the ranks that a plan sends of
+them.
 
-LoRA of peft on every adapted projection, trained at r_max whatever is sent (or AdaLoRA or EVA, which choose the ranks
-themselves); it goes on from round to round, and each update is the total since the base. Label words and
-language-model text share one loss: cross-entropy at the positions that count, so the large output matrix is applied to
-those only.
+LoRA of peft on every adapted projection, trained at r_max whatever is sent (or AdaLoRA or EVA,
+which choose the ranks themselves); it goes on from round to round, and each update is the total
+since the base. Label words and language-model text share one loss: cross-entropy at the positions
+that count, so the large output matrix is applied to those only.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from cloud.base_model import BaseModel
-from cloud.encoding import EncodedExample, encode_examples, model_inputs, padded
-from cloud.importance import MOMENT_EXAMPLES, Curvature, CurvatureRecorder
-from cloud.peft_methods import (
+from cloud.finetuning.directions import Directions, nothing
+from cloud.finetuning.importance import MOMENT_EXAMPLES, Curvature, CurvatureRecorder
+from cloud.finetuning.peft_methods import (
     ADAPTER,
     PREFIX,
     RATE_FACTORS,
@@ -35,24 +35,27 @@ from cloud.peft_methods import (
     restore_eva,
     set_low_rank,
 )
-from cloud.text import Example
-from cloud.update import Directions, nothing
+from cloud.model.base_model import BaseModel
+from cloud.model.encoding import EncodedExample, encode_examples, model_inputs, padded
+from cloud.text.sources import Example
 from hil.codec import cut, directions
-from hil.config import FinetuneSettings, ModelSettings
 from hil.contract import LowRankFactors, ModelError, ScoreSet
-from hil.policy_settings import Method
+from hil.settings.loading import FinetuneSettings, ModelSettings
+from hil.settings.policy import Method
 
 MOMENT_BATCH = 32
 LENGTH_GROUP = 8
 """Batches over which examples are sorted by length."""
 BETAS = (0.9, 0.95)
-"""A short memory of gradient sizes: after a domain is learnt they are tiny, and the next domain's are not."""
+"""A short memory of gradient sizes: after a domain is learnt they are tiny, and the next domain's
+are not."""
 WARM_UP_STEPS = 10
 """Of every round: its text may be of another domain than the last one's."""
 BRANCH_WARM_UP_STEPS = 3
 """Within a plan: long enough for AdamW's moments to fill."""
 FINAL_RATE = 0.1
-"""Share of the learning rate at a round's last step: what is sent is what the last steps have settled."""
+"""Share of the learning rate at a round's last step: what is sent is what the last steps have
+settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class FineTuner:
         model: r_max and target modules.
         settings: steps, batch, learning rate.
         seed: of LoRA's initial values.
-        method: "lora" at r_max, or a method of PEFT that chooses ranks: see cloud.peft_methods.
+        method: "lora" at r_max, or a method of PEFT that chooses ranks: see
+            cloud.finetuning.peft_methods.
         target_rank: average rank of "adalora" and "eva"; None for "lora".
     Raises:
         ModelError: the weights cannot be loaded.
@@ -112,11 +116,15 @@ class FineTuner:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._base, self._settings, self._method = base, settings, method
-        self._model = adapted_model(base.load(torch.device(device)), model, settings.alpha, method, target_rank)
+        self._model = adapted_model(
+            base.load(torch.device(device)), model, settings.alpha, method, target_rank
+        )
         # Evaluation mode: a base model with dropout of its own could not be resumed bit for bit.
         self._model.eval()
         adapted = adapted_layers(self._model)
-        self.module_shapes = {name: shape for name, shape in base.spec.module_shapes.items() if name in adapted}
+        self.module_shapes = {
+            name: shape for name, shape in base.spec.module_shapes.items() if name in adapted
+        }
         self._adalora = AdaLoraRounds(self._model) if method == "adalora" else None
         self._rate = settings.learning_rate * RATE_FACTORS[method]
         self.steps_done = 0
@@ -124,12 +132,18 @@ class FineTuner:
 
     def _set_up_optimiser(self) -> None:
         self._parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
-        self._optimiser = torch.optim.AdamW(self._parameters.values(), lr=self._rate, betas=BETAS, weight_decay=0.0)
+        self._optimiser = torch.optim.AdamW(
+            self._parameters.values(), lr=self._rate, betas=BETAS, weight_decay=0.0
+        )
 
-    # ------------------------------------------------------------------------------------- training
+    # ------------------------------------------------------------------------------------ training
 
     def train(
-        self, examples: Sequence[Example], on_step: Callable[[], None] = lambda: None, *, branch_steps: int = 0
+        self,
+        examples: Sequence[Example],
+        on_step: Callable[[], None] = lambda: None,
+        *,
+        branch_steps: int = 0,
     ) -> RoundTraining:
         """One round of training, a step a batch.
 
@@ -150,7 +164,11 @@ class FineTuner:
             if branch_steps and i == begins:
                 branch = Branch(self._copied(), batches[begins:])
             rate = self._rate_at(i, len(batches), WARM_UP_STEPS)
-            losses.append(self._learn(batch, self._optimiser, rate, self._adalora.penalty if self._adalora else None))
+            losses.append(
+                self._learn(
+                    batch, self._optimiser, rate, self._adalora.penalty if self._adalora else None
+                )
+            )
             if self._adalora:
                 self._adalora.after_step(i + 1)
             self.steps_done += 1
@@ -159,7 +177,10 @@ class FineTuner:
 
     def _copied(self) -> dict[str, LowRankFactors]:
         found = {name: low_rank(layer) for name, layer in adapted_layers(self._model).items()}
-        return {name: LowRankFactors(a=found[name][0].copy(), b=found[name][1].copy()) for name in self.module_shapes}
+        return {
+            name: LowRankFactors(a=found[name][0].copy(), b=found[name][1].copy())
+            for name in self.module_shapes
+        }
 
     def train_within(
         self,
@@ -168,15 +189,17 @@ class FineTuner:
         kept: Mapping[str, LowRankFactors],
         on_step: Callable[[], None] = lambda: None,
     ) -> dict[str, Directions]:
-        """A round's last steps, taken within the ranks of a plan: what is sent learns to do without the rest.
+        """A round's last steps, taken within the ranks of a plan: what is sent learns to do without
+        the rest.
 
         The LoRA at r_max goes on afterwards as if nothing had been.
 
         Args:
             branch: of the round.
-            ranks: module → rank 1..r_max that is sent; at least one. It begins with the branch's leading directions.
-            kept: other modules → factors that the edge holds and keeps; they stay as they are. A module in neither is
-                bare.
+            ranks: module → rank 1..r_max that is sent; at least one. It begins with the branch's
+                leading directions.
+            kept: other modules → factors that the edge holds and keeps; they stay as they are. A
+                module in neither is bare.
             on_step: called after every step.
         Returns:
             Every module of `ranks` → its directions, as many as it has ranks.
@@ -191,13 +214,18 @@ class FineTuner:
             moving = [p for p in self._parameters.values() if p.requires_grad]
             optimiser = torch.optim.AdamW(moving, lr=self._rate, betas=BETAS, weight_decay=0.0)
             for i, batch in enumerate(branch.batches):
-                self._learn(batch, optimiser, self._rate_at(i, len(branch.batches), BRANCH_WARM_UP_STEPS))
+                self._learn(
+                    batch, optimiser, self._rate_at(i, len(branch.batches), BRANCH_WARM_UP_STEPS)
+                )
                 on_step()
             # Here, for what low_rank gives shares the memory of the parameters.
             adapted = adapted_layers(self._model)
             ab = {name: low_rank(adapted[name]) for name in sent}
             r = {name: factors.rank for name, factors in sent.items()}
-            return {name: Directions(*directions(a[: r[name]], b[:, : r[name]])) for name, (a, b) in ab.items()}
+            return {
+                name: Directions(*directions(a[: r[name]], b[:, : r[name]]))
+                for name, (a, b) in ab.items()
+            }
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:
@@ -218,7 +246,11 @@ class FineTuner:
 
     def _rate_at(self, step: int, steps: int, warm_up: int) -> float:
         """Learning rate of a step: it rises at first, and falls to FINAL_RATE of its own."""
-        return self._rate * (1 - (1 - FINAL_RATE) * step / max(1, steps - 1)) * min(1.0, (step + 1) / warm_up)
+        return (
+            self._rate
+            * (1 - (1 - FINAL_RATE) * step / max(1, steps - 1))
+            * min(1.0, (step + 1) / warm_up)
+        )
 
     def _learn(
         self,
@@ -233,7 +265,9 @@ class FineTuner:
         loss = F.cross_entropy(*self._counted(batch))
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss + penalty() if penalty else loss)
-        torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+        torch.nn.utils.clip_grad_norm_(
+            [p for group in optimiser.param_groups for p in group["params"]], 1.0
+        )
         optimiser.step()
         return loss.item()
 
@@ -242,7 +276,8 @@ class FineTuner:
         self._set_up_optimiser()
 
     def _batches(self, examples: Sequence[Example]) -> list[list[EncodedExample]]:
-        """Encoded batches; within LENGTH_GROUP, examples of like length share one: less padding is computed."""
+        """Encoded batches; within LENGTH_GROUP, examples of like length share one: less padding is
+        computed."""
         size = self._settings.batch
         rows = self._encode(examples)
         order = np.random.default_rng([self.steps_done, len(rows)])
@@ -255,13 +290,16 @@ class FineTuner:
 
     @torch.no_grad()
     def score(self, score_set: ScoreSet, *, batch: int = 64) -> tuple[float, float]:
-        """Score (share of right answers; NaN without labels) and loss in nats per token, as the edge defines them."""
+        """Score (share of right answers; NaN without labels) and loss in nats per token, as the
+        edge defines them."""
         right, loss_sum, n_tokens = 0, 0.0, 0
         for i in range(0, len(score_set.questions), batch):
             asked = score_set.questions[i : i + batch]
             per_label = torch.stack(
                 [
-                    self._word_losses([Example(text="", prompt=q.prompt, label_word=q.labels[k]) for q in asked])
+                    self._word_losses(
+                        [Example(text="", prompt=q.prompt, label_word=q.labels[k]) for q in asked]
+                    )
                     for k in range(len(asked[0].labels))
                 ]
             )
@@ -278,12 +316,17 @@ class FineTuner:
 
     @torch.no_grad()
     def losses_of(
-        self, updates: Sequence[Mapping[str, LowRankFactors]], examples: Sequence[Example], *, batch: int = MOMENT_BATCH
+        self,
+        updates: Sequence[Mapping[str, LowRankFactors]],
+        examples: Sequence[Example],
+        *,
+        batch: int = MOMENT_BATCH,
     ) -> list[float]:
         """Loss in nats per counted token with each of these updates in place of the trained one.
 
         Args:
-            updates: module → factors of rank ≤ r_max; a module that is not in it is bare. Of method "lora".
+            updates: module → factors of rank ≤ r_max; a module that is not in it is bare. Of method
+                "lora".
             examples: in any order.
             batch: examples of one forward pass.
         """
@@ -293,22 +336,31 @@ class FineTuner:
         with self._set_aside():
             for update in updates:
                 self._hold(update)
-                sums = [F.cross_entropy(*self._counted(rows), reduction="sum").item() for rows in batches]
-                found.append(sum(sums) / sum(len(ids) - start for rows in batches for ids, start in rows))
+                sums = [
+                    F.cross_entropy(*self._counted(rows), reduction="sum").item()
+                    for rows in batches
+                ]
+                found.append(
+                    sum(sums) / sum(len(ids) - start for rows in batches for ids, start in rows)
+                )
         return found
 
     def _word_losses(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Cross-entropy of each example's label word, summed over its pieces: float[len(examples)]."""
+        """Cross-entropy of each example's label word, summed over its pieces:
+        float[len(examples)]."""
         rows = self._encode(examples)
         losses = F.cross_entropy(*self._counted(rows), reduction="none").cpu()
-        owner = torch.tensor([i for i, (ids, start) in enumerate(rows) for _ in range(len(ids) - start)])
+        owner = torch.tensor(
+            [i for i, (ids, start) in enumerate(rows) for _ in range(len(ids) - start)]
+        )
         return torch.zeros(len(rows)).index_add(0, owner, losses)
 
     def _encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         return encode_examples(self._base, examples, self._settings.max_tokens)
 
     def _counted(self, rows: Sequence[EncodedExample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and targets at the positions that count; rows are padded on the right, where nothing attends."""
+        """Logits and targets at the positions that count; rows are padded on the right, where
+        nothing attends."""
         ids, counted = padded(rows)
         device = self._model.device
         causal: Any = self._model.get_base_model()
@@ -317,7 +369,8 @@ class FineTuner:
         return cast(torch.Tensor, logits.float()), ids[:, 1:][counted[:, 1:]].to(device)
 
     def curvature(self, examples: Sequence[Example]) -> dict[str, Curvature]:
-        """Curvature of the loss in every adapted module, around the weights as they are trained now.
+        """Curvature of the loss in every adapted module, around the weights as they are trained
+        now.
 
         Args:
             examples: the first MOMENT_EXAMPLES of them are used.
@@ -332,7 +385,7 @@ class FineTuner:
             recorder.add(lambda rows=batch: self._counted(rows)[0], used)  # type: ignore[misc]
         return recorder.curvature()
 
-    # ----------------------------------------------------------------------------------- the update
+    # ---------------------------------------------------------------------------------- the update
 
     def directions(self) -> dict[str, Directions]:
         """The trained update of every adapted module, in canonical order.
@@ -362,7 +415,11 @@ class FineTuner:
             tensors[f"value/{name}"] = parameter.detach().clone()
             for key, value in self._optimiser.state[parameter].items():
                 tensors[f"{key}/{name}"] = value.clone()
-        own = {"identity": self._base.spec.identity, "method": self._method, "steps_done": str(self.steps_done)}
+        own = {
+            "identity": self._base.spec.identity,
+            "method": self._method,
+            "steps_done": str(self.steps_done),
+        }
         save_file(tensors, path, metadata={**own, **(extra or {})})
 
     def load(self, path: Path) -> dict[str, str]:
@@ -376,13 +433,18 @@ class FineTuner:
                 metadata = dict(file.metadata() or {})
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"fine-tuning state {path}: {error}; start without finetune.resume_from") from error
+            raise ModelError(
+                f"fine-tuning state {path}: {error}; start without finetune.resume_from"
+            ) from error
         if self._method == "eva" and metadata.get("method") == "eva":
             self._restore_eva(tensors)
         shapes = {f"value/{name}": p.shape for name, p in self._parameters.items()}
         saved = {key: value.shape for key, value in tensors.items() if key.startswith("value/")}
         if metadata.get("identity") != self._base.spec.identity or shapes != saved:
-            raise ModelError(f"fine-tuning state {path}: made for another base model, method, r_max or target_modules")
+            raise ModelError(
+                f"fine-tuning state {path}: made for another base model, method, r_max or "
+                "target_modules"
+            )
         for name, parameter in self._parameters.items():
             parameter.data.copy_(tensors.pop(f"value/{name}"))
         for key, tensor in tensors.items():
@@ -394,6 +456,12 @@ class FineTuner:
 
     def _restore_eva(self, tensors: Mapping[str, torch.Tensor]) -> None:
         opening, end = f"value/{PREFIX}", f".lora_A.{ADAPTER}.weight"
-        a = {key[len(opening) : -len(end)]: value for key, value in tensors.items() if key.endswith(end)}
-        restore_eva(self._model, {name: value for name, value in a.items() if name in self.module_shapes})
+        a = {
+            key[len(opening) : -len(end)]: value
+            for key, value in tensors.items()
+            if key.endswith(end)
+        }
+        restore_eva(
+            self._model, {name: value for name, value in a.items() if name in self.module_shapes}
+        )
         self._set_up_optimiser()

@@ -1,19 +1,21 @@
-"""What a missing part of an update costs: its energy, and the loss expected from the curvature of the model's output.
+"""What a missing part of an update costs: its energy, and the loss expected from the curvature of
+the model's output.
 
-The curvature is the Fisher matrix of a module's weights, Kronecker-factored. An example whose sampled labels have the
-gradient g_p at position p of a projection's output, for the input x_p, has Σ_p g_p x_pᵀ as the gradient of its
-weights. Taken position by position, the Fisher matrix per counted token is F = 1/N Σ x xᵀ ⊗ g gᵀ over all positions
-of all examples with N counted tokens. It is replaced by the Kronecker product that has its partial traces,
+The curvature is the Fisher matrix of a module's weights, Kronecker-factored. An example whose
+sampled labels have the gradient g_p at position p of a projection's output, for the input x_p, has
+Σ_p g_p x_pᵀ as the gradient of its weights. Taken position by position, the Fisher matrix per
+counted token is F = 1/N Σ x xᵀ ⊗ g gᵀ over all positions of all examples with N counted tokens. It
+is replaced by the Kronecker product that has its partial traces,
 
     X = Σ ‖g‖² x xᵀ,  G = Σ ‖x‖² g gᵀ,  F ≈ X ⊗ G / (N Σ ‖x‖² ‖g‖²),
 
-so positions that no counted token depends on weigh nothing. A missing E then costs ½ tr(G E X Eᵀ) / (N Σ ‖x‖² ‖g‖²)
-nats per counted token.
+so positions that no counted token depends on weigh nothing. A missing E then costs ½ tr(G E X Eᵀ) /
+(N Σ ‖x‖² ‖g‖²) nats per counted token.
 
-Sources: Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, ICML 2015;
-Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures, NeurIPS 2023 (sum
-over positions); Tropp et al., Fixed-Rank Approximation of a Positive-Semidefinite Matrix from Streaming Data, NeurIPS
-2017 (sketch of large moments).
+Sources: Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate
+Curvature, ICML 2015; Eschenhagen et al., Kronecker-Factored Approximate Curvature for Modern Neural
+Network Architectures, NeurIPS 2023 (sum over positions); Tropp et al., Fixed-Rank Approximation of
+a Positive-Semidefinite Matrix from Streaming Data, NeurIPS 2017 (sketch of large moments).
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from hil.contract import LowRankFactors, Residuals
 MOMENT_EXAMPLES: Final = 128
 """Examples of a round that the moments are taken over."""
 RIDGE: Final = 1e-2
-"""Added to a moment's diagonal, as a share of its mean: directions that these examples do not use are not free."""
+"""Added to a moment's diagonal, as a share of its mean: directions that these examples do not use
+are not free."""
 DENSE_LIMIT: Final = 2048
-"""Widest projection whose moments are kept whole; of a wider one the leading part and the diagonal."""
+"""Widest projection whose moments are kept whole; of a wider one the leading part and the
+diagonal."""
 SKETCH_RANK: Final = 128
 SKETCH_SURPLUS: Final = 32
 """Columns that a sketch has more than the directions it must find."""
@@ -41,7 +45,8 @@ SKETCH_SURPLUS: Final = 32
 Floats = NDArray[np.float64]
 
 
-# ----------------------------------------------------------------------------------------- curvature
+# -----------------------------------------------------------------------------------------
+# curvature
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +77,16 @@ class Curvature:
 
     Attributes:
         x: moment of the module's input.
-        g: moment of its output's gradient, scaled so that ½ tr(g E x Eᵀ) is in nats per counted token.
+        g: moment of its output's gradient, scaled so that ½ tr(g E x Eᵀ) is in nats per counted
+            token.
     """
 
     x: Moment
     g: Moment
 
     def inner(self, factors: LowRankFactors) -> Floats:
-        """float64[r, r], ½ tr(g b_i a_i x a_jᵀ b_jᵀ) for all pairs of directions; its sum is the cost of all."""
+        """float64[r, r], ½ tr(g b_i a_i x a_jᵀ b_jᵀ) for all pairs of directions; its sum is the
+        cost of all."""
         return 0.5 * self.g.gram(factors.b.T) * self.x.gram(factors.a)
 
 
@@ -103,13 +110,16 @@ class CurvatureRecorder:
         """One batch.
 
         Args:
-            logits_of_batch: runs the model and returns the logits float[n, vocabulary] at the positions that count.
-            used: bool[batch, length], positions that are neither padding nor after the last that counts.
+            logits_of_batch: runs the model and returns the logits float[n, vocabulary] at the
+                positions that count.
+            used: bool[batch, length], positions that are neither padding nor after the last that
+                counts.
         """
         inputs: dict[str, torch.Tensor] = {}
         outputs: dict[str, torch.Tensor] = {}
         handles = [
-            module.register_forward_hook(_keep_in(inputs, outputs, name)) for name, module in self._modules.items()
+            module.register_forward_hook(_keep_in(inputs, outputs, name))
+            for name, module in self._modules.items()
         ]
         try:
             with torch.enable_grad():
@@ -119,7 +129,9 @@ class CurvatureRecorder:
                 handle.remove()
         # Labels are the model's own: with the true ones it would not be the Fisher matrix.
         probabilities = torch.softmax(logits.detach().float().cpu(), dim=1)
-        sampled = torch.multinomial(probabilities, 1, generator=self._generator)[:, 0].to(logits.device)
+        sampled = torch.multinomial(probabilities, 1, generator=self._generator)[:, 0].to(
+            logits.device
+        )
         loss = torch.nn.functional.cross_entropy(logits, sampled, reduction="sum")
         gradients = torch.autograd.grad(loss, list(outputs.values()))
         self._n_counted += len(logits)
@@ -145,7 +157,9 @@ class CurvatureRecorder:
 
 
 def _keep_in(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], name: str) -> Any:
-    def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def hook(
+        _module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
         inputs[name], outputs[name] = args[0].detach(), output
 
     return hook
@@ -183,7 +197,8 @@ class _Sum:
 
 
 def _leading(sketch: Floats, test: Floats) -> tuple[Floats, Floats]:
-    """Leading eigenvectors float64[d, k] and eigenvalues of M, k = SKETCH_RANK, from M @ test (Nyström)."""
+    """Leading eigenvectors float64[d, k] and eigenvalues of M, k = SKETCH_RANK, from M @ test
+    (Nyström)."""
     shift = np.finfo(np.float32).eps * float(np.linalg.norm(sketch)) + 1e-300
     shifted = sketch + shift * test
     core = test.T @ shifted
@@ -192,7 +207,8 @@ def _leading(sketch: Floats, test: Floats) -> tuple[Floats, Floats]:
     return vectors[:, :SKETCH_RANK], np.maximum(np.square(singular[:SKETCH_RANK]) - shift, 0.0)
 
 
-# ----------------------------------------------------------------------------------------- residuals
+# -----------------------------------------------------------------------------------------
+# residuals
 
 
 def inner_products(factors: LowRankFactors, curvature: Curvature | None) -> Floats:
@@ -212,8 +228,8 @@ def inner_products(factors: LowRankFactors, curvature: Curvature | None) -> Floa
 def sent_curve(inner: Floats, r_max: int) -> NDArray[np.float32]:
     """float32[r_max + 1], what is missing when the leading r of all directions are sent.
 
-    Cross terms can make one more direction worse by itself; the running minimum keeps such a rank from looking like
-    progress. Directions beyond those that exist add nothing.
+    Cross terms can make one more direction worse by itself; the running minimum keeps such a rank
+    from looking like progress. Directions beyond those that exist add nothing.
     """
     trailing = np.diagonal(inner[::-1, ::-1].cumsum(axis=0).cumsum(axis=1))[::-1]
     curve = np.concatenate([np.maximum(trailing, 0.0), np.zeros(r_max + 1)])[: r_max + 1]
@@ -222,7 +238,8 @@ def sent_curve(inner: Floats, r_max: int) -> NDArray[np.float32]:
 
 
 def held_curve(inner: Floats, n_held: int, r_max: int) -> NDArray[np.float32]:
-    """float32[r_max + 1], what is missing when the edge holds the leading r directions of an earlier update.
+    """float32[r_max + 1], what is missing when the edge holds the leading r directions of an
+    earlier update.
 
     Args:
         inner: over the held update's n_held directions followed by those of the current one.
@@ -264,5 +281,6 @@ def residuals(
 def joined(parts: list[LowRankFactors]) -> LowRankFactors:
     """The directions of several updates of one module, one after another."""
     return LowRankFactors(
-        a=np.concatenate([part.a for part in parts]), b=np.concatenate([part.b for part in parts], axis=1)
+        a=np.concatenate([part.a for part in parts]),
+        b=np.concatenate([part.b for part in parts], axis=1),
     )

@@ -1,10 +1,12 @@
-"""LoRA, AdaLoRA and EVA by PEFT: how each puts its adapters on a model, trains them, and what update they stand for.
+"""LoRA, AdaLoRA and EVA by PEFT: how each puts its adapters on a model, trains them, and what
+update they stand for.
 
-AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512) is made for one training run; here something is sent after every
-round, so its schedule of ranks runs once a round: from r_max everywhere down to the target on average, by PEFT's cubic
-rule. What was masked in one round may come back in the next.
-EVA (Paischer et al., 2024, arXiv 2410.07170) starts from principal components of the activations of the first round's
-text and spreads the ranks by the variance that they explain; its ranks stay as they are from then on.
+AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512) is made for one training run; here something is
+sent after every round, so its schedule of ranks runs once a round: from r_max everywhere down to
+the target on average, by PEFT's cubic rule. What was masked in one round may come back in the next.
+EVA (Paischer et al., 2024, arXiv 2410.07170) starts from principal components of the activations of
+the first round's text and spreads the ranks by the variance that they explain; its ranks stay as
+they are from then on.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from peft.tuners.adalora import SVDLinear
 from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 
-from hil.config import ModelSettings
 from hil.contract import ConfigError, LowRankFactors
-from hil.policy_settings import Method
+from hil.settings.loading import ModelSettings
+from hil.settings.policy import Method
 
 ADAPTER: Final = "default"
 """PEFT's name of the only adapter."""
@@ -38,34 +40,42 @@ PREFIX: Final = "base_model.model."
 """What PEFT puts before the base model's names."""
 WARM_UP_SHARE: Final = 0.2
 FINAL_SHARE: Final = 0.3
-"""Of a round's steps, before AdaLoRA's ranks begin to fall and after they have reached the target."""
+"""Of a round's steps, before AdaLoRA's ranks begin to fall and after they have reached the
+target."""
 ALPHA_FACTORS: Final[dict[Method, float]] = {"lora": 1.0, "adalora": 10.0, "eva": 1.0}
 RATE_FACTORS: Final[dict[Method, float]] = {"lora": 1.0, "adalora": 10 / 3, "eva": 1.0}
-"""What finetune.alpha and finetune.learning_rate are multiplied by. AdaLoRA starts from vectors 30 times shorter than
-LoRA's and singular values of zero, and learns next to nothing in a round at LoRA's settings; with these it learns as
-fast. EVA starts from vectors about as long as LoRA's."""
+"""What finetune.alpha and finetune.learning_rate are multiplied by. AdaLoRA starts from vectors 30
+times shorter than LoRA's and singular values of zero, and learns next to nothing in a round at
+LoRA's settings; with these it learns as fast. EVA starts from vectors about as long as LoRA's."""
 EVA_RHO: Final = 2.0
 """PEFT's default: EVA gives a module at most this many times the average rank."""
 
 
 def adapted_model(
-    causal: PreTrainedModel, model: ModelSettings, alpha: float, method: Method, target_rank: int | None
+    causal: PreTrainedModel,
+    model: ModelSettings,
+    alpha: float,
+    method: Method,
+    target_rank: int | None,
 ) -> PeftModel:
     """The model with adapters on every target module.
 
     Args:
         causal: the base model; it is changed.
         model: r_max and target modules.
-        alpha: LoRA's alpha at rank r_max; every method gets the scale alpha / r_max times its ALPHA_FACTORS.
+        alpha: LoRA's alpha at rank r_max; every method gets the scale alpha / r_max times its
+            ALPHA_FACTORS.
         method: whose adapters.
         target_rank: average rank of "adalora" and "eva", 1..r_max; None for "lora".
     Raises:
-        ConfigError: a target rank where there is none, none where there must be one, or one out of range.
+        ConfigError: a target rank where there is none, none where there must be one, or one out of
+            range.
     """
     rank = model.r_max if target_rank is None else target_rank
     if (target_rank is None) != (method == "lora") or not 1 <= rank <= model.r_max:
         raise ConfigError(
-            f"target_rank = {target_rank} with method {method!r}: adalora and eva need one of 1..r_max "
+            f"target_rank = {target_rank} with method {method!r}: adalora and eva need one of "
+            "1..r_max "
             f"({model.r_max}), lora none"
         )
     alpha *= ALPHA_FACTORS[method]
@@ -81,7 +91,9 @@ def adapted_model(
             config = LoraConfig(r=model.r_max, lora_alpha=_alpha(alpha), **common)
         case "adalora":
             # The steps of a round are known when it starts; until then any number that PEFT takes.
-            config = AdaLoraConfig(init_r=model.r_max, target_r=rank, total_step=2, lora_alpha=_alpha(alpha), **common)
+            config = AdaLoraConfig(
+                init_r=model.r_max, target_r=rank, total_step=2, lora_alpha=_alpha(alpha), **common
+            )
         case "eva":
             config = LoraConfig(
                 r=rank,
@@ -92,8 +104,12 @@ def adapted_model(
             )
     with warnings.catch_warnings():
         # peft still asks transformers by the attribute's old name.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage=False")
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing`", category=FutureWarning
+        )
+        warnings.filterwarnings(
+            "ignore", message="lora with eva initialization used with low_cpu_mem_usage=False"
+        )
         return cast(PeftModel, get_peft_model(causal, config))
 
 
@@ -111,14 +127,18 @@ def adapted_layers(model: PeftModel) -> dict[str, Any]:
 
 
 def low_rank(layer: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A layer's update as a float32[r, d_in] and b float32[d_out, r], every scale in b; masked directions left out."""
+    """A layer's update as a float32[r, d_in] and b float32[d_out, r], every scale in b; masked
+    directions left out."""
     masked = isinstance(layer, SVDLinear)
     if masked:
         e = layer.lora_E[ADAPTER].detach()[:, 0]
         alive = e != 0
         # What PEFT's forward pass divides by, its guard against zero included.
         scale = layer.scaling[ADAPTER] / (float(layer.ranknum[ADAPTER]) + 1e-5)
-        a, b = layer.lora_A[ADAPTER].detach()[alive], layer.lora_B[ADAPTER].detach()[:, alive] * e[alive] * scale
+        a, b = (
+            layer.lora_A[ADAPTER].detach()[alive],
+            layer.lora_B[ADAPTER].detach()[:, alive] * e[alive] * scale,
+        )
     else:
         a = layer.lora_A[ADAPTER].weight.detach()
         b = layer.lora_B[ADAPTER].weight.detach() * layer.scaling[ADAPTER]
@@ -131,10 +151,13 @@ def set_low_rank(layer: Any, factors: LowRankFactors) -> None:
     a.zero_()
     b.zero_()
     a[: factors.rank] = torch.from_numpy(np.ascontiguousarray(factors.a))
-    b[:, : factors.rank] = torch.from_numpy(np.ascontiguousarray(factors.b)) / layer.scaling[ADAPTER]
+    b[:, : factors.rank] = (
+        torch.from_numpy(np.ascontiguousarray(factors.b)) / layer.scaling[ADAPTER]
+    )
 
 
-# ------------------------------------------------------------------------------------------- AdaLoRA
+# -------------------------------------------------------------------------------------------
+# AdaLoRA
 
 
 class AdaLoraRounds:
@@ -164,16 +187,21 @@ class AdaLoraRounds:
         self._tuner.rankallocator.reset_ipt()
 
     def penalty(self) -> torch.Tensor:
-        """What is added to the loss to keep directions orthonormal, as PEFT's own forward pass does it."""
+        """What is added to the loss to keep directions orthonormal, as PEFT's own forward pass does
+        it."""
         distances = []
         for layer in adapted_layers(self._model).values():
             a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
             identity = torch.eye(len(a), device=a.device)
-            distances += [torch.linalg.norm(a @ a.T - identity), torch.linalg.norm(b.T @ b - identity)]
+            distances += [
+                torch.linalg.norm(a @ a.T - identity),
+                torch.linalg.norm(b.T @ b - identity),
+            ]
         return cast(torch.Tensor, self._config.orth_reg_weight * torch.stack(distances).mean())
 
     def after_step(self, step: int) -> None:
-        """Judge and mask directions after the optimiser's step, 1..steps of the round; gradients are still there."""
+        """Judge and mask directions after the optimiser's step, 1..steps of the round; gradients
+        are still there."""
         allocator = self._tuner.rankallocator
         if allocator.budget_schedule(step)[0] >= allocator.init_bgt:
             allocator.update_ipt(self._tuner.model)  # PEFT cannot be asked to mask nothing
@@ -181,7 +209,8 @@ class AdaLoraRounds:
             self._tuner.update_and_allocate(step)
 
 
-# ----------------------------------------------------------------------------------------------- EVA
+# -----------------------------------------------------------------------------------------------
+# EVA
 
 
 def initialize_eva(model: PeftModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -189,8 +218,8 @@ def initialize_eva(model: PeftModel, batches: Sequence[Mapping[str, torch.Tensor
 
     Args:
         model: as `adapted_model` makes it.
-        batches: input_ids and attention_mask, int64[n, length] each; gone through again and again until the
-            components stand still.
+        batches: input_ids and attention_mask, int64[n, length] each; gone through again and again
+            until the components stand still.
     """
     initialize_lora_eva_weights(
         model,
@@ -203,7 +232,8 @@ def initialize_eva(model: PeftModel, batches: Sequence[Mapping[str, torch.Tensor
 
 
 def restore_eva(model: PeftModel, a_by_module: Mapping[str, torch.Tensor]) -> None:
-    """Ranks and A as they once were, from every module's A [r, d_in]; a module that is not named gets rank 0."""
+    """Ranks and A as they once were, from every module's A [r, d_in]; a module that is not named
+    gets rank 0."""
     state = {}
     for name, layer in adapted_layers(model).items():
         none = torch.zeros(0, layer.in_features)
@@ -212,7 +242,8 @@ def restore_eva(model: PeftModel, a_by_module: Mapping[str, torch.Tensor]) -> No
 
 
 def _run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
-    # The output layer tells nothing about activations, and costs most where the vocabulary is large.
+    # The output layer tells nothing about activations, and costs most where the vocabulary is
+    # large.
     model.get_base_model().model(**inputs, use_cache=False)
 
 

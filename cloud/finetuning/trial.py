@@ -1,9 +1,11 @@
-"""What plans of a round really leave missing: a few of them tried by forward passes on the round's own text.
+"""What plans of a round really leave missing: a few of them tried by forward passes on the round's
+own text.
 
-The curvature orders plans well, but its scale differs by orders of magnitude from round to round: where the model is
-sure of its answers, a whole update seems to be worth next to nothing. So some plans of the kind the allocator makes
-are tried, from nothing to everything, on examples that the round did not train on. A rising line through what they come
-to turns expected nats into real ones, and only then can one round's bits be weighed against another's.
+The curvature orders plans well, but its scale differs by orders of magnitude from round to round:
+where the model is sure of its answers, a whole update seems to be worth next to nothing. So some
+plans of the kind the allocator makes are tried, from nothing to everything, on examples that the
+round did not train on. A rising line through what they come to turns expected nats into real ones,
+and only then can one round's bits be weighed against another's.
 """
 
 from __future__ import annotations
@@ -15,26 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from cloud.allocator import allocate
-from cloud.finetune import FineTuner
-from cloud.state import Floats, Ints
-from cloud.stream_scorer import leading
-from cloud.text import DomainSampler, Example
+from cloud.finetuning.finetuner import FineTuner
+from cloud.policies.allocator import allocate
+from cloud.policies.state import Floats, Ints
+from cloud.streams.scorer import leading
+from cloud.text.sources import DomainSampler, Example
 from hil.contract import LowRankFactors, MeasuredLoss
 
 TRIAL_EXAMPLES: Final = 128
 TRIAL_CHARACTERS: Final = 16_000
 """What plans are tried on: so many examples, or fewer long ones of so many characters in all."""
 TRIAL_DIRECTIONS: Final = (1 / 2, 1, 2, 4, 8)
-"""Directions a module, on average, of the plans that are tried; nothing and everything are tried too. The first few
-carry most of what a round has learnt: a line that begins at many would promise it all for hardly a bit."""
+"""Directions a module, on average, of the plans that are tried; nothing and everything are tried
+too. The first few carry most of what a round has learnt: a line that begins at many would promise
+it all for hardly a bit."""
 LEAST_RANK: Final = 16
 """An r_max below it is tried at the same shares of its whole update as this one."""
 TRIALS: Final = len(TRIAL_DIRECTIONS) + 2
 
 
 def trial_examples(sampler: DomainSampler) -> list[Example]:
-    """The next examples of a domain, few where they are long; a round's training goes on after them."""
+    """The next examples of a domain, few where they are long; a round's training goes on after
+    them."""
     start, drawn = sampler.position, sampler.draw(TRIAL_EXAMPLES)
     ends = np.cumsum([len(e.prompt) + len(e.label_word) for e in drawn])
     n = max(1, int(np.searchsorted(ends, TRIAL_CHARACTERS, side="right")))
@@ -43,9 +47,14 @@ def trial_examples(sampler: DomainSampler) -> list[Example]:
 
 
 def measure_plans(
-    tuner: FineTuner, delivered: Sequence[LowRankFactors], sent: Floats, bits: Ints, examples: Sequence[Example]
+    tuner: FineTuner,
+    delivered: Sequence[LowRankFactors],
+    sent: Floats,
+    bits: Ints,
+    examples: Sequence[Example],
 ) -> MeasuredLoss:
-    """Expected and real loss of plans from everything to nothing, on an edge that held nothing before.
+    """Expected and real loss of plans from everything to nothing, on an edge that held nothing
+    before.
 
     Args:
         tuner: as trained in this round; of method "lora", with M modules.
@@ -58,11 +67,15 @@ def measure_plans(
     updates = [
         {
             name: leading(factors, rank)
-            for name, factors, rank in zip(tuner.module_shapes, delivered, plan.tolist(), strict=True)
+            for name, factors, rank in zip(
+                tuner.module_shapes, delivered, plan.tolist(), strict=True
+            )
         }
         for plan in plans
     ]
-    missing = np.take_along_axis(sent[np.newaxis], plans[..., np.newaxis], axis=2)[..., 0].sum(axis=1)
+    missing = np.take_along_axis(sent[np.newaxis], plans[..., np.newaxis], axis=2)[..., 0].sum(
+        axis=1
+    )
     return loss_line(missing, np.array(tuner.losses_of(updates, examples)))
 
 
@@ -93,7 +106,8 @@ def loss_line(missing: Floats, losses: Floats) -> MeasuredLoss:
 
 
 def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints:
-    """int[M]: the allocator's ranks within a budget where the edge holds nothing; all 0 where nothing fits.
+    """int[M]: the allocator's ranks within a budget where the edge holds nothing; all 0 where
+    nothing fits.
 
     Args:
         sent: float[M, R + 1], what is missing when r directions are sent.
@@ -105,7 +119,8 @@ def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints
 
 
 def best_options(sent: Floats, kept: Floats, bits: Ints, budget_bits: int) -> Ints:
-    """int[M]: the allocator's option of every module, bits.shape[1] = keep, at no other cost than the directions'."""
+    """int[M]: the allocator's option of every module, bits.shape[1] = keep, at no other cost than
+    the directions'."""
     damage = np.concatenate([sent, kept[:, np.newaxis]], axis=1)[np.newaxis]
     price = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
     choice: Ints = allocate(damage, price, 0, budget_bits)[0]

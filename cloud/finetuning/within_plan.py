@@ -1,9 +1,11 @@
-"""The last steps of a round taken within its plan: by the loop, and by streams that policies are compared on.
+"""The last steps of a round taken within its plan: by the loop, and by streams that policies are
+compared on.
 
-The training at r_max does not know what will be sent. Some steps before a round's end a second branch leaves it, which
-goes on over the same batches with nothing but what the plan sends (FineTuner.train_within). Where a plan sends nearly
-everything there is nothing to learn from that, and a fresh optimiser is a loss; so what the branch has come to is tried
-on the round's trial examples beside the plain cut, and the better one is sent.
+The training at r_max does not know what will be sent. Some steps before a round's end a second
+branch leaves it, which goes on over the same batches with nothing but what the plan sends
+(FineTuner.train_within). Where a plan sends nearly everything there is nothing to learn from that,
+and a fresh optimiser is a loss; so what the branch has come to is tried on the round's trial
+examples beside the plain cut, and the better one is sent.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.base_model import BaseModel
-from cloud.finetune import Branch, FineTuner
-from cloud.stream import round_texts, stream_finetune
-from cloud.stream_file import Stream
-from cloud.stream_scorer import Held, held_factors, held_state
-from cloud.text import Example
-from cloud.update import Directions
+from cloud.finetuning.directions import Directions
+from cloud.finetuning.finetuner import Branch, FineTuner
+from cloud.model.base_model import BaseModel
+from cloud.streams.scorer import Held, held_factors, held_state
+from cloud.streams.stream import round_texts, stream_finetune
+from cloud.streams.stream_file import Stream
+from cloud.text.sources import Example
 from hil.codec import CodecTarget, decode, digest, encode
 from hil.codec import cut as truncate
 from hil.contract import CodecError, LoraUpdate, LowRankFactors
 
 if TYPE_CHECKING:
-    from hil.config import Settings
+    from hil.settings.loading import Settings
 
 
 class HeldScorer(Protocol):
@@ -45,12 +47,14 @@ def within_plan(
     trial: Sequence[Example],
     on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, Directions] | None:
-    """What a plan sends, trained within it; None if the plain cut loses no more on the trial examples, or it diverges.
+    """What a plan sends, trained within it; None if the plain cut loses no more on the trial
+    examples, or it diverges.
 
     Args:
         tuner: of method "lora", as trained in this round.
         branch: of the round.
-        cut: module → leading directions of the whole update, as many as are sent; at least one module.
+        cut: module → leading directions of the whole update, as many as are sent; at least one
+            module.
         kept: other modules → factors that the edge keeps.
         trial: examples that the round did not train on.
         on_step: called after every step.
@@ -74,19 +78,33 @@ class StreamBranches:
     Args:
         settings: with finetune.plan_share above 0.
         base: the base model.
-        stream: of that experiment, of method "lora". It is trained once more, up to where the branches begin.
+        stream: of that experiment, of method "lora". It is trained once more, up to where the
+            branches begin.
         text_seed, train_seed: that it was trained from.
     Raises:
         ModelError, TextError: as for the stream itself.
     """
 
-    def __init__(self, settings: Settings, base: BaseModel, stream: Stream, *, text_seed: int, train_seed: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        base: BaseModel,
+        stream: Stream,
+        *,
+        text_seed: int,
+        train_seed: int,
+    ) -> None:
         finetune = stream_finetune(settings)
         self._target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._tuner = FineTuner(base, settings.model, finetune, train_seed)
         self.stream = stream
-        self._texts = round_texts(settings, stream.domains, text_seed=text_seed, train_seed=train_seed, tried=True)
-        self._branches = [self._tuner.train(t.examples, branch_steps=finetune.plan_steps).branch for t in self._texts]
+        self._texts = round_texts(
+            settings, stream.domains, text_seed=text_seed, train_seed=train_seed, tried=True
+        )
+        self._branches = [
+            self._tuner.train(t.examples, branch_steps=finetune.plan_steps).branch
+            for t in self._texts
+        ]
         self._known: dict[Hashable, Held] = {}
 
     def after(self, round_id: int, kept: Held, ranks: Mapping[str, int]) -> Held:
@@ -99,7 +117,11 @@ class StreamBranches:
         """
         if not ranks:
             return kept
-        request = (round_id, tuple((m, key) for m, (key, _) in sorted(kept.items())), tuple(ranks.items()))
+        request = (
+            round_id,
+            tuple((m, key) for m, (key, _) in sorted(kept.items())),
+            tuple(ranks.items()),
+        )
         if request not in self._known:
             self._known[request] = {**kept, **self._sent(round_id, kept, ranks)}
         return self._known[request]
@@ -107,19 +129,27 @@ class StreamBranches:
     def _sent(self, round_id: int, kept: Held, ranks: Mapping[str, int]) -> Held:
         modules = np.array([ranks.get(module, 0) for module in self.stream.modules])
         plain = held_factors(self.stream, np.where(modules > 0, round_id, -1), modules)
-        cut, fixed = ({module: factors for module, (_, factors) in held.items()} for held in (plain, kept))
-        found = within_plan(self._tuner, self._branches[round_id], cut, fixed, self._texts[round_id].trial)
+        cut, fixed = (
+            {module: factors for module, (_, factors) in held.items()} for held in (plain, kept)
+        )
+        found = within_plan(
+            self._tuner, self._branches[round_id], cut, fixed, self._texts[round_id].trial
+        )
         if found is None:
             return plain
         spec = self.stream.spec
         update = LoraUpdate(round_id=round_id, base_identity=spec.identity, factors=_factors(found))
         payload = encode(update, self._target, base=spec)
         name = digest(payload)
-        return {module: ((name, module), received) for module, received in decode(payload, spec).factors.items()}
+        return {
+            module: ((name, module), received)
+            for module, received in decode(payload, spec).factors.items()
+        }
 
 
 class BranchScorer:
-    """A scorer of one episode at a time, asked once in every round: what was sent has been trained within its plan.
+    """A scorer of one episode at a time, asked once in every round: what was sent has been trained
+    within its plan.
 
     Args:
         scorer: of the factors that come out of it.
@@ -141,8 +171,16 @@ class BranchScorer:
             held_rank: int[M], its rank then; 0 = nothing.
         """
         of_round, rank = held_state(held_round, held_rank)
-        now = dict(zip(self._branches.stream.modules, zip(of_round.tolist(), rank.tolist(), strict=True), strict=True))
-        kept = {module: held for module, held in self._held.items() if 0 <= now[module][0] < round_id}
+        now = dict(
+            zip(
+                self._branches.stream.modules,
+                zip(of_round.tolist(), rank.tolist(), strict=True),
+                strict=True,
+            )
+        )
+        kept = {
+            module: held for module, held in self._held.items() if 0 <= now[module][0] < round_id
+        }
         sent = {module: r for module, (t, r) in now.items() if t == round_id}
         self._held = self._branches.after(round_id, kept, sent)
         return self._scorer.score_held(round_id, self._held)

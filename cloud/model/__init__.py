@@ -1,1 +1,2 @@
-"""The base model of the cloud: the one that ships, a folder, or a name on the hub; and text as tokens."""
+"""The base model of the cloud: the one that ships, a folder, or a name on the hub; and text as
+tokens."""

@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from cloud.lexicon import load_lexicon
+from cloud.text.lexicon import load_lexicon
 from hil.contract import BaseSpec, ModelError
 from hil.model_folder import base_spec
 
 # A bar of its own for every model that is loaded would break up the lines of a run.
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-DEFAULT_MODEL = Path(__file__).parent / "default_model"
+DEFAULT_MODEL = Path(__file__).parent / "default"
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,18 @@ class BaseModel:
     def lexicon(self) -> frozenset[str]:
         """Words seen in pretraining, from lexicon.txt beside the model.
 
-        A model that brings no such list knows the words that are one piece of its vocabulary with a leading blank.
+        A model that brings no such list knows the words that are one piece of its vocabulary with a
+        leading blank.
         """
         path = self.folder / "lexicon.txt"
         if path.exists():
             return load_lexicon(path)
-        pieces = (self.tokenizer.convert_tokens_to_string([piece]) for piece in self.tokenizer.get_vocab())
-        return frozenset(piece[1:].lower() for piece in pieces if piece[:1] == " " and piece[1:].isalpha())
+        pieces = (
+            self.tokenizer.convert_tokens_to_string([piece]) for piece in self.tokenizer.get_vocab()
+        )
+        return frozenset(
+            piece[1:].lower() for piece in pieces if piece[:1] == " " and piece[1:].isalpha()
+        )
 
     def count_pieces(self, word: str) -> int:
         """Number of tokenizer pieces of a word with its leading blank."""
@@ -57,7 +67,8 @@ class BaseModel:
         """Nothing, if the model has every one of these projections ("q_proj", ...).
 
         Raises:
-            ModelError: it lacks some, as OPT lacks what the default `model.target_modules` names for Llama.
+            ModelError: it lacks some, as OPT lacks what the default `model.target_modules` names
+                for Llama.
         """
         has = list(dict.fromkeys(name.rpartition(".")[2] for name in self.spec.module_shapes))
         if lacking := [name for name in projections if name not in has]:
@@ -80,10 +91,12 @@ class BaseModel:
 
 
 def open_base_model(name: str) -> BaseModel:
-    """The base model by "default", a folder, or a hub name, without loading its weights into memory.
+    """The base model by "default", a folder, or a hub name, without loading its weights into
+    memory.
 
     Raises:
-        ModelError: there is no model, it is damaged, or its architecture is neither one that the edge serves nor OPT.
+        ModelError: there is no model, it is damaged, or its architecture is neither one that the
+            edge serves nor OPT.
     """
     folder = _folder(name)
     spec = base_spec(folder)

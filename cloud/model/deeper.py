@@ -1,9 +1,11 @@
-"""A deeper model from a shallow one, to see how the kit behaves with many projections without pretraining anything.
+"""A deeper model from a shallow one, to see how the kit behaves with many projections without
+pretraining anything.
 
-Behind every layer come copies of it whose output projections are zero: they add nothing until they are fine-tuned, so
-that the deep model computes what the shallow one does (block expansion: Wu et al., "LLaMA Pro", ACL 2024).
+Behind every layer come copies of it whose output projections are zero: they add nothing until they
+are fine-tuned, so that the deep model computes what the shallow one does (block expansion: Wu et
+al., "LLaMA Pro", ACL 2024).
 
-    python -m cloud.deeper --out DIR --times 8
+    python -m cloud.model.deeper --out DIR --times 8
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from cloud.base_model import DEFAULT_MODEL
+from cloud.model.base_model import DEFAULT_MODEL
 from hil.contract import ConfigError
 
 _LAYER = re.compile(r"(.*\.layers\.)(\d+)(\..*)")
@@ -45,12 +47,18 @@ def deepen(source: Path, out: Path, times: int) -> None:
     config["num_hidden_layers"] *= times
     config["layer_types"] = [kind for kind in config["layer_types"] for _ in range(times)]
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(_repeated(load_file(source / "model.safetensors"), times), out / "model.safetensors", {"format": "pt"})
+    save_file(
+        _repeated(load_file(source / "model.safetensors"), times),
+        out / "model.safetensors",
+        {"format": "pt"},
+    )
     for name in _COPIED:
         shutil.copyfile(source / name, out / name)
 
 
-def _repeated(tensors: dict[str, NDArray[np.float16]], times: int) -> dict[str, NDArray[np.float16]]:
+def _repeated(
+    tensors: dict[str, NDArray[np.float16]], times: int
+) -> dict[str, NDArray[np.float16]]:
     deep = {}
     for name, values in tensors.items():
         layer = _LAYER.fullmatch(name)
@@ -59,14 +67,20 @@ def _repeated(tensors: dict[str, NDArray[np.float16]], times: int) -> dict[str, 
             continue
         for copy in range(times):
             silent = copy > 0 and name.endswith(_RESIDUAL_OUTPUTS)
-            deep[f"{layer[1]}{int(layer[2]) * times + copy}{layer[3]}"] = np.zeros_like(values) if silent else values
+            deep[f"{layer[1]}{int(layer[2]) * times + copy}{layer[3]}"] = (
+                np.zeros_like(values) if silent else values
+            )
     return deep
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m cloud.deeper", description=deepen.__doc__)
-    parser.add_argument("--base", type=Path, default=DEFAULT_MODEL, help="folder of the shallow model")
+    parser = argparse.ArgumentParser(
+        prog="python -m cloud.model.deeper", description=deepen.__doc__
+    )
+    parser.add_argument(
+        "--base", type=Path, default=DEFAULT_MODEL, help="folder of the shallow model"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the deep one")
     parser.add_argument("--times", type=int, default=8, help="layers made of each")
     options = parser.parse_args(arguments)

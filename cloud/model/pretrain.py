@@ -1,7 +1,9 @@
-"""Makes the default base model: `python -m cloud.pretrain --out cloud/default_model` (half an hour on two cores).
+"""Makes the default base model: `python -m cloud.model.pretrain --out cloud/model/default` (half an
+hour on two cores).
 
-A Qwen3 of 2.9 M parameters, trained on the prose of the Python standard library and on field reports that use known
-words only. Labelled reports are part of every step: without them the model never learns what a verdict is.
+A Qwen3 of 2.9 M parameters, trained on the prose of the Python standard library and on field
+reports that use known words only. Labelled reports are part of every step: without them the model
+never learns what a verdict is.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from cloud.lexicon import save_lexicon
-from cloud.library_docs import pretraining_prose
-from cloud.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
+from cloud.text.lexicon import save_lexicon
+from cloud.text.library_docs import pretraining_prose
+from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 2048
@@ -35,7 +37,8 @@ LANGUAGE_ROWS = 16
 LABEL_ROWS = 32
 PEAK_LEARNING_RATE = 4e-3
 KNOWN = ReportDials(clauses_max=3, negation=0.3, contrast=0.5)
-# A base that is sure of itself on words it never saw would start every unknown domain from a large loss.
+# A base that is sure of itself on words it never saw would start every unknown domain from a large
+# loss.
 LABEL_SMOOTHING = 0.1
 
 
@@ -53,7 +56,10 @@ def main() -> None:
 
     prose = list(pretraining_prose())
     writer = ReportWriter("known", KNOWN, arguments.seed)
-    reports = [prompt(r.text) + LABEL_WORDS[r.label] for r in writer.write(4000, seeded("known", arguments.seed))]
+    reports = [
+        prompt(r.text) + LABEL_WORDS[r.label]
+        for r in writer.write(4000, seeded("known", arguments.seed))
+    ]
     tokenizer = train_tokenizer([*prose, *reports])
     tokenizer.save_pretrained(arguments.out)
     n_words = save_lexicon(arguments.out / "lexicon.txt", [*prose, *reports])
@@ -74,9 +80,13 @@ def main() -> None:
     }
     model: Any = _new_model(tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    log["history"] = _train(model.to(device), tokenizer, tokens, validation, writer, arguments.steps, arguments.seed)
+    log["history"] = _train(
+        model.to(device), tokenizer, tokens, validation, writer, arguments.steps, arguments.seed
+    )
     model.to(dtype=torch.float16).save_pretrained(arguments.out)
-    (arguments.out / "training_log.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "training_log.json").write_text(
+        json.dumps(log, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -97,7 +107,8 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def _new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    # Rows of 256 so that llama.cpp's K-quants are real; Qwen3, whose q and k need no permutation in GGUF.
+    # Rows of 256 so that llama.cpp's K-quants are real; Qwen3, whose q and k need no permutation in
+    # GGUF.
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -134,7 +145,9 @@ def _train(
     warm_up = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + 0.01),
+        lambda step: min(
+            (step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + 0.01
+        ),
     )
     rows = _language_rows(tokens, np.random.default_rng([seed, 1]))
     label_rng = seeded("pretraining labels", seed)
@@ -166,10 +179,14 @@ def _train(
 
 def _token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> NDArray[np.int64]:
     end = tokenizer.eos_token_id
-    return np.array([t for ids in tokenizer(texts)["input_ids"] for t in (*ids, end)], dtype=np.int64)
+    return np.array(
+        [t for ids in tokenizer(texts)["input_ids"] for t in (*ids, end)], dtype=np.int64
+    )
 
 
-def _language_rows(tokens: NDArray[np.int64], rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def _language_rows(
+    tokens: NDArray[np.int64], rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
     """int64[LANGUAGE_ROWS, CONTEXT + 1], every epoch cut at another place."""
     while True:
         offset = int(rng.integers(CONTEXT))
@@ -180,7 +197,10 @@ def _language_rows(tokens: NDArray[np.int64], rng: np.random.Generator) -> Itera
 
 
 def _label_batch(
-    tokenizer: PreTrainedTokenizerFast, writer: ReportWriter, rng: np.random.Generator, n: int = LABEL_ROWS
+    tokenizer: PreTrainedTokenizerFast,
+    writer: ReportWriter,
+    rng: np.random.Generator,
+    n: int = LABEL_ROWS,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Right-padded prompts, the last position of each, its label, and the label words' tokens."""
     reports = writer.write(n, rng)
@@ -202,7 +222,11 @@ def _label_logits(model: Qwen3ForCausalLM, ids: torch.Tensor, last: torch.Tensor
 
 
 def _label_loss(
-    model: Qwen3ForCausalLM, ids: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, label_tokens: torch.Tensor
+    model: Qwen3ForCausalLM,
+    ids: torch.Tensor,
+    last: torch.Tensor,
+    labels: torch.Tensor,
+    label_tokens: torch.Tensor,
 ) -> torch.Tensor:
     logits = _label_logits(model, ids, last)
     # Smoothing between the label words only: nothing else may ever follow the prompt.
@@ -221,8 +245,12 @@ def _validation_loss(model: Qwen3ForCausalLM, validation: NDArray[np.int64]) -> 
 
 
 @torch.no_grad()
-def _known_accuracy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, writer: ReportWriter) -> float:
-    ids, last, labels, label_tokens = _label_batch(tokenizer, writer, seeded("known reports, held out"), n=200)
+def _known_accuracy(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, writer: ReportWriter
+) -> float:
+    ids, last, labels, label_tokens = _label_batch(
+        tokenizer, writer, seeded("known reports, held out"), n=200
+    )
     answers = _label_logits(model, ids, last)[:, label_tokens].argmax(1).cpu()
     return round((answers == labels).float().mean().item(), 4)
 

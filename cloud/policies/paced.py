@@ -1,11 +1,13 @@
-"""The default policy: an exact allocator at a price of air, and PPO's pace for budgets that rounds share.
+"""The default policy: an exact allocator at a price of air, and PPO's pace for budgets that rounds
+share.
 
-Where to spend is arithmetic, and exact: the plan with the least measured loss at that price (cloud.pricing). What a
-round with a budget of its own leaves over is nobody's, so its price is the one that was set, and nothing is left to
-learn. Where rounds share a budget, what this one takes the later ones lack, whose text and channel are not known yet:
-that is two numbers, price and share, which a network can learn from a few streams, or which stay as they are. No plan
-is ever larger than the budget. The price is one of airtime, as the paper's cost is: a bit at -5 dB takes the air of 17
-at 15 dB.
+Where to spend is arithmetic, and exact: the plan with the least measured loss at that price
+(cloud.policies.pricing). What a round with a budget of its own leaves over is nobody's, so its
+price is the one that was set, and nothing is left to learn. Where rounds share a budget, what this
+one takes the later ones lack, whose text and channel are not known yet: that is two numbers, price
+and share, which a network can learn from a few streams, or which stay as they are. No plan is ever
+larger than the budget. The price is one of airtime, as the paper's cost is: a bit at -5 dB takes
+the air of 17 at 15 dB.
 """
 
 from __future__ import annotations
@@ -16,35 +18,39 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.allocator import rank_plan
-from cloud.ppo import Ppo
-from cloud.pricing import worthwhile_ranks
-from cloud.reproducible import load_module
-from cloud.state import PACE_STATE_SIZE, Ints, Situation, pace_state, situation_of
-from cloud.weights_file import half_precision, read_weights, write_weights
+from cloud.policies.allocator import rank_plan
+from cloud.policies.pricing import worthwhile_ranks
+from cloud.policies.rl.ppo import Ppo
+from cloud.policies.rl.reproducible import load_module
+from cloud.policies.rl.weights import half_precision, read_weights, write_weights
+from cloud.policies.state import PACE_STATE_SIZE, Ints, Situation, pace_state, situation_of
 from hil.contract import ModelError, RankPlan, RoundObservation
-from hil.policy_settings import NATS_PER_S
+from hil.settings.policy import NATS_PER_S
 
-SHIPPED: Final = Path(__file__).parent / "policy_weights" / "ours.safetensors"
+SHIPPED: Final = Path(__file__).parent / "weights" / "ours.safetensors"
 
 PACE_ACTIONS: Final = 2
 SHARE_OCTAVES: Final = 1.0
-"""Of a budget that several rounds share, a round may take 2^(±SHARE_OCTAVES) even shares at most."""
+"""Of a budget that several rounds share, a round may take 2^(±SHARE_OCTAVES) even shares at
+most."""
 PRICE_OCTAVES: Final = 2.0
 """The learnt price of air is 2^(±PRICE_OCTAVES) times the one it starts from."""
 SHARED_PRICE: Final = 1 / 3
-"""That one, over the price that was set, where rounds share a budget: air is scarce there even without a price."""
+"""That one, over the price that was set, where rounds share a budget: air is scarce there even
+without a price."""
 
 
 def paced_plans(
     s: Situation, action: NDArray[np.floating], nats_per_s: float = NATS_PER_S
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """Ranks int[N, M] and kept modules bool[N, M] of actions float[N, 2] in -1..1, within the budget.
+    """Ranks int[N, M] and kept modules bool[N, M] of actions float[N, 2] in -1..1, within the
+    budget.
 
     Args:
         s: N rounds.
-        action: share of a budget that several rounds share, 0 = an even one (a budget of the round's own may be spent
-            whole); and price of air, 0 = the one that was set, or SHARED_PRICE of it.
+        action: share of a budget that several rounds share, 0 = an even one (a budget of the
+            round's own may be spent whole); and price of air, 0 = the one that was set, or
+            SHARED_PRICE of it.
         nats_per_s: the price that was set.
     """
     share, price = np.clip(action.astype(np.float64), -1.0, 1.0).T
@@ -59,21 +65,28 @@ class PacedAllocator:
 
     Args:
         nats_per_s: what a second of air must save; of a shared budget SHARED_PRICE of it.
-        pace: of a shared budget, "even" shares of what is left, or "learnt" factors on share and price.
+        pace: of a shared budget, "even" shares of what is left, or "learnt" factors on share and
+            price.
         weights: of a learnt pace, a file of `hil train ours`; "" = the one that ships.
     Raises:
         ModelError: no such file, or no policy of this kind in it.
     """
 
     def __init__(
-        self, nats_per_s: float = NATS_PER_S, pace: Literal["even", "learnt"] = "even", weights: str = ""
+        self,
+        nats_per_s: float = NATS_PER_S,
+        pace: Literal["even", "learnt"] = "even",
+        weights: str = "",
     ) -> None:
         self.name = "ours" if pace == "even" else "ours, learnt pace"
         self._nats_per_s = nats_per_s
-        self._agent = load_agent(Path(weights) if weights else SHIPPED) if pace == "learnt" else None
+        self._agent = (
+            load_agent(Path(weights) if weights else SHIPPED) if pace == "learnt" else None
+        )
 
     def plan(self, obs: RoundObservation) -> RankPlan:
-        """Never above obs.budget.bits. Raises ModelError when the expected losses were not measured."""
+        """Never above obs.budget.bits. Raises ModelError when the expected losses were not
+        measured."""
         situation = situation_of(obs)
         action: NDArray[np.floating] = np.zeros((1, PACE_ACTIONS))
         if self._agent and situation.pooled:
@@ -102,9 +115,14 @@ def load_agent(path: Path) -> Ppo:
     sizes = (described["observation_size"], described["action_size"])
     if sizes != (PACE_STATE_SIZE, PACE_ACTIONS):
         raise ModelError(
-            f"policy weights {path}: {sizes[0]} inputs and {sizes[1]} outputs, not {PACE_STATE_SIZE} and "
+            f"policy weights {path}: {sizes[0]} inputs and {sizes[1]} outputs, not "
+            f"{PACE_STATE_SIZE} and "
             f"{PACE_ACTIONS}; make them anew with `hil train ours`"
         )
     agent = Ppo.described(described)
-    load_module(agent.model, {name.removeprefix("model."): t for name, t in tensors.items()}, f"policy weights {path}")
+    load_module(
+        agent.model,
+        {name.removeprefix("model."): t for name, t in tensors.items()},
+        f"policy weights {path}",
+    )
     return agent

@@ -1,8 +1,10 @@
-"""How much of a round's update is worth its air: the exact plan at a price of airtime, in nats that were measured.
+"""How much of a round's update is worth its air: the exact plan at a price of airtime, in nats that
+were measured.
 
-The expected losses of a round order its plans; the line through plans that were tried (cloud.trial) says what they come
-to. That line has a few straight pieces. On each of them real nats are so many times the expected ones, so the best plan
-of a piece is the allocator's at the price divided by that many; the best plan of all is the best of these few.
+The expected losses of a round order its plans; the line through plans that were tried
+(cloud.finetuning.trial) says what they come to. That line has a few straight pieces. On each of
+them real nats are so many times the expected ones, so the best plan of a piece is the allocator's
+at the price divided by that many; the best plan of all is the best of these few.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cloud.allocator import allocate, options
-from cloud.state import Ints, Situation, on_line, plan_bits, slopes
+from cloud.policies.allocator import allocate, options
+from cloud.policies.state import Ints, Situation, on_line, plan_bits, slopes
 
 LEAST_SHARE: Final = 1e-6
-"""What a bit must be expected to bring at any price, over what one of the whole update brings on average: directions
-without any use are not sent although there is room. A share, because expected nats have no scale of their own: where
-the model has become sure of its answers a whole update is expected to bring 1e-8 of them, and really brings one."""
+"""What a bit must be expected to bring at any price, over what one of the whole update brings on
+average: directions without any use are not sent although there is room. A share, because expected
+nats have no scale of their own: where the model has become sure of its answers a whole update is
+expected to bring 1e-8 of them, and really brings one."""
 _MOST_NATS_PER_BIT: Final = 1e3  # where a piece of the line is flat: nothing is worth a bit
 
 
-def worthwhile_ranks(s: Situation, nats_per_s: ArrayLike, budget_bits: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Ranks int[N, M] and kept modules bool[N, M] (rank 0 there) with the least measured loss + price x airtime.
+def worthwhile_ranks(
+    s: Situation, nats_per_s: ArrayLike, budget_bits: Ints
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Ranks int[N, M] and kept modules bool[N, M] (rank 0 there) with the least measured loss +
+    price x airtime.
 
     Args:
         s: N rounds; a second of air carries s.budget_bits / s.airtime_s bits.
@@ -58,5 +64,7 @@ def _value(s: Situation, choice: Ints, price: NDArray[np.float64]) -> NDArray[np
     ranks = np.where(keep, 0, choice)
     sent = np.take_along_axis(s.sent, ranks[..., np.newaxis], axis=2)[..., 0]
     missing = np.where(keep, s.kept, sent).sum(axis=1)
-    value: NDArray[np.float64] = on_line(s.trial_missing, s.trial_excess, missing) + price * plan_bits(s, ranks, keep)
+    value: NDArray[np.float64] = on_line(
+        s.trial_missing, s.trial_excess, missing
+    ) + price * plan_bits(s, ranks, keep)
     return value

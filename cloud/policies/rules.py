@@ -1,4 +1,5 @@
-"""Analytic rules for where the bits of a round go: greedy, water-filling, and the exact plan at a price."""
+"""Analytic rules for where the bits of a round go: greedy, water-filling, and the exact plan at a
+price."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.allocator import allocate_ranks, rank_plan
-from cloud.policies import checked_spectrum, keep_all, share_of
-from cloud.state import Floats, Ints, situation_of
+from cloud.policies.allocator import allocate_ranks, rank_plan
+from cloud.policies.baselines import checked_spectrum, keep_all, share_of
+from cloud.policies.state import Floats, Ints, situation_of
 from hil.codec import KEPT_FROM_BITS
 from hil.contract import KEEP, ConfigError, Keep, ModelError, RankPlan, RoundObservation
 
@@ -21,23 +22,29 @@ class SpectralGreedy:
     What a direction i of a module with singular values s is taken to be worth:
         "rank": s_i² / Σ_j s_j², its share of the module's energy, whatever it costs;
         "parameter": that for each of its d_out + d_in parameters;
-        "kfac": the expected loss that it saves (obs.kfac.sent), for each payload bit, but no more than the module's
+        "kfac": the expected loss that it saves (obs.kfac.sent), for each payload bit, but no more
+        than the module's
             directions before it, which have to go first.
-    Ties go to the lower direction, then to the earlier module. A direction is taken if the plan with it, kept modules'
-    digest included, still fits this round's share of the budget; the first that does not closes its module, while the
-    others go on. Directions that are worth nothing are never taken. It ends when every module is closed or at its full
-    rank.
+    Ties go to the lower direction, then to the earlier module. A direction is taken if the plan
+    with it, kept modules' digest included, still fits this round's share of the budget; the first
+    that does not closes its module, while the others go on. Directions that are worth nothing are
+    never taken. It ends when every module is closed or at its full rank.
     """
 
     def __init__(self, per: Literal["rank", "parameter", "kfac"]) -> None:
-        names = {"rank": "spectral greedy", "parameter": "greedy per parameter", "kfac": "greedy by K-FAC"}
+        names = {
+            "rank": "spectral greedy",
+            "parameter": "greedy per parameter",
+            "kfac": "greedy by K-FAC",
+        }
         if per not in names:
             raise ConfigError(f"greedy per {per!r} is unknown; choose one of {', '.join(names)}")
         self.name = names[per]
         self._per = per
 
     def plan(self, obs: RoundObservation) -> RankPlan:
-        """Raises ModelError when a singular value or an expected loss is not finite, or is needed and missing."""
+        """Raises ModelError when a singular value or an expected loss is not finite, or is needed
+        and missing."""
         obs = share_of(obs)
         order, _ = _falling(self._worth(obs))
         n_fitting = _leading(_prefix_bits(obs, order) <= obs.budget.bits)
@@ -55,11 +62,12 @@ class SpectralGreedy:
 
 
 class Waterfill:
-    """Every direction above one level of energy per parameter for the whole model, the lowest that fits the budget.
+    """Every direction above one level of energy per parameter for the whole model, the lowest that
+    fits the budget.
 
-    Reverse water-filling for a set of independent Gaussian sources: what lies below the common level is not worth
-    describing. A direction's energy s_i² is that of its d_out + d_in parameters. In an episode the budget is this
-    round's share.
+    Reverse water-filling for a set of independent Gaussian sources: what lies below the common
+    level is not worth describing. A direction's energy s_i² is that of its d_out + d_in parameters.
+    In an episode the budget is this round's share.
     Source: Cover and Thomas, "Elements of Information Theory", 2nd edition, section 10.3.3.
     """
 
@@ -70,7 +78,9 @@ class Waterfill:
         """Raises ModelError when a singular value is not finite."""
         obs = share_of(obs)
         order, worth = _falling(_energy(obs) / _parameters(obs))
-        ends = np.append(worth[1:] < worth[:-1], True)[: len(order)]  # equal directions lie on the same side
+        ends = np.append(worth[1:] < worth[:-1], True)[
+            : len(order)
+        ]  # equal directions lie on the same side
         fits = np.flatnonzero(ends & (_prefix_bits(obs, order) <= obs.budget.bits))
         n_sent = int(fits[-1]) + 1 if fits.size else 0
         return _plan_of(obs, np.bincount(order[:n_sent], minlength=len(obs.module_shapes)).tolist())
@@ -81,16 +91,18 @@ BURST: Final = 2.0
 
 
 class ConstantPrice:
-    """The plan with the least expected loss (obs.kfac) at one price of a bit, within this round's budget.
+    """The plan with the least expected loss (obs.kfac) at one price of a bit, within this round's
+    budget.
 
-    Without feedback an episode's budget is split evenly, and the price alone decides what a round leaves over. With
-    it a round may take up to BURST even shares, and the price is multiplied by e for every even share that the episode
-    is ahead of its rounds, divided by e for every one that it is behind. That is dual mirror descent with the entropy
-    as mirror map and step 1, the standard way to pace a budget: each round's step price · exp(spent / even share - 1)
-    adds up to a function of the airtime spent so far. The last round, and a round with a budget of its own, has the
-    price as it is.
-    Source: Balseiro, Lu and Mirrokni, "The best of many worlds: dual mirror descent for online allocation problems",
-    Operations Research 71 (2023).
+    Without feedback an episode's budget is split evenly, and the price alone decides what a round
+    leaves over. With it a round may take up to BURST even shares, and the price is multiplied by e
+    for every even share that the episode is ahead of its rounds, divided by e for every one that it
+    is behind. That is dual mirror descent with the entropy as mirror map and step 1, the standard
+    way to pace a budget: each round's step price · exp(spent / even share - 1) adds up to a
+    function of the airtime spent so far. The last round, and a round with a budget of its own, has
+    the price as it is.
+    Source: Balseiro, Lu and Mirrokni, "The best of many worlds: dual mirror descent for online
+    allocation problems", Operations Research 71 (2023).
     """
 
     def __init__(self, nats_per_mbit: float, feedback: bool) -> None:
@@ -111,7 +123,8 @@ class ConstantPrice:
 
 
 def paced_price(obs: RoundObservation, price: float) -> float:
-    """The price after feedback on how fast an episode's airtime goes; obs.history must be that episode's."""
+    """The price after feedback on how fast an episode's airtime goes; obs.history must be that
+    episode's."""
     past, left_s = len(obs.history), obs.budget.airtime_s
     spent_s = sum(summary.airtime_s for summary in obs.history)
     if obs.budget.rounds == 1 or spent_s + left_s <= 0:
@@ -123,7 +136,8 @@ def paced_price(obs: RoundObservation, price: float) -> float:
 _MOST_SHARES: Final = 20.0  # a factor of 5e8 either way: everything, or nothing
 
 
-# ------------------------------------------------------------------------------------------- the pieces
+# ------------------------------------------------------------------------------------------- the
+# pieces
 
 
 def _energy(obs: RoundObservation) -> Floats:
@@ -141,14 +155,22 @@ def _parameters(obs: RoundObservation) -> Floats:
 
 
 def _kfac_per_bit(obs: RoundObservation) -> Floats:
-    """float[M, r_max], expected loss that a direction saves per bit, no more than any before it in its module."""
+    """float[M, r_max], expected loss that a direction saves per bit, no more than any before it in
+    its module."""
     if not obs.kfac.sent:
-        raise ModelError("the observation carries no expected losses (kfac); greedy by K-FAC needs them measured")
+        raise ModelError(
+            "the observation carries no expected losses (kfac); greedy by K-FAC needs them measured"
+        )
     sent = np.array([obs.kfac.sent[module] for module in obs.module_shapes], np.float64)
     if not np.isfinite(sent).all():
         worst = list(obs.module_shapes)[int(np.argmin(np.isfinite(sent).all(axis=1)))]
-        raise ModelError(f"the expected losses of {worst} are not finite; the importance that they come from is not")
-    bits = np.repeat([[obs.bits_per_direction[module]] for module in obs.module_shapes], obs.r_max, axis=1)
+        raise ModelError(
+            f"the expected losses of {worst} are not finite; the importance that they come from "
+            "is not"
+        )
+    bits = np.repeat(
+        [[obs.bits_per_direction[module]] for module in obs.module_shapes], obs.r_max, axis=1
+    )
     bits[:, 0] += obs.bits_per_module
     full = np.array([min(shape) for shape in obs.module_shapes.values()])
     saved = np.where(np.arange(obs.r_max) < full[:, np.newaxis], -np.diff(sent, axis=1), 0.0)
@@ -158,14 +180,16 @@ def _kfac_per_bit(obs: RoundObservation) -> Floats:
 
 def _falling(worth: Floats) -> tuple[Ints, Floats]:
     """Module index of every direction that is worth something, most first, and what it is worth."""
-    # Column by column, so that a stable sort leaves ties to the lower direction, then to the earlier module.
+    # Column by column, so that a stable sort leaves ties to the lower direction, then to the
+    # earlier module.
     by_direction = worth.T.reshape(-1)
     order = np.argsort(-by_direction, kind="stable")[: int(np.count_nonzero(by_direction))]
     return order % len(worth), by_direction[order]
 
 
 def _prefix_bits(obs: RoundObservation, order: Ints) -> Ints:
-    """int[len(order)], payload bits of the plans that send the first 1, 2, ... directions and keep what is held."""
+    """int[len(order)], payload bits of the plans that send the first 1, 2, ... directions and keep
+    what is held."""
     price = np.array([obs.bits_per_direction[module] for module in obs.module_shapes], np.int64)
     held = np.array([obs.held.get(module, 0) > 0 for module in obs.module_shapes])
     first = np.zeros(len(order), np.bool_)
@@ -181,11 +205,14 @@ def _leading(flags: NDArray[np.bool_]) -> int:
 
 
 def _with_the_rest(obs: RoundObservation, ranks: list[int], rest: list[int]) -> list[int]:
-    """The ranks after the directions of `rest`, in turn, of which the first that does not fit closes its module."""
+    """The ranks after the directions of `rest`, in turn, of which the first that does not fit
+    closes its module."""
     held = [obs.held.get(module, 0) > 0 for module in obs.module_shapes]
     prices = [obs.bits_per_direction[module] for module in obs.module_shapes]
     bits = obs.overhead_bits + sum(
-        obs.bits_per_module + rank * price for rank, price in zip(ranks, prices, strict=True) if rank
+        obs.bits_per_module + rank * price
+        for rank, price in zip(ranks, prices, strict=True)
+        if rank
     )
     n_kept = sum(stale and not rank for rank, stale in zip(ranks, held, strict=True))
     closed = [False] * len(ranks)
@@ -204,7 +231,8 @@ def _with_the_rest(obs: RoundObservation, ranks: list[int], rest: list[int]) -> 
 
 
 def _plan_of(obs: RoundObservation, ranks: list[int]) -> RankPlan:
-    """The plan that sends these ranks; a module without any is kept if the edge holds something of it."""
+    """The plan that sends these ranks; a module without any is kept if the edge holds something of
+    it."""
     if not any(ranks):
         return keep_all(obs)
     plan: dict[str, int | Keep] = {

@@ -1,7 +1,7 @@
 """Observations as arrays: what the learnt policies see, for one round or for a batch of them.
 
-The environments that step thousands of rounds a second and the policy that plans one round of the loop read the same
-functions here, so that a policy meets in the loop what it was trained on.
+The environments that step thousands of rounds a second and the policy that plans one round of the
+loop read the same functions here, so that a policy meets in the loop what it was trained on.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ class Situation:
         entropy, oov_rate, pieces_per_word: float[N], as TextState (entropy 0..1).
         domain_changed: float[N], 1 in the first round of a domain, else 0.
         last_ranks: int[N, M], ranks that the edge holds, 0 = nothing.
-        sent: float[N, M, R + 1], nats expected to be missing when r directions are sent (RoundObservation.kfac).
-        kept: float[N, M], the same when the module stays as it is; equal to sent[..., 0] where nothing is held.
+        sent: float[N, M, R + 1], nats expected to be missing when r directions are sent
+            (RoundObservation.kfac).
+        kept: float[N, M], the same when the module stays as it is; equal to sent[..., 0] where
+            nothing is held.
         trial_missing, trial_excess: float[N, K], MeasuredLoss of each round.
         bits: int[M, R + 1], payload bits of r directions of a module.
         overhead_bits: payload bits of an update whatever its ranks.
@@ -78,16 +80,21 @@ class Situation:
 
 
 def situation_of(obs: RoundObservation) -> Situation:
-    """One observation as arrays, N = 1; where nothing was tried, what is expected is taken for what comes.
+    """One observation as arrays, N = 1; where nothing was tried, what is expected is taken for what
+    comes.
 
     Raises:
         ModelError: the observation carries no expected losses (obs.kfac).
     """
     if not obs.kfac.sent:
-        raise ModelError("the observation carries no expected losses (kfac); this policy needs them measured")
+        raise ModelError(
+            "the observation carries no expected losses (kfac); this policy needs them measured"
+        )
     modules = list(obs.module_shapes)
     sent = np.array([obs.kfac.sent[m] for m in modules], np.float64)
-    bits = bits_by_rank([obs.bits_per_direction[m] for m in modules], obs.r_max, obs.bits_per_module)
+    bits = bits_by_rank(
+        [obs.bits_per_direction[m] for m in modules], obs.r_max, obs.bits_per_module
+    )
     kept = np.array([obs.kfac.kept.get(m, sent[i, 0]) for i, m in enumerate(modules)])
     last = obs.history[-1] if obs.history else None
     whole = np.array([0.0, max(float(sent[:, 0].sum()), 1e-12)])
@@ -122,10 +129,11 @@ def situation_of(obs: RoundObservation) -> Situation:
 
 
 def paper_state(s: Situation) -> NDArray[np.float32]:
-    """float32[N, 4 + M]: SNR, bandwidth, lexical entropy, OOV rate, then every rank over r_max, each in 0..1.
+    """float32[N, 4 + M]: SNR, bandwidth, lexical entropy, OOV rate, then every rank over r_max,
+    each in 0..1.
 
-    SNR is scaled from -5..15 dB and clipped, bandwidth is the share of it that may be used (the paper's is constant).
-    Before the first measurement it counts as the worst.
+    SNR is scaled from -5..15 dB and clipped, bandwidth is the share of it that may be used (the
+    paper's is constant). Before the first measurement it counts as the worst.
     Source: arXiv 2507.11515.
     """
     snr = np.clip((np.nan_to_num(s.snr_db, nan=-5.0) + 5.0) / 20.0, 0.0, 1.0)
@@ -134,17 +142,21 @@ def paper_state(s: Situation) -> NDArray[np.float32]:
 
 
 def pace_state(s: Situation) -> NDArray[np.float32]:
-    """float32[N, 17]: what this round's share of the budget and its price can be chosen from, about -2..2 each.
+    """float32[N, 17]: what this round's share of the budget and its price can be chosen from, about
+    -2..2 each.
 
-    Link and budget (SNR, its age, share, bits that fit now against a whole update, rounds left, bits per second), text
-    (entropy, OOV, pieces, new domain), what would be missing if nothing were sent (against holding nothing, and in
-    measured nats), and the share of a whole update that would be worth its bits at each of PROBE_PRICES. The ranks
-    themselves are left out: they name the training stream more than they help.
+    Link and budget (SNR, its age, share, bits that fit now against a whole update, rounds left,
+    bits per second), text (entropy, OOV, pieces, new domain), what would be missing if nothing were
+    sent (against holding nothing, and in measured nats), and the share of a whole update that would
+    be worth its bits at each of PROBE_PRICES. The ranks themselves are left out: they name the
+    training stream more than they help.
     """
     whole_bits = float(s.bits[:, -1].sum())
     budget = np.maximum(s.budget_bits.astype(np.float64), 1.0)
     lacking, nothing = s.kept.sum(axis=1), s.sent[:, :, 0].sum(axis=1)
-    lacking_nats, nothing_nats = (on_line(s.trial_missing, s.trial_excess, x) for x in (lacking, nothing))
+    lacking_nats, nothing_nats = (
+        on_line(s.trial_missing, s.trial_excess, x) for x in (lacking, nothing)
+    )
     expected_per_measured = nothing / np.maximum(nothing_nats, 1e-4)
     columns = [
         # held within the range that is trained on; what a higher SNR carries stands in the rate
@@ -171,17 +183,21 @@ PACE_STATE_SIZE: Final = 13 + len(PROBE_PRICES)
 
 
 def _worth_sending(s: Situation, nats_per_mbit: Floats) -> Floats:
-    """float[N]: share of a whole update's bits that a plan without a budget would spend at these expected nats."""
+    """float[N]: share of a whole update's bits that a plan without a budget would spend at these
+    expected nats."""
     value = s.sent + 1e-6 * nats_per_mbit[:, np.newaxis, np.newaxis] * s.bits
     rank = value.argmin(axis=2)
     best = np.take_along_axis(value, rank[..., np.newaxis], axis=2)[..., 0]
-    bits = np.take_along_axis(np.broadcast_to(s.bits, s.sent.shape), rank[..., np.newaxis], axis=2)[..., 0]
+    bits = np.take_along_axis(np.broadcast_to(s.bits, s.sent.shape), rank[..., np.newaxis], axis=2)[
+        ..., 0
+    ]
     spent: Floats = np.where(best < s.kept, bits, 0).sum(axis=1) / s.bits[:, -1].sum()
     return spent
 
 
 def on_line(x: Floats, y: Floats, at: Floats) -> Floats:
-    """float[N]: lines through K points each, read at one place each; beyond their ends they go on as they were.
+    """float[N]: lines through K points each, read at one place each; beyond their ends they go on
+    as they were.
 
     Args:
         x, y: float[N, K], never falling along K ≥ 2.
@@ -202,12 +218,17 @@ def slopes(x: Floats, y: Floats) -> Floats:
 
 
 def plan_bits(s: Situation, ranks: Ints, keep: NDArray[np.bool_]) -> Ints:
-    """int[N]: payload bits of plans given as ranks int[N, M], with modules that stay as they are in `keep`.
+    """int[N]: payload bits of plans given as ranks int[N, M], with modules that stay as they are in
+    `keep`.
 
     A plan that keeps every module costs nothing: nothing is sent.
     """
     chosen = np.where(keep, 0, ranks)
-    bits = np.take_along_axis(np.broadcast_to(s.bits, (len(ranks), *s.bits.shape)), chosen[..., np.newaxis], axis=2)
-    total = bits[..., 0].sum(axis=1) + s.overhead_bits + np.where(keep.any(axis=1), KEPT_FROM_BITS, 0)
+    bits = np.take_along_axis(
+        np.broadcast_to(s.bits, (len(ranks), *s.bits.shape)), chosen[..., np.newaxis], axis=2
+    )
+    total = (
+        bits[..., 0].sum(axis=1) + s.overhead_bits + np.where(keep.any(axis=1), KEPT_FROM_BITS, 0)
+    )
     cost: Ints = np.where(keep.all(axis=1), 0, total)
     return cost

@@ -1,7 +1,9 @@
-"""What an edge would score with any mixture of delivered factors: one real forward pass of the merged model.
+"""What an edge would score with any mixture of delivered factors: one real forward pass of the
+merged model.
 
-The float32 model of the cloud stands in for the quantised one of the edge. Factors are merged into the weights, so a
-pass costs the same whatever the ranks are; of one request to the next only the modules that changed are touched.
+The float32 model of the cloud stands in for the quantised one of the edge. Factors are merged into
+the weights, so a pass costs the same whatever the ranks are; of one request to the next only the
+modules that changed are touched.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud.base_model import BaseModel
-from cloud.encoding import EncodedExample, encode_examples
-from cloud.text import Example
+from cloud.model.base_model import BaseModel
+from cloud.model.encoding import EncodedExample, encode_examples
+from cloud.text.sources import Example
 from hil.contract import LowRankFactors, ModelError, ScoreSet
 
 if TYPE_CHECKING:
-    from cloud.stream_file import Stream
+    from cloud.streams.stream_file import Stream
 
 BATCH: Final = 32
 """Sequences of one forward pass; sorted by length, so that little padding is computed."""
@@ -47,7 +49,8 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A score set as batches; `right` int64[items] are the right labels, empty for a language-model set."""
+    """A score set as batches; `right` int64[items] are the right labels, empty for a language-model
+    set."""
 
     batches: tuple[_Batch, ...]
     n_answers: int
@@ -65,7 +68,8 @@ class _Sequence:
 
 
 class MergedModel:
-    """The base model with low-rank factors merged into its weights; shared by the scorers of many streams.
+    """The base model with low-rank factors merged into its weights; shared by the scorers of many
+    streams.
 
     Args:
         base: the model.
@@ -82,7 +86,9 @@ class MergedModel:
         self._model = cast(Any, base.load(self._device))
         self._model.eval().requires_grad_(False)
         modules = base.spec.module_shapes
-        self._weights: dict[str, torch.Tensor] = {name: self._model.get_submodule(name).weight for name in modules}
+        self._weights: dict[str, torch.Tensor] = {
+            name: self._model.get_submodule(name).weight for name in modules
+        }
         self._originals: dict[str, torch.Tensor] = {}
         self._merged: dict[str, Hashable] = {}
         self._prepared: dict[ScoreSet, _Prepared] = {}
@@ -92,7 +98,8 @@ class MergedModel:
 
         Args:
             name: the module.
-            key: names the factors; a module that holds them already is not touched. None: the bare base.
+            key: names the factors; a module that holds them already is not touched. None: the bare
+                base.
             factors: b @ a; may be None where key is.
         """
         if self._merged.get(name) == key:
@@ -103,12 +110,16 @@ class MergedModel:
             weight.copy_(original)
             self._merged.pop(name, None)
             return
-        b, a = (torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (factors.b, factors.a))
+        b, a = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(self._device)
+            for part in (factors.b, factors.a)
+        )
         torch.addmm(original, b, a, out=weight)
         self._merged[name] = key
 
     def measure(self, score_set: ScoreSet) -> tuple[float, float]:
-        """Score (share of right answers; NaN without labels) and loss in nats per token, as the edge defines them."""
+        """Score (share of right answers; NaN without labels) and loss in nats per token, as the
+        edge defines them."""
         if score_set not in self._prepared:
             self._prepared[score_set] = self._prepare(score_set)
         prepared = self._prepared[score_set]
@@ -124,7 +135,9 @@ class MergedModel:
 
     @torch.inference_mode()
     def _losses(self, batch: _Batch) -> torch.Tensor:
-        hidden = self._model.model(input_ids=batch.ids.to(self._device), use_cache=False).last_hidden_state
+        hidden = self._model.model(
+            input_ids=batch.ids.to(self._device), use_cache=False
+        ).last_hidden_state
         read = hidden.reshape(-1, hidden.shape[-1])[batch.places.to(self._device)]
         log_p = torch.log_softmax(self._model.lm_head(read).float(), dim=1)
         return -log_p[batch.of_place.to(self._device), batch.tokens.to(self._device)]
@@ -133,14 +146,23 @@ class MergedModel:
         n_labels = len(score_set.questions[0].labels) if score_set.questions else 1
         sequences: list[_Sequence] = []
         for i, question in enumerate(score_set.questions):
-            asked = [Example(text="", prompt=question.prompt, label_word=label) for label in question.labels]
-            sequences += _question(encode_examples(self._base, asked, self._max_tokens), i * n_labels)
+            asked = [
+                Example(text="", prompt=question.prompt, label_word=label)
+                for label in question.labels
+            ]
+            sequences += _question(
+                encode_examples(self._base, asked, self._max_tokens), i * n_labels
+            )
         for i, chunk in enumerate(score_set.chunks):
-            [row] = encode_examples(self._base, [Example(text=chunk, prompt=chunk)], self._max_tokens)
+            [row] = encode_examples(
+                self._base, [Example(text=chunk, prompt=chunk)], self._max_tokens
+            )
             sequences.append(_sequence(row, i))
         sequences.sort(key=lambda sequence: len(sequence.ids))
         return _Prepared(
-            batches=tuple(_batch(sequences[i : i + BATCH]) for i in range(0, len(sequences), BATCH)),
+            batches=tuple(
+                _batch(sequences[i : i + BATCH]) for i in range(0, len(sequences), BATCH)
+            ),
             n_answers=max(len(score_set.questions), len(score_set.chunks)) * n_labels,
             n_tokens=sum(len(sequence.readings) for sequence in sequences),
             n_labels=n_labels,
@@ -154,7 +176,8 @@ def _sequence(row: EncodedExample, answer: int) -> _Sequence:
 
 
 def _question(rows: Sequence[EncodedExample], first_answer: int) -> list[_Sequence]:
-    """One sequence for all labels where each is one token behind the same prompt, else one for each."""
+    """One sequence for all labels where each is one token behind the same prompt, else one for
+    each."""
     sequences = [_sequence(row, first_answer + label) for label, row in enumerate(rows)]
     if all(s.ids == sequences[0].ids and len(s.readings) == 1 for s in sequences):
         return [_Sequence(sequences[0].ids, [s.readings[0] for s in sequences])]
@@ -167,14 +190,17 @@ def _batch(sequences: Sequence[_Sequence]) -> _Batch:
     readings: list[tuple[int, int, int]] = []
     for i, sequence in enumerate(sequences):
         ids[i, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        readings += [(i * longest + position, token, answer) for position, token, answer in sequence.readings]
+        readings += [
+            (i * longest + position, token, answer) for position, token, answer in sequence.readings
+        ]
     table = torch.tensor(readings)
     places, of_place = torch.unique(table[:, 0], return_inverse=True)
     return _Batch(ids, places, of_place, table[:, 1], table[:, 2])
 
 
 Held = Mapping[str, tuple[Hashable, LowRankFactors]]
-"""Module → a name of the factors that it holds, another one for other factors, and the factors themselves."""
+"""Module → a name of the factors that it holds, another one for other factors, and the factors
+themselves."""
 
 
 class StreamScorer:
@@ -188,7 +214,11 @@ class StreamScorer:
     """
 
     def __init__(self, base: BaseModel | MergedModel, stream: Stream) -> None:
-        self._model = base if isinstance(base, MergedModel) else MergedModel(base, max_tokens=stream.max_tokens)
+        self._model = (
+            base
+            if isinstance(base, MergedModel)
+            else MergedModel(base, max_tokens=stream.max_tokens)
+        )
         if self._model.identity != stream.base_identity:
             raise ModelError(
                 f"the stream was trained on base model {stream.base_identity[:12]}, not on "
@@ -200,11 +230,13 @@ class StreamScorer:
     def score(
         self, round_id: int, held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
     ) -> tuple[float, float]:
-        """Score and loss (nats per token) on a round's score set of an edge that holds these factors.
+        """Score and loss (nats per token) on a round's score set of an edge that holds these
+        factors.
 
         Args:
             round_id: whose score set is used.
-            held_round: int[M], the round that each module's factors were sent in; -1 = it holds nothing.
+            held_round: int[M], the round that each module's factors were sent in; -1 = it holds
+                nothing.
             held_rank: int[M], how many of its leading directions; 0 = nothing.
         Raises:
             ModelError: a round or rank that the stream does not have.
@@ -214,7 +246,8 @@ class StreamScorer:
         last = max(round_id, int(of_round.max()))
         if round_id < 0 or last >= stream.n_rounds or rank.min() < 0 or rank.max() > stream.r_max:
             raise ModelError(
-                f"round {round_id} with held rounds ≤ {of_round.max()} and ranks {rank.min()}..{rank.max()}: the "
+                f"round {round_id} with held rounds ≤ {of_round.max()} and ranks "
+                f"{rank.min()}..{rank.max()}: the "
                 f"stream has rounds 0..{stream.n_rounds - 1} and ranks 0..{stream.r_max}"
             )
         return self.score_held(round_id, held_factors(stream, of_round, rank))
@@ -232,7 +265,8 @@ class StreamScorer:
 def held_state(
     held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(round, rank), int64[M] each, in the one form of all that mean the same: a module without any has -1 and 0."""
+    """(round, rank), int64[M] each, in the one form of all that mean the same: a module without any
+    has -1 and 0."""
     rank = np.where(held_round < 0, 0, held_rank).astype(np.int64)
     return np.where(rank > 0, held_round, -1).astype(np.int64), rank
 

@@ -1,8 +1,8 @@
 """Streams: rounds that are trained once at r_max and kept, to train and compare rank policies on.
 
-The cloud trains at r_max whatever is sent, so its rounds do not depend on a policy: only what the edge holds does. A
-stream keeps every round's factors as they come out of the codec, what would be missing for every rank of them, and the
-set that the round is scored on.
+The cloud trains at r_max whatever is sent, so its rounds do not depend on a policy: only what the
+edge holds does. A stream keeps every round's factors as they come out of the codec, what would be
+missing for every rank of them, and the set that the round is scored on.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.base_model import BaseModel, open_base_model
-from cloud.finetune import FineTuner
-from cloud.importance import Curvature, held_curve, inner_products, joined, sent_curve
-from cloud.lexicon import measure_text
-from cloud.stream_file import FORMAT, Stream, read_stream, write_stream
-from cloud.stream_scorer import MergedModel, StreamScorer
-from cloud.text import Domain, DomainSampler, Example, default_domain, load_domains
-from cloud.trial import TRIALS, measure_plans, trial_examples
-from cloud.update import Directions, nothing, spectra
+from cloud.finetuning.directions import Directions, nothing, spectra
+from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.importance import Curvature, held_curve, inner_products, joined, sent_curve
+from cloud.finetuning.trial import TRIALS, measure_plans, trial_examples
+from cloud.model.base_model import BaseModel, open_base_model
+from cloud.streams.scorer import MergedModel, StreamScorer
+from cloud.streams.stream_file import FORMAT, Stream, read_stream, write_stream
+from cloud.text.lexicon import measure_text
+from cloud.text.sources import Domain, DomainSampler, Example, default_domain, load_domains
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
-from hil.config import DefaultText, FileText, FinetuneSettings, Settings
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
-from hil.policy_settings import Method
+from hil.settings.loading import DefaultText, FileText, FinetuneSettings, Settings
+from hil.settings.policy import Method
 
 __all__ = [
     "RoundText",
@@ -50,8 +50,8 @@ METHOD_VERSION: Final = 2
 def stream_domains(settings: Settings, seed: int) -> list[str]:
     """The domain of each round: streams.domains in a random order, each for streams.dwell rounds.
 
-    Every domain comes once before one comes again, and none twice in a row if there are two or more. A text of one
-    domain (text.kind "file" or "hub") is repeated.
+    Every domain comes once before one comes again, and none twice in a row if there are two or
+    more. A text of one domain (text.kind "file" or "hub") is repeated.
     """
     rounds, dwell = settings.streams.rounds, settings.streams.dwell
     if not isinstance(settings.text, DefaultText):
@@ -68,7 +68,8 @@ def stream_domains(settings: Settings, seed: int) -> list[str]:
     return [name for name in visits for _ in range(dwell)][:rounds]
 
 
-# ------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------------------------
+# training
 
 
 def train_stream(
@@ -85,7 +86,8 @@ def train_stream(
     """A stream, trained now; equal arguments give equal bits on one machine.
 
     Args:
-        settings: text, model, finetune (streams.steps and streams.batch in place of its own), codec, streams.
+        settings: text, model, finetune (streams.steps and streams.batch in place of its own),
+            codec, streams.
         text_seed: of the words and of what is held out for scoring.
         train_seed: of LoRA's initial values and of the order of examples.
         domains: one name a round.
@@ -97,9 +99,13 @@ def train_stream(
     """
     base = base or open_base_model(settings.model.base)
     finetune = stream_finetune(settings)
-    tuner = FineTuner(base, settings.model, finetune, train_seed, method=method, target_rank=target_rank)
+    tuner = FineTuner(
+        base, settings.model, finetune, train_seed, method=method, target_rank=target_rank
+    )
     rounds = _Rounds(base.spec, tuner.module_shapes, settings, len(domains))
-    texts = round_texts(settings, domains, text_seed=text_seed, train_seed=train_seed, tried=method == "lora")
+    texts = round_texts(
+        settings, domains, text_seed=text_seed, train_seed=train_seed, tried=method == "lora"
+    )
     states = [_train_round(tuner, text, rounds, base, on_step) for text in texts]
     stream = Stream(
         digest=stream_key(
@@ -121,7 +127,10 @@ def train_stream(
         texts=tuple(states),
         score_sets=tuple(_limited(text.domain.score_set, settings.streams.items) for text in texts),
         **rounds.arrays(),
-        **dict.fromkeys(("base_scores", "base_losses", "full_scores", "full_losses"), np.full(len(domains), np.nan)),
+        **dict.fromkeys(
+            ("base_scores", "base_losses", "full_scores", "full_losses"),
+            np.full(len(domains), np.nan),
+        ),
         payloads=tuple(rounds.payloads),
     )
     return _with_scores(stream, base)
@@ -145,7 +154,12 @@ class RoundText:
 def stream_finetune(settings: Settings) -> FinetuneSettings:
     """[finetune] with the steps and the batch of [streams]."""
     return settings.finetune.model_copy(
-        update={"steps": settings.streams.steps, "batch": settings.streams.batch, "threads": 1, "resume_from": ""}
+        update={
+            "steps": settings.streams.steps,
+            "batch": settings.streams.batch,
+            "threads": 1,
+            "resume_from": "",
+        }
     )
 
 
@@ -162,7 +176,9 @@ def round_texts(
     samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
     n = settings.streams.steps * settings.streams.batch
     return [
-        RoundText(texts[name], samplers[name].draw(n), trial_examples(samplers[name]) if tried else ())
+        RoundText(
+            texts[name], samplers[name].draw(n), trial_examples(samplers[name]) if tried else ()
+        )
         for name in domains
     ]
 
@@ -182,22 +198,32 @@ def _train_round(
 
 def _domains(settings: Settings, names: Sequence[str], text_seed: int) -> dict[str, Domain]:
     if isinstance(settings.text, DefaultText):
-        return {name: default_domain(name, settings.text, text_seed) for name in dict.fromkeys(names)}
+        return {
+            name: default_domain(name, settings.text, text_seed) for name in dict.fromkeys(names)
+        }
     loaded, [only] = load_domains(settings.text, text_seed)
     if set(names) != {only}:
-        raise TextError(f"stream of {', '.join(sorted(set(names)))}: this text has one domain, {only}")
+        raise TextError(
+            f"stream of {', '.join(sorted(set(names)))}: this text has one domain, {only}"
+        )
     return loaded
 
 
 def _limited(score_set: ScoreSet, items: int) -> ScoreSet:
     """The first `items` questions, or half as many chunks: a chunk has many tokens that count."""
-    return replace(score_set, questions=score_set.questions[:items], chunks=score_set.chunks[: max(1, items // 2)])
+    return replace(
+        score_set,
+        questions=score_set.questions[:items],
+        chunks=score_set.chunks[: max(1, items // 2)],
+    )
 
 
 class _Rounds:
     """What is kept of each round: payload, spectra, residuals and trials."""
 
-    def __init__(self, spec: BaseSpec, shapes: Mapping[str, tuple[int, int]], settings: Settings, n: int) -> None:
+    def __init__(
+        self, spec: BaseSpec, shapes: Mapping[str, tuple[int, int]], settings: Settings, n: int
+    ) -> None:
         self._spec, self._shapes = spec, shapes
         self._target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._r_max = r_max = settings.model.r_max
@@ -206,7 +232,9 @@ class _Rounds:
         self._held: dict[str, list[LowRankFactors]] = {name: [] for name in shapes}
         self._spectra = np.zeros((n, m, r_max), np.float32)
         self._sent = {kind: np.zeros((n, m, r_max + 1), np.float32) for kind in ("energy", "kfac")}
-        self._kept = {kind: np.full((n, m, r_max + 1, n), np.nan, np.float32) for kind in ("energy", "kfac")}
+        self._kept = {
+            kind: np.full((n, m, r_max + 1, n), np.nan, np.float32) for kind in ("energy", "kfac")
+        }
         price = bits_per_direction(spec, self._target)
         self._bits = bits_by_rank([price[name] for name in shapes], r_max)
         self._trials = {key: np.zeros((n, TRIALS)) for key in ("missing", "excess")}
@@ -214,7 +242,9 @@ class _Rounds:
     def add(self, found: Mapping[str, Directions], curvature: Mapping[str, Curvature]) -> None:
         """One more round."""
         t = len(self.payloads)
-        whole = {n: cut(d.u, d.s, d.vt, min(len(d.s), self._r_max)) for n, d in found.items() if len(d.s)}
+        whole = {
+            n: cut(d.u, d.s, d.vt, min(len(d.s), self._r_max)) for n, d in found.items() if len(d.s)
+        }
         update = LoraUpdate(round_id=t, base_identity=self._spec.identity, factors=whole)
         self.payloads.append(encode(update, self._target, base=self._spec))
         received = decode(self.payloads[-1], self._spec).factors
@@ -222,7 +252,9 @@ class _Rounds:
         for m, (name, shape) in enumerate(self._shapes.items()):
             self._held[name].append(received.get(name, nothing(*shape)))
             self._add_module(t, m, "energy", inner_products(joined(self._held[name]), None), name)
-            self._add_module(t, m, "kfac", inner_products(joined(self._held[name]), curvature.get(name)), name)
+            self._add_module(
+                t, m, "kfac", inner_products(joined(self._held[name]), curvature.get(name)), name
+            )
         for line in self._trials.values():
             line[t] = np.linspace(0.0, self._sent["kfac"][t, :, 0].sum(dtype=np.float64), TRIALS)
 
@@ -230,7 +262,9 @@ class _Rounds:
         """Plans of the round that was added last, as they come out on these examples."""
         t = len(self.payloads) - 1
         delivered = [held[t] for held in self._held.values()]
-        measured = measure_plans(tuner, delivered, self._sent["kfac"][t].astype(np.float64), self._bits, examples)
+        measured = measure_plans(
+            tuner, delivered, self._sent["kfac"][t].astype(np.float64), self._bits, examples
+        )
         self._trials["missing"][t], self._trials["excess"][t] = measured.missing, measured.excess
 
     def _add_module(self, t: int, m: int, kind: str, inner: NDArray[np.float64], name: str) -> None:
@@ -241,7 +275,9 @@ class _Rounds:
         self._sent[kind][t, m] = sent_curve(inner[np.ix_(now, now)], self._r_max)
         for s in range(t):
             pair = np.concatenate([of_round[s], now])
-            self._kept[kind][s, m, :, t] = held_curve(inner[np.ix_(pair, pair)], len(of_round[s]), self._r_max)
+            self._kept[kind][s, m, :, t] = held_curve(
+                inner[np.ix_(pair, pair)], len(of_round[s]), self._r_max
+            )
         self._kept[kind][t, m, :, t] = self._sent[kind][t, m]
 
     def arrays(self) -> dict[str, Any]:
@@ -269,7 +305,8 @@ def _with_scores(stream: Stream, base: BaseModel) -> Stream:
     )
 
 
-# --------------------------------------------------------------------------------------------- cache
+# ---------------------------------------------------------------------------------------------
+# cache
 
 
 def stream_key(
@@ -294,13 +331,17 @@ def stream_key(
         "format": FORMAT,
         "base": base.spec.identity,
         "text": text,
-        "finetune": settings.finetune.model_dump(include={"learning_rate", "alpha", "max_tokens", "device"}),
+        "finetune": settings.finetune.model_dump(
+            include={"learning_rate", "alpha", "max_tokens", "device"}
+        ),
         "model": settings.model.model_dump(include={"r_max", "target_modules"}),
         "codec": settings.codec.model_dump(),
         "streams": settings.streams.model_dump(include={"steps", "batch", "items"}),
         "seeds": [text_seed, train_seed],
         "domains": list(domains),
-        "method": [method, target_rank] if method == "lora" else [method, target_rank, METHOD_VERSION],
+        "method": [method, target_rank]
+        if method == "lora"
+        else [method, target_rank, METHOD_VERSION],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -309,7 +350,9 @@ def _file_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise TextError(f"text file {path}: {error.strerror}; set text.path to a TSV, CSV or JSONL file") from error
+        raise TextError(
+            f"text file {path}: {error.strerror}; set text.path to a TSV, CSV or JSONL file"
+        ) from error
 
 
 def cached_stream(
@@ -325,8 +368,8 @@ def cached_stream(
 ) -> Stream:
     """As train_stream, but read from streams.cache where it has been trained before.
 
-    A file is written whole under another name and renamed, so several processes may share a cache. One that cannot be
-    read is trained and written anew.
+    A file is written whole under another name and renamed, so several processes may share a cache.
+    One that cannot be read is trained and written anew.
     """
     base = base or open_base_model(settings.model.base)
     digest = stream_key(

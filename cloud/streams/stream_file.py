@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hil.codec import decode
 from hil.contract import BaseSpec, LowRankFactors, ScoreSet, TextState
-from hil.policy_settings import Method
-from hil.whole_file import written_whole
+from hil.settings.policy import Method
+from hil.system.whole_file import written_whole
 
 FORMAT: Final = 2
 """Of the files; a file of another is as good as none."""
@@ -36,14 +36,17 @@ class Stream:
         max_tokens: of one score item.
         method, target_rank: how it was trained; a rank only for "adalora" and "eva".
         domains, texts, score_sets: of every round.
-        base_scores, base_losses: float64[T], nothing delivered; scores are NaN for a language-model set.
+        base_scores, base_losses: float64[T], nothing delivered; scores are NaN for a language-model
+            set.
         full_scores, full_losses: float64[T], all of the round's own directions delivered.
         spectra: float32[T, M, R], singular values.
-        sent_energy, sent_kfac: float32[T, M, R + 1], what is missing when r directions of the round are sent.
-        kept_energy, kept_kfac: float32[T, M, R + 1, T], [sent in, module, r, now]: what is missing now when the edge
-            holds r directions sent in another round; NaN for a round that is still to come.
-        trial_missing, trial_excess: float64[T, K], every round's MeasuredLoss; of another method than "lora" what is
-            expected, as nothing is tried.
+        sent_energy, sent_kfac: float32[T, M, R + 1], what is missing when r directions of the round
+            are sent.
+        kept_energy, kept_kfac: float32[T, M, R + 1, T], [sent in, module, r, now]: what is missing
+            now when the edge holds r directions sent in another round; NaN for a round that is
+            still to come.
+        trial_missing, trial_excess: float64[T, K], every round's MeasuredLoss; of another method
+            than "lora" what is expected, as nothing is tried.
         payloads: every round's whole update as the codec encodes it.
     """
 
@@ -86,7 +89,8 @@ class Stream:
         return self.spec.identity
 
     def factors(self, round_id: int) -> Mapping[str, LowRankFactors]:
-        """A round's whole update as the edge decodes it; modules without any direction are absent."""
+        """A round's whole update as the edge decodes it; modules without any direction are
+        absent."""
         return _decoded(self.payloads[round_id], _Spec(self.spec))
 
 
@@ -108,7 +112,8 @@ def _decoded(payload: bytes, base: _Spec) -> Mapping[str, LowRankFactors]:
     return decode(payload, base.spec).factors
 
 
-# ---------------------------------------------------------------------------------------------- file
+# ----------------------------------------------------------------------------------------------
+# file
 
 _ARRAYS: Final = (
     "base_scores",

@@ -11,13 +11,15 @@ from pathlib import Path
 from hil.contract import ModelError, TextState
 
 SAMPLE_WORDS = 2000
-"""Entropy grows with the number of words it is taken over, so every batch is measured on at most this many."""
+"""Entropy grows with the number of words it is taken over, so every batch is measured on at most
+this many."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case: runs of letters, inner apostrophes and hyphens included."""
+    """The words of a text in lower case: runs of letters, inner apostrophes and hyphens
+    included."""
     return _WORD.findall(text.lower())
 
 
@@ -36,7 +38,9 @@ def load_lexicon(path: Path) -> frozenset[str]:
     try:
         return frozenset(path.read_text(encoding="utf-8").split())
     except OSError as error:
-        raise ModelError(f"lexicon {path}: {error.strerror}; make it with cloud.lexicon.save_lexicon") from error
+        raise ModelError(
+            f"lexicon {path}: {error.strerror}; make it with cloud.text.lexicon.save_lexicon"
+        ) from error
 
 
 def save_lexicon(path: Path, texts: Iterable[str]) -> int:
@@ -47,7 +51,11 @@ def save_lexicon(path: Path, texts: Iterable[str]) -> int:
 
 
 def measure_text(
-    texts: Iterable[str], *, domain: str, lexicon: frozenset[str], count_pieces: Callable[[str], int]
+    texts: Iterable[str],
+    *,
+    domain: str,
+    lexicon: frozenset[str],
+    count_pieces: Callable[[str], int],
 ) -> TextState:
     """How hard a batch of texts is, measured on its first SAMPLE_WORDS words.
 
@@ -57,8 +65,8 @@ def measure_text(
         lexicon: words that the base model knows, lower case.
         count_pieces: tokenizer pieces of one word, a leading blank included.
     Returns:
-        Entropy, also divided by log2 of the sample's length (1 when no word comes twice); OOV rate; pieces per word.
-        Zeros, and one piece per word, for a batch without words.
+        Entropy, also divided by log2 of the sample's length (1 when no word comes twice); OOV rate;
+        pieces per word. Zeros, and one piece per word, for a batch without words.
     """
     sample: list[str] = []
     for text in texts:

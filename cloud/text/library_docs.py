@@ -1,7 +1,9 @@
-"""Prose of the Python standard library that runs this program: docstrings, comments and the built-in help topics.
+"""Prose of the Python standard library that runs this program: docstrings, comments and the
+built-in help topics.
 
-Offline text with a real vocabulary. It differs between Python versions, so it carries a hash and no test holds exact
-values of it. A few packages are held out of the base model's pretraining: they are the language-model domains.
+Offline text with a real vocabulary. It differs between Python versions, so it carries a hash and no
+test holds exact values of it. A few packages are held out of the base model's pretraining: they are
+the language-model domains.
 """
 
 from __future__ import annotations
@@ -20,11 +22,23 @@ from pathlib import Path
 HELD_OUT = ("asyncio", "email", "http", "logging", "unittest", "xml")
 """Packages that no pretraining sees; each may serve as a domain, also joined by "+"."""
 
-# Separate packages or removed in some distributions and versions, and tests, which are hardly prose.
-_SKIPPED = {"tkinter", "idlelib", "lib2to3", "distutils", "test", "tests", "site-packages", "dist-packages"}
+# Separate packages or removed in some distributions and versions, and tests, which are hardly
+# prose.
+_SKIPPED = {
+    "tkinter",
+    "idlelib",
+    "lib2to3",
+    "distutils",
+    "test",
+    "tests",
+    "site-packages",
+    "dist-packages",
+}
 _C_MODULES = (
-    "builtins math cmath itertools _collections _functools _operator time _struct array binascii zlib select _socket "
-    "_io sys posix errno _datetime _random _heapq _bisect _json _pickle mmap unicodedata signal gc marshal _thread"
+    "builtins math cmath itertools _collections _functools _operator time _struct array binascii "
+    "zlib select _socket "
+    "_io sys posix errno _datetime _random _heapq _bisect _json _pickle mmap unicodedata signal "
+    "gc marshal _thread"
 ).split()
 
 
@@ -38,12 +52,15 @@ def package_prose(package: str) -> tuple[str, ...]:
     if package not in HELD_OUT:
         raise KeyError(package)
     root = _library() / package
-    return tuple(p for path in sorted(root.rglob("*.py")) if _wanted(path) for p in _prose_of_file(path))
+    return tuple(
+        p for path in sorted(root.rglob("*.py")) if _wanted(path) for p in _prose_of_file(path)
+    )
 
 
 @cache
 def pretraining_prose() -> tuple[str, ...]:
-    """Paragraphs of everything else: help topics, modules' docstrings and comments, and help of C modules."""
+    """Paragraphs of everything else: help topics, modules' docstrings and comments, and help of C
+    modules."""
     paragraphs: list[str] = []
     topics = importlib.import_module("pydoc_data.topics").topics
     for name in sorted(topics):
@@ -63,7 +80,9 @@ def _library() -> Path:
 def _wanted(path: Path) -> bool:
     parts = path.relative_to(_library()).parts
     # pydoc_data is read as data above; config-* holds build files.
-    return not (_SKIPPED & set(parts)) and not parts[0].startswith(("config-", "pydoc_data", "encodings"))
+    return not (_SKIPPED & set(parts)) and not parts[0].startswith(
+        ("config-", "pydoc_data", "encodings")
+    )
 
 
 def _prose_of_file(path: Path) -> Iterator[str]:
@@ -95,7 +114,10 @@ def _prose_of_c_module(name: str) -> Iterator[str]:
         return
     owners = [module, *(v for _, v in sorted(vars(module).items()) if isinstance(v, type))]
     for owner in owners:
-        documented = [owner, *(value for _, value in sorted(vars(owner).items()) if callable(value))]
+        documented = [
+            owner,
+            *(value for _, value in sorted(vars(owner).items()) if callable(value)),
+        ]
         for item in documented:
             doc = getattr(item, "__doc__", None)
             if isinstance(doc, str):

@@ -1,13 +1,14 @@
 """Seeded generator of short field reports with a verdict: the default text of the kit.
 
-A report is one to three clauses, "the <noun> <verb> [not] [adverb] <adjective>", joined by "and" or "but"; its verdict
-is good or bad. A clause that is joined by "and" agrees with its neighbour; "but" turns the verdict, so the last clause
-decides. The dials of a domain set how hard the language is (clauses, negation, contrast, unknown nouns) and how many
-polarity words were invented for it: nobody has seen those before, so they count as out of vocabulary, and the number of
-them decides how much rank an update needs.
+A report is one to three clauses, "the <noun> <verb> [not] [adverb] <adjective>", joined by "and" or
+"but"; its verdict is good or bad. A clause that is joined by "and" agrees with its neighbour; "but"
+turns the verdict, so the last clause decides. The dials of a domain set how hard the language is
+(clauses, negation, contrast, unknown nouns) and how many polarity words were invented for it:
+nobody has seen those before, so they count as out of vocabulary, and the number of them decides how
+much rank an update needs.
 
-Only raw 64-bit words of the generator's bit stream are used, which numpy keeps stable between versions: the same seed
-gives the same text everywhere.
+Only raw 64-bit words of the generator's bit stream are used, which numpy keeps stable between
+versions: the same seed gives the same text everywhere.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ LABEL_WORDS = (" bad", " good")
 """The words that answer for label 0 and label 1."""
 
 NOUNS = (
-    "valve pump rotor antenna cable filter sensor motor gearbox bearing clamp hinge relay switch lamp heater cooler "
-    "turbine blade boiler pipe tank gauge meter panel display battery charger inverter fuse breaker socket plug "
-    "connector board chip clock mixer amplifier receiver transmitter tower mast dish crane winch hoist belt chain "
-    "pulley piston nozzle seal gasket spring lever pedal wheel axle brake engine hull deck anchor rudder ladder"
+    "valve pump rotor antenna cable filter sensor motor gearbox bearing clamp hinge relay switch "
+    "lamp heater cooler "
+    "turbine blade boiler pipe tank gauge meter panel display battery charger inverter fuse "
+    "breaker socket plug "
+    "connector board chip clock mixer amplifier receiver transmitter tower mast dish crane winch "
+    "hoist belt chain "
+    "pulley piston nozzle seal gasket spring lever pedal wheel axle brake engine hull deck anchor "
+    "rudder ladder"
 ).split()
 VERBS = "was seemed looked stayed remained proved felt appeared".split()
 ADVERBS = "very rather quite truly clearly fairly really mostly".split()
 GOOD = (
-    "good reliable sturdy precise quiet clean stable smooth robust safe solid accurate efficient strong bright steady "
+    "good reliable sturdy precise quiet clean stable smooth robust safe solid accurate efficient "
+    "strong bright steady "
     "flawless excellent durable fast sound healthy tight fresh superb sharp handy neat perfect fine"
 ).split()
 BAD = (
-    "bad faulty weak noisy dirty unstable rough broken unsafe loose wrong wasteful frail dim shaky cracked terrible "
+    "bad faulty weak noisy dirty unstable rough broken unsafe loose wrong wasteful frail dim "
+    "shaky cracked terrible "
     "brittle slow damaged sick leaky stale poor blunt clumsy sloppy useless rotten ruined"
 ).split()
 
@@ -102,7 +109,11 @@ class ReportWriter:
         invented = [_invent(rng, taken) for _ in range(dials.invented_words)]
         nouns = [_invent(rng, taken) for _ in range(dials.invented_nouns)]
         self._known = (_Words(BAD, dials.zipf), _Words(GOOD, dials.zipf))
-        self._invented = (_Words(invented[0::2], dials.zipf), _Words(invented[1::2], dials.zipf)) if invented else None
+        self._invented = (
+            (_Words(invented[0::2], dials.zipf), _Words(invented[1::2], dials.zipf))
+            if invented
+            else None
+        )
         self._nouns = _Words(nouns or NOUNS, dials.zipf)
         self._verbs, self._adverbs = _Words(VERBS, 0.0), _Words(ADVERBS, 0.0)
 
@@ -115,7 +126,11 @@ class ReportWriter:
         label = _below(rng, 2)
         n_clauses = 1 + _below(rng, dials.clauses_max)
         # The clause in front of which "but" stands; 0 = the report has none.
-        turn = 1 + _below(rng, n_clauses - 1) if n_clauses > 1 and _uniform(rng) < dials.contrast else 0
+        turn = (
+            1 + _below(rng, n_clauses - 1)
+            if n_clauses > 1 and _uniform(rng) < dials.contrast
+            else 0
+        )
         words: list[str] = []
         for i in range(n_clauses):
             if i:
@@ -126,10 +141,21 @@ class ReportWriter:
     def _clause(self, polarity: int, rng: np.random.Generator) -> list[str]:
         dials = self._dials
         negated = _uniform(rng) < dials.negation
-        source = self._invented if self._invented and _uniform(rng) < dials.invented_share else self._known
+        source = (
+            self._invented
+            if self._invented and _uniform(rng) < dials.invented_share
+            else self._known
+        )
         adjective = source[1 - polarity if negated else polarity].draw(rng)
         adverb = [self._adverbs.draw(rng)] if _uniform(rng) < 0.4 else []
-        return ["the", self._nouns.draw(rng), self._verbs.draw(rng), *(["not"] if negated else []), *adverb, adjective]
+        return [
+            "the",
+            self._nouns.draw(rng),
+            self._verbs.draw(rng),
+            *(["not"] if negated else []),
+            *adverb,
+            adjective,
+        ]
 
 
 class _Words:
@@ -141,12 +167,17 @@ class _Words:
         self._cumulative = np.cumsum(weights) / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> str:
-        return self._words[min(int(np.searchsorted(self._cumulative, _uniform(rng))), len(self._words) - 1)]
+        return self._words[
+            min(int(np.searchsorted(self._cumulative, _uniform(rng))), len(self._words) - 1)
+        ]
 
 
 def _invent(rng: np.random.Generator, taken: set[str]) -> str:
     while True:
-        syllables = [_ONSETS[_below(rng, len(_ONSETS))] + _VOWELS[_below(rng, len(_VOWELS))] for _ in range(2)]
+        syllables = [
+            _ONSETS[_below(rng, len(_ONSETS))] + _VOWELS[_below(rng, len(_VOWELS))]
+            for _ in range(2)
+        ]
         word = "".join(syllables) + _CODAS[_below(rng, len(_CODAS))]
         if word not in taken:
             taken.add(word)

@@ -8,17 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cloud.allocator import allocate, allocate_ranks, random_states_check
-from cloud.base_model import open_base_model
-from cloud.policies import project_ranks
-from cloud.pricing import worthwhile_ranks
-from cloud.state import Situation
-from cloud.stream import cached_stream, stream_domains
-from cloud.stream_scorer import StreamScorer
-from hil.config import Settings
-from hil.environment import synthetic_tables
-from hil.policy_settings import NATS_PER_S
-from hil.training.surrogate import BatchRounds, Bools, Ints, synthetic_table
+from cloud.model.base_model import open_base_model
+from cloud.policies.allocator import allocate, allocate_ranks, random_states_check
+from cloud.policies.baselines import project_ranks
+from cloud.policies.pricing import worthwhile_ranks
+from cloud.policies.state import Situation
+from cloud.streams.scorer import StreamScorer
+from cloud.streams.stream import cached_stream, stream_domains
+from hil.learning.environment import synthetic_tables
+from hil.learning.surrogate import BatchRounds, Bools, Ints, synthetic_table
+from hil.settings.loading import Settings
+from hil.settings.policy import NATS_PER_S
 
 EPISODES = 64
 REPEATS = 7
@@ -36,7 +36,9 @@ def bench(settings: Settings, *, random_states: int) -> dict[str, float]:
     rounds = BatchRounds(synthetic_tables(), settings, EPISODES)
 
     def at_random(s: Situation) -> tuple[Ints, Bools]:
-        return rng.integers(0, s.r_max + 1, s.last_ranks.shape), np.zeros(s.last_ranks.shape, np.bool_)
+        return rng.integers(0, s.r_max + 1, s.last_ranks.shape), np.zeros(
+            s.last_ranks.shape, np.bool_
+        )
 
     def play(plans: Callable[[Situation], tuple[Ints, Bools]]) -> None:
         rounds.reset(list(range(EPISODES)))
@@ -54,8 +56,14 @@ def bench(settings: Settings, *, random_states: int) -> dict[str, float]:
         "surrogate.steps_per_s.with_price": steps
         / _median_s(lambda: play(lambda s: worthwhile_ranks(s, NATS_PER_S, s.budget_bits))),
         "projection.plans_per_s": EPISODES / _median_s(project),
-        **{f"allocator.plan_ms.{m}x{r}": 1e3 * _plan_s(m, r, rng) for m, r in ((28, 16), (224, 16), (224, 64))},
-        **{f"price.plan_ms.{m}x{r}": 1e3 * _priced_plan_s(m, r, settings) for m, r in ((28, 16), (224, 16))},
+        **{
+            f"allocator.plan_ms.{m}x{r}": 1e3 * _plan_s(m, r, rng)
+            for m, r in ((28, 16), (224, 16), (224, 64))
+        },
+        **{
+            f"price.plan_ms.{m}x{r}": 1e3 * _priced_plan_s(m, r, settings)
+            for m, r in ((28, 16), (224, 16))
+        },
         "stream.scores_per_s": _scores_per_s(settings, rng),
         "allocator.random_states": random_states,
         "allocator.random_states.infeasible": random_states_check(random_states, 0),
@@ -73,8 +81,12 @@ def _median_s(run: Callable[[], object]) -> float:
 
 def _plan_s(modules: int, r_max: int, rng: np.random.Generator) -> float:
     """Median time of one plan whose budget binds."""
-    gains = -np.sort(-rng.exponential(1.0, (1, modules, r_max)) * rng.lognormal(0, 2, (1, modules, 1)))
-    sent = np.concatenate([gains[..., ::-1].cumsum(axis=2)[..., ::-1], np.zeros((1, modules, 1))], axis=2)
+    gains = -np.sort(
+        -rng.exponential(1.0, (1, modules, r_max)) * rng.lognormal(0, 2, (1, modules, 1))
+    )
+    sent = np.concatenate(
+        [gains[..., ::-1].cumsum(axis=2)[..., ::-1], np.zeros((1, modules, 1))], axis=2
+    )
     damage = np.concatenate([sent, sent[..., :1] * rng.uniform(0, 1.5, (1, modules, 1))], axis=2)
     bits = rng.integers(1_000, 9_000, (modules, 1)) * np.append(np.arange(r_max + 1), 0)
     budget = bits[:, -2].sum() * 0.2
@@ -95,10 +107,14 @@ def _priced_plan_s(modules: int, r_max: int, settings: Settings) -> float:
 def _scores_per_s(settings: Settings, rng: np.random.Generator) -> float:
     """Real forward passes a second, on a stream that is trained if it is not kept already."""
     base = open_base_model(settings.model.base)
-    stream = cached_stream(settings, text_seed=0, train_seed=0, domains=stream_domains(settings, 0), base=base)
+    stream = cached_stream(
+        settings, text_seed=0, train_seed=0, domains=stream_domains(settings, 0), base=base
+    )
     scorer = StreamScorer(base, stream)
     modules = len(stream.modules)
-    states = [(i % stream.n_rounds, rng.integers(1, stream.r_max + 1, modules)) for i in range(SCORES)]
+    states = [
+        (i % stream.n_rounds, rng.integers(1, stream.r_max + 1, modules)) for i in range(SCORES)
+    ]
     start_s = time.perf_counter()
     for round_id, rank in states:
         scorer.score(round_id, np.full(modules, round_id), rank)

@@ -17,13 +17,21 @@ from edge_device.gguf_model import GgufModel, convert, inspect, quantise
 from edge_device.runtime import BASE, Runtime, RuntimeSettings
 from hil.contract import LabelQuestion, LoraUpdate, LowRankFactors, ModelError, ScoreSet
 
-_PROMPT: Final = "Shares of the carrier rose after the company said that profits were above the forecast. It was"
+_PROMPT: Final = (
+    "Shares of the carrier rose after the company said that profits were above the forecast. It was"
+)
 _WORDS: Final = (" a", " the", " of", " in", " to", " and", " is", "1", "2", "3", "4")
 _N_LABELS: Final = 4
 
 
 def bench(
-    path: Path, *, quant: str = "Q4_K_M", rank: int = 8, n_swaps: int = 200, n_questions: int = 64, seed: int = 0
+    path: Path,
+    *,
+    quant: str = "Q4_K_M",
+    rank: int = 8,
+    n_swaps: int = 200,
+    n_questions: int = 64,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Wall-clock and memory figures of the edge; names carry their units.
 
@@ -51,27 +59,35 @@ def _model(path: Path, scratch: Path, quant: str) -> Path:
     if (path / "manifest.json").is_file():
         return load_bundle(path).model_path
     if not (path / "config.json").is_file():
-        raise ModelError(f"'{path}' is neither an edge bundle (manifest.json) nor a model folder (config.json)")
+        raise ModelError(
+            f"'{path}' is neither an edge bundle (manifest.json) nor a model folder (config.json)"
+        )
     convert(path, scratch / "f16.gguf")
     quantise(scratch / "f16.gguf", scratch / "model.gguf", quant)
     return scratch / "model.gguf"
 
 
-def _random_adapters(model: GgufModel, scratch: Path, rank: int, rng: np.random.Generator) -> list[Path]:
+def _random_adapters(
+    model: GgufModel, scratch: Path, rank: int, rng: np.random.Generator
+) -> list[Path]:
     paths = [scratch / "one.gguf", scratch / "other.gguf"]
     for path in paths:
         factors = {
             module: LowRankFactors(
                 a=rng.standard_normal((rank, d_in), dtype=np.float32),
-                b=rng.standard_normal((d_out, rank), dtype=np.float32) * np.float32(0.1 / (d_in * rank) ** 0.5),
+                b=rng.standard_normal((d_out, rank), dtype=np.float32)
+                * np.float32(0.1 / (d_in * rank) ** 0.5),
             )
             for module, (d_out, d_in) in model.spec.module_shapes.items()
         }
-        write_adapter(LoraUpdate(round_id=0, base_identity=model.spec.identity, factors=factors), model, path)
+        write_adapter(
+            LoraUpdate(round_id=0, base_identity=model.spec.identity, factors=factors), model, path
+        )
     return paths
 
 
-# ------------------------------------------------------------------------------------------------ scoring
+# ------------------------------------------------------------------------------------------------
+# scoring
 
 
 def _questions(runtime: Runtime, n: int) -> tuple[ScoreSet, ScoreSet]:
@@ -79,19 +95,25 @@ def _questions(runtime: Runtime, n: int) -> tuple[ScoreSet, ScoreSet]:
     prompt_tokens = len(runtime.tokenize(_PROMPT))
     single = [word for word in _WORDS if len(runtime.tokenize(_PROMPT + word)) == prompt_tokens + 1]
     if len(single) < _N_LABELS:
-        raise ModelError(f"the tokenizer has fewer than {_N_LABELS} short words as one token: bench another model")
+        raise ModelError(
+            f"the tokenizer has fewer than {_N_LABELS} short words as one token: bench another "
+            "model"
+        )
     labels = tuple(single[:_N_LABELS])
     pairs = tuple(f"{label}," for label in labels)
 
     def score_set(answers: tuple[str, ...]) -> ScoreSet:
-        questions = (LabelQuestion(prompt=_PROMPT, labels=answers, answer=i % _N_LABELS) for i in range(n))
+        questions = (
+            LabelQuestion(prompt=_PROMPT, labels=answers, answer=i % _N_LABELS) for i in range(n)
+        )
         return ScoreSet(name="bench", questions=tuple(questions))
 
     return score_set(labels), score_set(pairs)
 
 
 def _scoring(runtime: Runtime, n: int) -> dict[str, float]:
-    """Milliseconds a question: one position, shared prefix, and the plain way: every option, all logits, alone."""
+    """Milliseconds a question: one position, shared prefix, and the plain way: every option, all
+    logits, alone."""
     single, pairs = _questions(runtime, n)
     n_plain = n // 8
 
@@ -119,7 +141,10 @@ def _sentences(runtime: Runtime, adapter: Path, n: int) -> dict[str, float]:
     runtime.swap(adapter)
     adapter_ms = _median_ms(lambda: runtime.score(single))
     runtime.swap(None)
-    return {"base_sentences_per_s": 1000 * n / base_ms, "adapter_sentences_per_s": 1000 * n / adapter_ms}
+    return {
+        "base_sentences_per_s": 1000 * n / base_ms,
+        "adapter_sentences_per_s": 1000 * n / adapter_ms,
+    }
 
 
 def _median_ms(work: Callable[[], object], repeats: int = 5) -> float:
@@ -132,11 +157,13 @@ def _median_ms(work: Callable[[], object], repeats: int = 5) -> float:
     return float(np.median(times_ms))
 
 
-# -------------------------------------------------------------------------------------------------- swaps
+# ------------------------------------------------------------------------------------------------
+# swaps
 
 
 def _swaps(runtime: Runtime, adapters: list[Path], n_swaps: int) -> dict[str, float]:
-    """Swaps while a client asks without a pause; what each held up, and what became of the client's requests."""
+    """Swaps while a client asks without a pause; what each held up, and what became of the client's
+    requests."""
     single, _ = _questions(runtime, 1)
     waits_ms: list[float] = []
     asked = [0]

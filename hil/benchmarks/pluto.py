@@ -1,7 +1,7 @@
 """The driver, the emulator and the network stack between them: how fast, and how true.
 
-Two emulated Plutos behind the libiio network protocol; every sample crosses the whole stack. Speeds hang on the
-machine; accuracies are in virtual time and come out the same everywhere.
+Two emulated Plutos behind the libiio network protocol; every sample crosses the whole stack. Speeds
+hang on the machine; accuracies are in virtual time and come out the same everywhere.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from typing import Final
 import numpy as np
 
 from calibration.burst import random_burst
-from hil.emulate import BENCH_LO_HZ, BENCH_PERMISSION, BENCH_RATE_HZ, BURST_RMS_DBFS, bench_settings
-from radio import sync
+from hil.lab.emulate import (
+    BENCH_LO_HZ,
+    BENCH_PERMISSION,
+    BENCH_RATE_HZ,
+    BURST_RMS_DBFS,
+    bench_settings,
+)
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import Clock, RealTime, VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.permission import Permission
-from radio.pluto import PlutoDevice
-from radio.pluto_process import Pluto
-from radio.receiver import Reception, receive_burst
+from radio.link.receiver import Reception, receive_burst
+from radio.modem import sync
+from radio.pluto.driver import PlutoDevice
+from radio.pluto.permission import Permission
+from radio.pluto.process import Pluto
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -35,7 +41,9 @@ _PLACE: Final = 2
 """MCS of the bursts whose SNR is measured: the slowest behind the short preamble."""
 
 
-def bench(on_progress: OnProgress, *, bursts: int = 10, seconds: float = 2.0, seed: int = 0) -> dict[str, float]:
+def bench(
+    on_progress: OnProgress, *, bursts: int = 10, seconds: float = 2.0, seed: int = 0
+) -> dict[str, float]:
     """Figures by name; names carry their units.
 
     Args:
@@ -45,10 +53,19 @@ def bench(on_progress: OnProgress, *, bursts: int = 10, seconds: float = 2.0, se
         seed: of noise and content.
     """
     steps: tuple[tuple[str, Callable[[], dict[str, float]]], ...] = (
-        ("speed, free running", lambda: {"rx_free_running_hz": _rate_hz(VirtualTime(), seconds, seed)}),
-        ("speed, real time", lambda: {"rx_of_4e6_in_real_time_hz": _rate_hz(RealTime(), seconds, seed)}),
+        (
+            "speed, free running",
+            lambda: {"rx_free_running_hz": _rate_hz(VirtualTime(), seconds, seed)},
+        ),
+        (
+            "speed, real time",
+            lambda: {"rx_of_4e6_in_real_time_hz": _rate_hz(RealTime(), seconds, seed)},
+        ),
         ("opening", lambda: _opening(seed)),
-        *((f"SNR of {snr_db:g} dB", lambda snr_db=snr_db: _accuracy(snr_db, bursts, seed)) for snr_db in SNRS_DB),
+        *(
+            (f"SNR of {snr_db:g} dB", lambda snr_db=snr_db: _accuracy(snr_db, bursts, seed))
+            for snr_db in SNRS_DB
+        ),
     )
     figures: dict[str, float] = {}
     for done, (what, measure) in enumerate(steps, start=1):
@@ -64,8 +81,14 @@ def _ether(clock: Clock, seed: int) -> Ether:
 def _rate_hz(clock: Clock, seconds: float, seed: int) -> float:
     """Samples a second that come through while the other radio transmits, median of some runs."""
     with EmulatedPlutos(_ether(clock, seed)) as plutos:
-        fast = [replace(bench_settings(uri), rate_hz=_FAST_HZ, buffer_samples=_FAST_BUFFER) for uri in plutos.uris]
-        with PlutoDevice(fast[0], BENCH_PERMISSION) as sender, PlutoDevice(fast[1], Permission()) as receiver:
+        fast = [
+            replace(bench_settings(uri), rate_hz=_FAST_HZ, buffer_samples=_FAST_BUFFER)
+            for uri in plutos.uris
+        ]
+        with (
+            PlutoDevice(fast[0], BENCH_PERMISSION) as sender,
+            PlutoDevice(fast[1], Permission()) as receiver,
+        ):
             sender.transmit_cyclic(random_burst(_PLACE, 4, np.random.default_rng(seed)).iq)
             receiver.start_receive()
             receiver.read()
@@ -97,7 +120,10 @@ def _accuracy(snr_db: float, bursts: int, seed: int) -> dict[str, float]:
     ether = _ether(VirtualTime(), seed)
     with EmulatedPlutos(ether) as plutos:
         sending, receiving = (bench_settings(uri) for uri in plutos.uris)
-        with PlutoDevice(sending, BENCH_PERMISSION) as sender, PlutoDevice(receiving, Permission()) as receiver:
+        with (
+            PlutoDevice(sending, BENCH_PERMISSION) as sender,
+            PlutoDevice(receiving, Permission()) as receiver,
+        ):
             ether.set_snr(0, 1, snr_db, BURST_RMS_DBFS)
             heard = [_cross(sender, receiver, rng) for _ in range(bursts)]
     found = [reception for reception in heard if reception is not None]
@@ -110,12 +136,16 @@ def _accuracy(snr_db: float, bursts: int, seed: int) -> dict[str, float]:
         f"found_at_{snr_db:g}_db": len(found) / bursts,
         f"snr_error_at_{snr_db:g}_db_db": float(np.mean(snr) - snr_db),
         f"snr_error_worst_at_{snr_db:g}_db_db": float(np.abs(snr - snr_db).max()),
-        f"cfo_error_worst_at_{snr_db:g}_db_hz": float(np.abs(cfo_hz + _PPM * 1e-6 * BENCH_LO_HZ).max()),
+        f"cfo_error_worst_at_{snr_db:g}_db_hz": float(
+            np.abs(cfo_hz + _PPM * 1e-6 * BENCH_LO_HZ).max()
+        ),
         f"clock_error_worst_at_{snr_db:g}_db_ppm": float(np.abs(clock_ppm + _PPM).max()),
     }
 
 
-def _cross(sender: PlutoDevice, receiver: PlutoDevice, rng: np.random.Generator) -> Reception | None:
+def _cross(
+    sender: PlutoDevice, receiver: PlutoDevice, rng: np.random.Generator
+) -> Reception | None:
     """One burst, repeated by the sender, out of a capture of two periods."""
     iq = random_burst(_PLACE, 2, rng).iq
     iq = np.concatenate([iq, np.zeros(1024 + len(iq) % 2, np.complex64)])

@@ -1,7 +1,13 @@
 """LoraUpdate ⇄ payload bytes: the only owner of the wire format, and what a plan costs in it."""
 
 from hil.codec.directions import cut, directions
-from hil.codec.layout import BITS_PER_MODULE, KEPT_FROM_BITS, bits_by_rank, bits_per_direction, overhead_bits
+from hil.codec.layout import (
+    BITS_PER_MODULE,
+    KEPT_FROM_BITS,
+    bits_by_rank,
+    bits_per_direction,
+    overhead_bits,
+)
 from hil.codec.payload import decode, digest, encode
 from hil.codec.quantiser import CodecTarget
 

@@ -11,12 +11,16 @@ All integers are little endian. A payload is
         12      4  length of the header, its CRC-32 included
         16      4  length of the payload
         20     32  identity of the base model
-        52      …  module bitmap: 2 bits a module in canonical order, the first in the lowest bits of the first byte
-                   (0 no update, 1 sent, 2 kept as the edge holds it); ceil(n / 4) bytes, unused bits zero
-               32  digest of the update that kept modules are taken from; only there when a module is kept
+        52      …  module bitmap: 2 bits a module in canonical order, the first in the lowest
+                    bits of the first byte
+                   (0 no update, 1 sent, 2 kept as the edge holds it); ceil(n / 4) bytes, unused
+                   bits zero
+               32  digest of the update that kept modules are taken from; only there when
+                    a module is kept
                 …  rank of each sent module, one byte each
                 4  CRC-32 of the header so far
-                …  per sent module, in canonical order: a row per direction (see hil.codec.quantiser), then their CRC-32
+                …  per sent module, in canonical order: a row per direction (see
+                    hil.codec.quantiser), then their CRC-32
                32  SHA-256 of everything before it
 """
 
@@ -57,7 +61,8 @@ class Header:
         round_id: 0 .. 2^32 - 1.
         ranks: sent module → rank, in canonical order.
         kept: modules that stay as the edge holds them.
-        kept_from: digest (64 hex digits) of the update they are taken from; None iff `kept` is empty.
+        kept_from: digest (64 hex digits) of the update they are taken from; None iff `kept` is
+            empty.
     """
 
     coefficient_bits: int
@@ -69,10 +74,15 @@ class Header:
 
 def bits_per_direction(base: BaseSpec, target: CodecTarget) -> dict[str, int]:
     """Module → payload bits of one direction."""
-    return {module: 8 * row_bytes(shape, target.coefficient_bits) for module, shape in base.module_shapes.items()}
+    return {
+        module: 8 * row_bytes(shape, target.coefficient_bits)
+        for module, shape in base.module_shapes.items()
+    }
 
 
-def bits_by_rank(per_direction: ArrayLike, r_max: int, per_module: int = BITS_PER_MODULE) -> NDArray[np.int64]:
+def bits_by_rank(
+    per_direction: ArrayLike, r_max: int, per_module: int = BITS_PER_MODULE
+) -> NDArray[np.int64]:
     """int64[M, r_max + 1]: payload bits of r directions of each module, r = 0..r_max.
 
     Args:
@@ -86,12 +96,19 @@ def bits_by_rank(per_direction: ArrayLike, r_max: int, per_module: int = BITS_PE
 
 
 def overhead_bits(base: BaseSpec, target: CodecTarget) -> int:
-    """Payload bits of an update that sends and keeps no module; in format 1 the same for every target.
+    """Payload bits of an update that sends and keeps no module; in format 1 the same for every
+    target.
 
-    A payload has exactly overhead_bits + Σ over sent modules (BITS_PER_MODULE + rank · bits_per_direction) bits, and
-    KEPT_FROM_BITS more if it keeps a module.
+    A payload has exactly overhead_bits + Σ over sent modules (BITS_PER_MODULE + rank ·
+    bits_per_direction) bits, and KEPT_FROM_BITS more if it keeps a module.
     """
-    empty = Header(coefficient_bits=target.coefficient_bits, round_id=0, ranks={}, kept=frozenset(), kept_from=None)
+    empty = Header(
+        coefficient_bits=target.coefficient_bits,
+        round_id=0,
+        ranks={},
+        kept=frozenset(),
+        kept_from=None,
+    )
     return 8 * (_header_bytes(empty, base) + SHA_BYTES)
 
 
@@ -99,7 +116,11 @@ def module_spans(header: Header, base: BaseSpec) -> dict[str, tuple[int, int]]:
     """Sent module → its first byte in the payload and the first byte after its CRC-32."""
     spans, start = {}, _header_bytes(header, base)
     for module, rank in header.ranks.items():
-        end = start + rank * row_bytes(base.module_shapes[module], header.coefficient_bits) + CRC_BYTES
+        end = (
+            start
+            + rank * row_bytes(base.module_shapes[module], header.coefficient_bits)
+            + CRC_BYTES
+        )
         spans[module] = (start, end)
         start = end
     return spans
@@ -115,7 +136,9 @@ def check_rank(module: str, rank: int, shape: tuple[int, int]) -> None:
     """Raises CodecError unless 1 ≤ rank ≤ min(d_out, d_in, 255)."""
     limit = min(*shape, MAX_RANK)
     if not 1 <= rank <= limit:
-        raise CodecError(f"module {module} has rank {rank}, outside 1..{limit} for its shape {shape}")
+        raise CodecError(
+            f"module {module} has rank {rank}, outside 1..{limit} for its shape {shape}"
+        )
 
 
 def pack_header(header: Header, base: BaseSpec) -> bytes:
@@ -128,7 +151,10 @@ def pack_header(header: Header, base: BaseSpec) -> bytes:
     if not 0 <= header.round_id < 2**32:
         raise CodecError(f"round id {header.round_id} lies outside 0..{2**32 - 1}")
     if n_modules >= 2**16 or length >= 2**32:
-        raise CodecError(f"{n_modules} modules in {length} bytes: a payload takes 65535 modules in {2**32 - 1} bytes")
+        raise CodecError(
+            f"{n_modules} modules in {length} bytes: a payload takes 65535 modules in {2**32 - 1} "
+            "bytes"
+        )
     packed = _PREFIX.pack(
         MAGIC,
         VERSION,
@@ -147,22 +173,36 @@ def pack_header(header: Header, base: BaseSpec) -> bytes:
 
 
 def parse_header(payload: memoryview, base: BaseSpec) -> Header:
-    """The header of a payload, checked; nothing is allocated by what it says before it is known to be whole.
+    """The header of a payload, checked; nothing is allocated by what it says before it is known to
+    be whole.
 
     Raises:
-        CodecError: no payload of this format, a header cut short or altered, or an update of another base model.
+        CodecError: no payload of this format, a header cut short or altered, or an update of
+            another base model.
     """
     if len(payload) < _PREFIX.size:
-        raise CodecError(f"payload is truncated at byte {len(payload)}, in the header of at least {_PREFIX.size} bytes")
-    magic, version, bits, n_modules, round_id, header_bytes, declared, identity = _PREFIX.unpack_from(payload)
+        raise CodecError(
+            f"payload is truncated at byte {len(payload)}, in the header of at least "
+            f"{_PREFIX.size} bytes"
+        )
+    magic, version, bits, n_modules, round_id, header_bytes, declared, identity = (
+        _PREFIX.unpack_from(payload)
+    )
     if magic != MAGIC:
         raise CodecError(f"payload opens with {magic!r} instead of {MAGIC!r}: it is no LoRA update")
     if version != VERSION:
-        raise CodecError(f"payload has format version {version}, this decoder knows {VERSION}; update the older side")
+        raise CodecError(
+            f"payload has format version {version}, this decoder knows {VERSION}; update the "
+            "older side"
+        )
     if len(payload) < header_bytes:
-        raise CodecError(f"payload is truncated at byte {len(payload)}, in the header of {header_bytes} bytes")
+        raise CodecError(
+            f"payload is truncated at byte {len(payload)}, in the header of {header_bytes} bytes"
+        )
     if header_bytes < _PREFIX.size + CRC_BYTES or not _crc_matches(payload[:header_bytes]):
-        raise CodecError(f"payload is altered in the header, bytes 0..{max(header_bytes, _PREFIX.size) - 1}")
+        raise CodecError(
+            f"payload is altered in the header, bytes 0..{max(header_bytes, _PREFIX.size) - 1}"
+        )
     if identity.hex() != base.identity:
         raise CodecError(
             f"payload updates base model {identity.hex()[:12]}, this one is {base.identity[:12]}; "
@@ -171,12 +211,16 @@ def parse_header(payload: memoryview, base: BaseSpec) -> Header:
     if bits not in COEFFICIENT_BITS:
         raise CodecError(f"header says {bits} bits a coefficient; format {VERSION} has 4 and 8")
     if n_modules != len(base.module_shapes):
-        raise CodecError(f"header counts {n_modules} modules, the base model has {len(base.module_shapes)}")
+        raise CodecError(
+            f"header counts {n_modules} modules, the base model has {len(base.module_shapes)}"
+        )
     variable = payload[_PREFIX.size : header_bytes - CRC_BYTES]
     header = _parse_variable(variable, base, bits, round_id)
     expected = payload_bytes(header, base)
     if declared != expected:
-        raise CodecError(f"header declares a payload of {declared} bytes, its own ranks make {expected}")
+        raise CodecError(
+            f"header declares a payload of {declared} bytes, its own ranks make {expected}"
+        )
     return header
 
 
@@ -192,14 +236,17 @@ def _parse_variable(variable: memoryview, base: BaseSpec, bits: int, round_id: i
     n_digest = SHA_BYTES if kept else 0
     if len(variable) != n_bitmap + n_digest + len(sent):
         raise CodecError(
-            f"header holds {len(variable)} bytes of bitmap, digest and ranks; {len(sent)} modules sent and "
+            f"header holds {len(variable)} bytes of bitmap, digest and ranks; {len(sent)} modules "
+            "sent and "
             f"{len(kept)} kept make {n_bitmap + n_digest + len(sent)}"
         )
     ranks = dict(zip(sent, variable[n_bitmap + n_digest :], strict=True))
     for module, rank in ranks.items():
         check_rank(module, rank, base.module_shapes[module])
     kept_from = bytes(variable[n_bitmap : n_bitmap + n_digest]).hex() if kept else None
-    return Header(coefficient_bits=bits, round_id=round_id, ranks=ranks, kept=kept, kept_from=kept_from)
+    return Header(
+        coefficient_bits=bits, round_id=round_id, ranks=ranks, kept=kept, kept_from=kept_from
+    )
 
 
 def _header_bytes(header: Header, base: BaseSpec) -> int:
@@ -220,7 +267,9 @@ def _state(module: str, header: Header) -> int:
 def _pack_bitmap(states: list[int]) -> bytes:
     padded = np.zeros(((len(states) + 3) // 4, 4), np.uint8)
     padded.reshape(-1)[: len(states)] = states
-    bitmap: NDArray[np.uint8] = (padded << np.array([0, 2, 4, 6], np.uint8)).sum(axis=1, dtype=np.uint8)
+    bitmap: NDArray[np.uint8] = (padded << np.array([0, 2, 4, 6], np.uint8)).sum(
+        axis=1, dtype=np.uint8
+    )
     return bitmap.tobytes()
 
 

@@ -1,8 +1,9 @@
 """One module's directions ⇄ rows of bytes: uniform coefficients, one float32 scale per direction.
 
-A row is one direction: its scale (float32), the coefficients of b's column, the coefficients of a's row. Either vector
-is padded to whole bytes, so a direction of one module always has the same length. The rank-1 term of a row is
-scale · q_b ⊗ q_a; every step is an elementwise IEEE 754 operation or an integer sum, so all machines agree on each bit.
+A row is one direction: its scale (float32), the coefficients of b's column, the coefficients of a's
+row. Either vector is padded to whole bytes, so a direction of one module always has the same
+length. The rank-1 term of a row is scale · q_b ⊗ q_a; every step is an elementwise IEEE 754
+operation or an integer sum, so all machines agree on each bit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class CodecTarget:
 
     def __post_init__(self) -> None:
         if self.coefficient_bits not in COEFFICIENT_BITS:
-            raise ConfigError(f"coefficient_bits = {self.coefficient_bits}: the codec knows 4 and 8")
+            raise ConfigError(
+                f"coefficient_bits = {self.coefficient_bits}: the codec knows 4 and 8"
+            )
 
 
 def row_bytes(shape: tuple[int, int], bits: int) -> int:
@@ -51,11 +54,16 @@ def quantise(factors: LowRankFactors, bits: int) -> NDArray[np.uint8]:
     b, a = factors.b.T.astype(np.float64), factors.a.astype(np.float64)
     peak_b, peak_a = np.abs(b).max(axis=1), np.abs(a).max(axis=1)
     if not (np.isfinite(peak_b).all() and np.isfinite(peak_a).all()):
-        raise CodecError("a factor holds a value that is not finite; the training that made it has diverged")
+        raise CodecError(
+            "a factor holds a value that is not finite; the training that made it has diverged"
+        )
     limit = _limit(bits)
     scale = (peak_b / limit) * (peak_a / limit)
     if (scale > _HUGE).any():
-        raise CodecError(f"direction {int(scale.argmax())} has scale {scale.max():.3g}, beyond float32's {_HUGE:.3g}")
+        raise CodecError(
+            f"direction {int(scale.argmax())} has scale {scale.max():.3g}, beyond float32's "
+            f"{_HUGE:.3g}"
+        )
     alive = scale >= _TINY
     sent_scale = np.where(alive, scale, 0.0).astype("<f4")
     return np.concatenate(
@@ -68,7 +76,9 @@ def quantise(factors: LowRankFactors, bits: int) -> NDArray[np.uint8]:
     )
 
 
-def dequantise(rows: NDArray[np.uint8], shape: tuple[int, int], bits: int, where: str) -> LowRankFactors:
+def dequantise(
+    rows: NDArray[np.uint8], shape: tuple[int, int], bits: int, where: str
+) -> LowRankFactors:
     """One module's factors from its rows, balanced: the two vectors of a direction have equal norm.
 
     Args:
@@ -80,12 +90,19 @@ def dequantise(rows: NDArray[np.uint8], shape: tuple[int, int], bits: int, where
         CodecError: rows that no encoder writes.
     """
     split = SCALE_BYTES + _vector_bytes(shape[0], bits)
-    with np.errstate(invalid="ignore"):  # widening a signalling NaN warns; it is refused below like any other
+    with np.errstate(
+        invalid="ignore"
+    ):  # widening a signalling NaN warns; it is refused below like any other
         scale = rows[:, :SCALE_BYTES].copy().view("<f4")[:, 0].astype(np.float64)
     q_b = _unpack(rows[:, SCALE_BYTES:split], shape[0], bits, where)
     q_a = _unpack(rows[:, split:], shape[1], bits, where)
     norm_b, norm_a = _squared_norm(q_b), _squared_norm(q_a)
-    wrong = ~np.isfinite(scale) | np.signbit(scale) | ((scale > 0) != (norm_b > 0)) | ((scale > 0) != (norm_a > 0))
+    wrong = (
+        ~np.isfinite(scale)
+        | np.signbit(scale)
+        | ((scale > 0) != (norm_b > 0))
+        | ((scale > 0) != (norm_a > 0))
+    )
     if wrong.any():
         row = int(wrong.argmax())
         raise CodecError(
@@ -110,7 +127,8 @@ def _vector_bytes(length: int, bits: int) -> int:
 def _to_integers(
     vectors: NDArray[np.float64], peak: NDArray[np.float64], alive: NDArray[np.bool_], limit: int
 ) -> NDArray[np.int8]:
-    """Each row divided by its own peak and rounded, half to even, to -limit..limit; zero where not alive."""
+    """Each row divided by its own peak and rounded, half to even, to -limit..limit; zero where not
+    alive."""
     safe_peak = np.where(alive, peak, 1.0)[:, np.newaxis]
     return np.where(alive[:, np.newaxis], np.rint(vectors / safe_peak * limit), 0).astype(np.int8)
 
@@ -134,7 +152,9 @@ def _unpack(codes: NDArray[np.uint8], length: int, bits: int, where: str) -> NDA
         halves = np.stack([codes & 0x0F, codes >> 4], axis=2).reshape(len(codes), -1)
         integers = (halves ^ 8).view(np.int8) - np.int8(8)
         if integers[:, length:].any():
-            raise CodecError(f"{where}: the padding after a vector of {length} coefficients is not zero")
+            raise CodecError(
+                f"{where}: the padding after a vector of {length} coefficients is not zero"
+            )
         integers = integers[:, :length]
     lowest, limit = int(integers.min()), _limit(bits)
     if lowest < -limit:

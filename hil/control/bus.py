@@ -1,10 +1,10 @@
 """The control channel: a bus that carries messages between the cloud half and the edge half.
 
-A message travels on the topic ``hil/<device>/<sender>/<kind>``. Whatever arrives is validated first; what is invalid,
-doubled or outdated is dropped, counted and logged, and never raises.
+A message travels on the topic ``hil/<device>/<sender>/<kind>``. Whatever arrives is validated
+first; what is invalid, doubled or outdated is dropped, counted and logged, and never raises.
 
-`InProcessBus` joins two halves in one process; hil.mqtt joins them through a broker. Both take the same path through
-`Endpoint`, so that the same messages cost the same bytes.
+`InProcessBus` joins two halves in one process; hil.control.mqtt joins them through a broker. Both
+take the same path through `Endpoint`, so that the same messages cost the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeVar, cast
 
 from hil.contract import Clock, ControlError
-from hil.messages import (
+from hil.control.messages import (
     GONE,
     MAX_FEEDBACK_BYTES,
     SPEAKER,
@@ -44,7 +44,8 @@ M = TypeVar("M", bound=Message)
 _log = logging.getLogger(__name__)
 
 
-# -------------------------------------------------------------------------------------------- one end
+# -------------------------------------------------------------------------------------------- one
+# end
 
 
 @dataclass(slots=True)
@@ -52,8 +53,9 @@ class BusCounters:
     """What one end of a bus has seen.
 
     Attributes:
-        messages_sent, control_bytes_sent: confirmed messages, and their topics and payloads in bytes; what a protocol
-            below adds (headers, acknowledgements, repetitions) is not counted, so two kinds of bus compare equal.
+        messages_sent, control_bytes_sent: confirmed messages, and their topics and payloads in
+            bytes; what a protocol below adds (headers, acknowledgements, repetitions) is not
+            counted, so two kinds of bus compare equal.
         messages_received, control_bytes_received: the same for messages that were accepted.
         late: of these, how many came behind one that was sent after them.
         dropped: cause ("invalid", "misaddressed", "duplicate", "old", "overflow") → messages.
@@ -71,7 +73,8 @@ Verdict = Literal["new", "late", "duplicate", "old"]
 
 
 class CounterWindow:
-    """Which counters of the other side were seen, as IPsec does it (RFC 4303, section 3.4.3), start by start."""
+    """Which counters of the other side were seen, as IPsec does it (RFC 4303, section 3.4.3), start
+    by start."""
 
     def __init__(self) -> None:
         self._instance = ""
@@ -106,7 +109,8 @@ class CounterWindow:
 
 
 class Endpoint:
-    """One end without any transport: messages to topic and bytes, and what arrives to bounded queues.
+    """One end without any transport: messages to topic and bytes, and what arrives to bounded
+    queues.
 
     Thread-safe.
 
@@ -121,7 +125,9 @@ class Endpoint:
 
     def __init__(self, role: Role, device_id: str, instance: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", device_id):
-            raise ControlError(f"device id {device_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'")
+            raise ControlError(
+                f"device id {device_id[:80]!r}: use 1 to 64 letters, digits, '_' or '-'"
+            )
         self.role: Final = role
         self.peer: Final[Role] = "edge" if role == "cloud" else "cloud"
         self.device_id: Final = device_id
@@ -131,7 +137,9 @@ class Endpoint:
         self._window = CounterWindow()
         self._last_status = ("", 0)
         self._arrivals = 0
-        self._queues: dict[type[Message], deque[tuple[int, AnyMessage]]] = {kind: deque() for kind in SPEAKER}
+        self._queues: dict[type[Message], deque[tuple[int, AnyMessage]]] = {
+            kind: deque() for kind in SPEAKER
+        }
         self._changed = threading.Condition()
 
     @property
@@ -143,7 +151,8 @@ class Endpoint:
         """Topic and payload of the next message.
 
         Raises:
-            ControlError: a kind that this side does not speak, or a text that is too long or no Unicode.
+            ControlError: a kind that this side does not speak, or a text that is too long or no
+                Unicode.
         """
         with self._changed:
             self._counter += 1
@@ -156,10 +165,15 @@ class Endpoint:
     def _seal(self, message: AnyMessage, counter: int) -> tuple[str, bytes]:
         if (speaker := SPEAKER[type(message)]) != self.role:
             raise ControlError(
-                f"{message.kind}: only the {speaker} says it, and this is the {self.role}'s end of the bus"
+                f"{message.kind}: only the {speaker} says it, and this is the {self.role}'s end "
+                "of the bus"
             )
         envelope = Envelope(
-            version=WIRE_VERSION, sender=self.role, instance=self._instance, counter=counter, message=message
+            version=WIRE_VERSION,
+            sender=self.role,
+            instance=self._instance,
+            counter=counter,
+            message=message,
         )
         return f"hil/{self.device_id}/{self.role}/{message.kind}", encode(envelope)
 
@@ -180,7 +194,9 @@ class Endpoint:
             message = envelope.message
             allowed = envelope.sender == SPEAKER[type(message)] == self.peer
             if not allowed or topic != f"hil/{self.device_id}/{self.peer}/{message.kind}":
-                self._drop("misaddressed", topic, f"a {message.kind} that the {envelope.sender} says")
+                self._drop(
+                    "misaddressed", topic, f"a {message.kind} that the {envelope.sender} says"
+                )
                 return
             verdict = self._window.judge(envelope.instance, envelope.counter)
             if isinstance(message, StatusMessage) and verdict in ("new", "late"):
@@ -217,7 +233,8 @@ class Endpoint:
         _log.log(level, "%s on %r dropped: %s", cause, topic[:200], reason)
 
     def take(self, *kinds: type[M], timeout_s: float) -> M | None:
-        """The oldest waiting message of these kinds, or None when none comes within the deadline."""
+        """The oldest waiting message of these kinds, or None when none comes within the
+        deadline."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
@@ -231,7 +248,8 @@ class Endpoint:
                 self._changed.wait(remaining)
 
 
-# ------------------------------------------------------------------------------------------------- buses
+# ------------------------------------------------------------------------------------------------
+# buses
 
 
 class Bus(Protocol):
@@ -243,10 +261,12 @@ class Bus(Protocol):
         ...
 
     def publish(self, message: AnyMessage, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
-        """Send a message; returns once its arrival (at the other end or at the broker) is confirmed.
+        """Send a message; returns once its arrival (at the other end or at the broker) is
+        confirmed.
 
         Raises:
-            ControlError: not confirmed within the deadline, a kind that this side does not speak, a closed bus.
+            ControlError: not confirmed within the deadline, a kind that this side does not speak, a
+                closed bus.
         """
         ...
 
@@ -265,15 +285,18 @@ class Bus(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
 class InProcessBus:
     """One end of a bus within a process, made by `pair`.
 
-    What is published has arrived when publish returns, so receive never waits: what is not there will not come until
-    somebody else gets his turn.
+    What is published has arrived when publish returns, so receive never waits: what is not there
+    will not come until somebody else gets his turn.
     """
 
     def __init__(self, endpoint: Endpoint, peer: Endpoint) -> None:
@@ -317,13 +340,18 @@ class InProcessBus:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ControlError(f"in-process bus: the {self._endpoint.role}'s end is closed; make a new pair")
+            raise ControlError(
+                f"in-process bus: the {self._endpoint.role}'s end is closed; make a new pair"
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -331,14 +359,16 @@ class InProcessBus:
 class BusFeedback:
     """contract.FeedbackPath over the control channel: the edge sends, the cloud receives.
 
-    On two machines each side has its own, with its own end; an answer that the bus does not take soon is then lost, as
-    on the radio, and the link asks again. Where one driver runs both sides in turns, one object gets both ends: it then
-    knows whether a message is on its way, waits for that one, and for nothing else. So the link's clock alone decides
-    about time-outs, however fast the bus is.
+    On two machines each side has its own, with its own end; an answer that the bus does not take
+    soon is then lost, as on the radio, and the link asks again. Where one driver runs both sides in
+    turns, one object gets both ends: it then knows whether a message is on its way, waits for that
+    one, and for nothing else. So the link's clock alone decides about time-outs, however fast the
+    bus is.
 
     Args:
         clock: the link's clock; a time-out passes on it.
-        delay_s: simulated travel time of each message on the link's clock, ≥ 0; needs both ends here.
+        delay_s: simulated travel time of each message on the link's clock, ≥ 0; needs both ends
+            here.
         edge: the end to send on.
         cloud: the end to receive on.
     """
@@ -347,7 +377,12 @@ class BusFeedback:
     _SEND_S: Final = 0.5  # by the edge's end alone: nobody reads the radio meanwhile
 
     def __init__(
-        self, clock: Clock, *, edge: Bus | None = None, cloud: Bus | None = None, delay_s: float = 0.0
+        self,
+        clock: Clock,
+        *,
+        edge: Bus | None = None,
+        cloud: Bus | None = None,
+        delay_s: float = 0.0,
     ) -> None:
         self._clock = clock
         self._delay_s = delay_s
@@ -359,13 +394,17 @@ class BusFeedback:
         """Send on the edge's end.
 
         Raises:
-            ControlError: no such end here, a message beyond MAX_FEEDBACK_BYTES, or, with both ends here, as
-                Bus.publish.
+            ControlError: no such end here, a message beyond MAX_FEEDBACK_BYTES, or, with both ends
+                here, as Bus.publish.
         """
         if self._edge is None:
-            raise ControlError("feedback: this half only receives; give BusFeedback the edge's end to send")
+            raise ControlError(
+                "feedback: this half only receives; give BusFeedback the edge's end to send"
+            )
         if len(message) > MAX_FEEDBACK_BYTES:
-            raise ControlError(f"feedback of {len(message)} bytes: at most {MAX_FEEDBACK_BYTES} can be sent")
+            raise ControlError(
+                f"feedback of {len(message)} bytes: at most {MAX_FEEDBACK_BYTES} can be sent"
+            )
         if self._cloud is None:
             try:
                 self._edge.publish(FeedbackMessage(data=message), timeout_s=self._SEND_S)
@@ -376,13 +415,16 @@ class BusFeedback:
         self._due_s.append(self._clock.now() + self._delay_s)
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """The next message at the cloud's end, or None when none came within timeout_s of the link's clock.
+        """The next message at the cloud's end, or None when none came within timeout_s of the
+        link's clock.
 
         Raises:
             ControlError: no such end here, or as Bus.receive.
         """
         if self._cloud is None:
-            raise ControlError("feedback: this half only sends; give BusFeedback the cloud's end to receive")
+            raise ControlError(
+                "feedback: this half only sends; give BusFeedback the cloud's end to receive"
+            )
         deadline_s = self._clock.now() + timeout_s
         due_s = self._due_s[0] if self._due_s else deadline_s
         if self._edge is not None:

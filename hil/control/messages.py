@@ -1,10 +1,11 @@
 """What the two halves say to each other, and how it is written.
 
-Five kinds are spoken, each by one side only: the cloud says *hello* when a run begins, and once the radio has carried
-a round's update, or failed to, it *offers* the round; the edge reports its *status*, returns the radio link's
-*feedback*, and answers every offer with a *receipt*. A hello or an offer may be repeated until it is answered: the
-answer is the same. On the wire a message is JSON in an envelope that names the version, the speaker and a counter.
-Every field is bounded and checked on arrival.
+Five kinds are spoken, each by one side only: the cloud says *hello* when a run begins, and once the
+radio has carried a round's update, or failed to, it *offers* the round; the edge reports its
+*status*, returns the radio link's *feedback*, and answers every offer with a *receipt*. A hello or
+an offer may be repeated until it is answered: the answer is the same. On the wire a message is JSON
+in an envelope that names the version, the speaker and a counter. Every field is bounded and checked
+on arrival.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class HelloMessage(Message):
     """Cloud to edge: a run begins; say what you hold.
 
     Attributes:
-        run: drawn by the cloud for this run; what the edge says of it repeats it, so that nobody takes what was meant
-            for an earlier run.
+        run: drawn by the cloud for this run; what the edge says of it repeats it, so that nobody
+            takes what was meant for an earlier run.
     """
 
     kind: Literal["hello"] = "hello"
@@ -89,9 +90,11 @@ class FeedbackMessage(Message):
 
 
 class ReceiptMessage(Message):
-    """Edge to cloud: contract.Receipt for an offer of this run; null stands for NaN and for infinities.
+    """Edge to cloud: contract.Receipt for an offer of this run; null stands for NaN and for
+    infinities.
 
-    The swap's time is text of fixed width: a wall-clock figure must not decide how many control bytes a run counts.
+    The swap's time is text of fixed width: a wall-clock figure must not decide how many control
+    bytes a run counts.
     """
 
     kind: Literal["receipt"] = "receipt"
@@ -112,7 +115,8 @@ class ReceiptMessage(Message):
 
     @classmethod
     def of(cls, receipt: Receipt, run: str) -> ReceiptMessage:
-        """The message for a receipt of a run; a reason beyond the limit is clipped, lest the receipt be lost by it."""
+        """The message for a receipt of a run; a reason beyond the limit is clipped, lest the
+        receipt be lost by it."""
         fields = asdict(receipt)
         for name, value in fields.items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -139,13 +143,15 @@ class StatusMessage(Message):
         online: False when said on the edge's behalf after it went away.
         run: of the latest hello, "" before the first.
         base_identity: BaseSpec.identity of its base model, "" before one is loaded.
-        held_digest: SHA-256 (hex) of the payload whose update is active, "" for the bare base model.
+        held_digest: SHA-256 (hex) of the payload whose update is active, "" for the bare base
+            model.
         held_ranks: module → rank of the active update; absent modules hold nothing.
         quant: quantisation asked for, for example "Q4_K_M".
         tensor_types: GGUF tensor type → number of tensors that really have it.
         score_sets: hil.score_sets.digest_of_all of what it can score, "" before a bundle is loaded.
         state: what it is doing, for people.
-        rate_hz, lo_hz: samples a second and carrier of its receiver; null where the air is simulated.
+        rate_hz, lo_hz: samples a second and carrier of its receiver; null where the air is
+            simulated.
         receiver: serial number of its radio, "" where the air is simulated.
     """
 
@@ -154,7 +160,9 @@ class StatusMessage(Message):
     run: Annotated[str, Field(pattern=r"^([0-9a-f]{8})?$")] = ""
     base_identity: _Digest
     held_digest: _Digest
-    held_ranks: Annotated[dict[_Name, Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=4096)]
+    held_ranks: Annotated[
+        dict[_Name, Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=4096)
+    ]
     quant: _Name
     tensor_types: Annotated[dict[_Name, _Count], Field(max_length=64)]
     score_sets: _Digest = ""
@@ -165,7 +173,13 @@ class StatusMessage(Message):
 
 
 GONE: Final = StatusMessage(
-    online=False, base_identity="", held_digest="", held_ranks={}, quant="", tensor_types={}, state="gone"
+    online=False,
+    base_identity="",
+    held_digest="",
+    held_ranks={},
+    quant="",
+    tensor_types={},
+    state="gone",
 )
 """What is said of an edge that closed or vanished."""
 
@@ -187,8 +201,10 @@ class Envelope(Message):
     Attributes:
         version: of this wire format.
         sender: the side that speaks.
-        instance: tells one start of the sender's process from the next; counters begin anew with it.
-        counter: 1, 2, 3, … of this instance over all kinds; 0 is said by others on the sender's behalf.
+        instance: tells one start of the sender's process from the next; counters begin anew with
+            it.
+        counter: 1, 2, 3, … of this instance over all kinds; 0 is said by others on the sender's
+            behalf.
         message: one of the kinds.
     """
 
@@ -211,7 +227,9 @@ def encode(envelope: Envelope) -> bytes:
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         raise ControlError(f"{kind}: cannot be written as JSON: {error}") from None
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise ControlError(f"{kind} of {len(payload)} bytes: at most {MAX_MESSAGE_BYTES} can be sent")
+        raise ControlError(
+            f"{kind} of {len(payload)} bytes: at most {MAX_MESSAGE_BYTES} can be sent"
+        )
     return payload
 
 
@@ -219,10 +237,13 @@ def decode(payload: bytes) -> Envelope:
     """The envelope in a JSON text.
 
     Raises:
-        ControlError: too long, not JSON, another version, an unknown key, a value out of range; the first such thing.
+        ControlError: too long, not JSON, another version, an unknown key, a value out of range; the
+            first such thing.
     """
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise ControlError(f"message of {len(payload)} bytes: at most {MAX_MESSAGE_BYTES} are taken")
+        raise ControlError(
+            f"message of {len(payload)} bytes: at most {MAX_MESSAGE_BYTES} are taken"
+        )
     try:
         return Envelope.model_validate_json(payload)
     except ValidationError as error:

@@ -1,11 +1,12 @@
 """The control channel through an MQTT 5 broker; the only file that imports paho.
 
-A connection keeps its session at the broker for an hour, so that what is said to an absent half waits for it. Messages
-travel with QoS 1 (at least once); the endpoint's counters make that once. A lost connection is taken up again without
-anyone's doing; calls fail only once their own deadline, or that of the reconnection, has passed.
+A connection keeps its session at the broker for an hour, so that what is said to an absent half
+waits for it. Messages travel with QoS 1 (at least once); the endpoint's counters make that once. A
+lost connection is taken up again without anyone's doing; calls fail only once their own deadline,
+or that of the reconnection, has passed.
 
-The broker's word is what publish waits for. A broker that is killed takes with it what it had confirmed and not yet
-passed on; what it had not confirmed is sent again.
+The broker's word is what publish waits for. A broker that is killed takes with it what it had
+confirmed and not yet passed on; what it had not confirmed is sent again.
 
 The connection is not encrypted: use a network of your own, or a tunnel.
 """
@@ -28,10 +29,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from hil.broker import parse_url, read_secret
 from hil.contract import ControlError
-from hil.control import PUBLISH_TIMEOUT_S, BusCounters, Endpoint, M
-from hil.messages import MAX_MESSAGE_BYTES, AnyMessage, Role, StatusMessage
+from hil.control.broker import parse_url, read_secret
+from hil.control.bus import PUBLISH_TIMEOUT_S, BusCounters, Endpoint, M
+from hil.control.messages import MAX_MESSAGE_BYTES, AnyMessage, Role, StatusMessage
 
 SESSION_EXPIRY_S: Final = 3600
 """How long the broker keeps messages for a half that is away."""
@@ -76,22 +77,25 @@ def connect(
         clean_start: forget what the broker still holds for this end.
 
     Raises:
-        ControlError: what is wrong with the URL, the file, the broker or the credentials, in one line.
+        ControlError: what is wrong with the URL, the file, the broker or the credentials, in one
+            line.
     """
     host, port = parse_url(url)
     credentials = read_secret(secret_path) if secret_path else None
     if credentials and host not in ("localhost", "127.0.0.1", "::1"):
-        _log.warning("%s: the password crosses the network unencrypted; keep to a network of your own", url)
+        _log.warning(
+            "%s: the password crosses the network unencrypted; keep to a network of your own", url
+        )
     bus = MqttBus(url, Endpoint(role, device_id, secrets.token_hex(4)), reconnect_timeout_s)
     bus.open(host, port, credentials, timeout_s, clean_start)
     return bus
 
 
 class MqttBus:
-    """One end of the control channel at a broker, made by `connect`; see hil.control.Bus.
+    """One end of the control channel at a broker, made by `connect`; see hil.control.bus.Bus.
 
-    One thread of its own does all reading and writing, so the connection stays alive while the rest of the program
-    computes. It ends with close.
+    One thread of its own does all reading and writing, so the connection stays alive while the rest
+    of the program computes. It ends with close.
     """
 
     def __init__(self, url: str, endpoint: Endpoint, reconnect_timeout_s: float) -> None:
@@ -99,13 +103,19 @@ class MqttBus:
         self._endpoint = endpoint
         self._reconnect_timeout_s = reconnect_timeout_s
         self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, f"hil-{endpoint.device_id}-{endpoint.role}", protocol=mqtt.MQTTv5
+            CallbackAPIVersion.VERSION2,
+            f"hil-{endpoint.device_id}-{endpoint.role}",
+            protocol=mqtt.MQTTv5,
         )
-        self._thread = threading.Thread(target=self._serve, name=f"mqtt-{endpoint.role}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._serve, name=f"mqtt-{endpoint.role}", daemon=True
+        )
         self._changed = threading.Condition()  # guards the next eight
         self._ready = False  # subscribed
         self._ready_at = self._lost_at = time.monotonic()
-        self._short_lives = 0  # connections in a row that were lost soon and could be taken up at once
+        self._short_lives = (
+            0  # connections in a row that were lost soon and could be taken up at once
+        )
         self._problem = "no answer"  # why the connection is not ready
         self._fault = ""  # why it never will be
         self._confirmed: dict[int, ReasonCode] = {}
@@ -120,10 +130,16 @@ class MqttBus:
         """What went through this end so far."""
         return self._endpoint.counters
 
-    # ------------------------------------------------------------------------------------------ life
+    # ------------------------------------------------------------------------------------------
+    # life
 
     def open(
-        self, host: str, port: int, credentials: tuple[str, str] | None, timeout_s: float, clean_start: bool
+        self,
+        host: str,
+        port: int,
+        credentials: tuple[str, str] | None,
+        timeout_s: float,
+        clean_start: bool,
     ) -> None:
         """Connect and subscribe; `connect` does this.
 
@@ -132,8 +148,12 @@ class MqttBus:
         """
         deadline = time.monotonic() + timeout_s
         self._configure(credentials, min(timeout_s, _TCP_TIMEOUT_S))
-        # Somewhat more than is taken, so that a message that is a little too long still comes and is counted.
-        limits = {"SessionExpiryInterval": SESSION_EXPIRY_S, "MaximumPacketSize": 4 * MAX_MESSAGE_BYTES}
+        # Somewhat more than is taken, so that a message that is a little too long still comes and
+        # is counted.
+        limits = {
+            "SessionExpiryInterval": SESSION_EXPIRY_S,
+            "MaximumPacketSize": 4 * MAX_MESSAGE_BYTES,
+        }
         try:
             self._client.connect(
                 host,
@@ -147,9 +167,15 @@ class MqttBus:
             raise ControlError(f"{self._url}: {_explain(error)}") from None
         self._thread.start()
         with self._changed:
-            while not (self._ready or self._fault) and (remaining := deadline - time.monotonic()) > 0:
+            while (
+                not (self._ready or self._fault) and (remaining := deadline - time.monotonic()) > 0
+            ):
                 self._changed.wait(remaining)
-            fault = "" if self._ready else self._fault or f"{self._problem} within {timeout_s:g} s; is it a broker?"
+            fault = (
+                ""
+                if self._ready
+                else self._fault or f"{self._problem} within {timeout_s:g} s; is it a broker?"
+            )
         if fault:
             self.close()
             raise ControlError(f"{self._url}: {fault}")
@@ -171,7 +197,8 @@ class MqttBus:
         client.on_socket_register_write = _leave_to_the_thread
 
     def close(self) -> None:
-        """Disconnect and end the thread, within seconds; the broker then says that a closed edge is gone."""
+        """Disconnect and end the thread, within seconds; the broker then says that a closed edge is
+        gone."""
         if self._stop.is_set():
             return
         with self._changed:
@@ -180,7 +207,9 @@ class MqttBus:
         if self._client.is_connected():
             with_will = self._endpoint.role == "edge"
             self._client.disconnect(
-                ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL) if with_will else None
+                ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
+                if with_will
+                else None
             )
             self._thread.join(1.0)
         self._stop.set()
@@ -200,26 +229,34 @@ class MqttBus:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
-    # ---------------------------------------------------------------------------------------- verbs
+    # --------------------------------------------------------------------------------------- verbs
 
     def publish(self, message: AnyMessage, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
-        """Send a message; returns once the broker has confirmed it for a subscriber. See Bus.publish.
+        """Send a message; returns once the broker has confirmed it for a subscriber. See
+        Bus.publish.
 
-        A status is kept by the broker for whoever comes later, even for the next start of the edge. Any other message
-        must have a subscriber: without one (never there, or forgotten by a restarted broker) it is repeated until the
-        deadline. A message that was not confirmed in time may still arrive later.
+        A status is kept by the broker for whoever comes later, even for the next start of the edge.
+        Any other message must have a subscriber: without one (never there, or forgotten by a
+        restarted broker) it is repeated until the deadline. A message that was not confirmed in
+        time may still arrive later.
 
         Raises:
-            ControlError: not confirmed within the deadline, refused by the broker, a closed or broken bus.
+            ControlError: not confirmed within the deadline, refused by the broker, a closed or
+                broken bus.
         """
         deadline = time.monotonic() + timeout_s
         self._check_usable()
         if not self._publishing.acquire(timeout=timeout_s):
-            raise ControlError(f"{self._url}: another message unconfirmed after {timeout_s:g} s; is the broker up?")
+            raise ControlError(
+                f"{self._url}: another message unconfirmed after {timeout_s:g} s; is the broker up?"
+            )
         try:
             with self._changed:  # so that no older status is repeated with a higher counter
                 topic, payload = self._endpoint.wrap(message)
@@ -230,36 +267,50 @@ class MqttBus:
                 if kept or reason.value != _NO_SUBSCRIBERS:
                     break
                 if time.monotonic() + _RETRY_MIN_S > deadline:
-                    raise ControlError(f"{self._url}: nobody listens to {topic}; start the {self._endpoint.peer} half")
+                    raise ControlError(
+                        f"{self._url}: nobody listens to {topic}; start the {self._endpoint.peer} "
+                        "half"
+                    )
                 time.sleep(_RETRY_MIN_S)
             if reason.is_failure:
-                raise ControlError(f"{self._url}: {topic} refused ({reason}); let this user write there")
+                raise ControlError(
+                    f"{self._url}: {topic} refused ({reason}); let this user write there"
+                )
             self._endpoint.count_sent(topic, payload)
         finally:
             self._publishing.release()
 
-    def _send(self, topic: str, payload: bytes, kept: bool, deadline: float, timeout_s: float) -> ReasonCode:
+    def _send(
+        self, topic: str, payload: bytes, kept: bool, deadline: float, timeout_s: float
+    ) -> ReasonCode:
         """Publish once and wait for the broker's word on it."""
         with self._changed:
             self._confirmed.clear()
         # Without holding the lock: paho's own is held when it calls _on_publish, which takes ours.
         info = self._client.publish(topic, payload, qos=1, retain=kept)
         if info.rc == mqtt.MQTT_ERR_QUEUE_SIZE:
-            raise ControlError(f"{self._url}: {_MAX_UNCONFIRMED} messages are unconfirmed already; is the broker up?")
+            raise ControlError(
+                f"{self._url}: {_MAX_UNCONFIRMED} messages are unconfirmed already; is the broker "
+                "up?"
+            )
         with self._changed:
             while info.mid not in self._confirmed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or self._fault or self._closing.is_set():
                     why = self._fault or ("the broker is silent" if self._ready else self._problem)
-                    raise ControlError(f"{self._url}: {topic} not confirmed within {timeout_s:g} s: {why}")
+                    raise ControlError(
+                        f"{self._url}: {topic} not confirmed within {timeout_s:g} s: {why}"
+                    )
                 self._changed.wait(remaining)
             return self._confirmed.pop(info.mid)
 
     def receive(self, *kinds: type[M], timeout_s: float) -> M | None:
-        """The oldest waiting message of these kinds, or None when none comes within the deadline. See Bus.receive.
+        """The oldest waiting message of these kinds, or None when none comes within the deadline.
+        See Bus.receive.
 
         Raises:
-            ControlError: a closed bus, or a connection that has been lost for longer than reconnect_timeout_s.
+            ControlError: a closed bus, or a connection that has been lost for longer than
+                reconnect_timeout_s.
         """
         self._check_open()
         deadline = time.monotonic() + timeout_s
@@ -284,9 +335,12 @@ class MqttBus:
                 raise ControlError(f"{self._url}: {self._fault}")
             lost_s = 0.0 if self._ready else time.monotonic() - self._lost_at
             if lost_s > self._reconnect_timeout_s:
-                raise ControlError(f"{self._url}: lost for {lost_s:.0f} s ({self._problem}); restart the broker")
+                raise ControlError(
+                    f"{self._url}: lost for {lost_s:.0f} s ({self._problem}); restart the broker"
+                )
 
-    # --------------------------------------------------------------------------------- network thread
+    # --------------------------------------------------------------------------------- network
+    # thread
 
     def _serve(self) -> None:
         """Read and write until stopped; take a lost connection up again, ever more slowly."""
@@ -326,9 +380,13 @@ class MqttBus:
             else:
                 self._short_lives = 0
             if self._short_lives >= _MAX_SHORT_LIVES and not self._fault:
-                self._fault = self._rival("the broker closes connections as soon as they are made; probably ")
+                self._fault = self._rival(
+                    "the broker closes connections as soon as they are made; probably "
+                )
             if self._first and not self._fault:
-                self._fault = f"answers, but not as an MQTT 5 broker ({problem}); check host and port"
+                self._fault = (
+                    f"answers, but not as an MQTT 5 broker ({problem}); check host and port"
+                )
             self._problem = problem
             self._changed.notify_all()
 
@@ -339,20 +397,36 @@ class MqttBus:
 
     def _rival(self, prefix: str = "") -> str:
         end = f"{self._endpoint.role} of {self._endpoint.device_id!r}"
-        return f"{prefix}another process is connected as the {end}; stop one, or give it another device id"
+        return (
+            f"{prefix}another process is connected as the {end}; stop one, or give it another "
+            "device id"
+        )
 
-    def _on_connect(self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+    def _on_connect(
+        self, client: mqtt.Client, _: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
         if reason.is_failure and (self._first or reason.value in _BAD_CREDENTIALS):
-            hint = "check the secrets file" if reason.value in _BAD_CREDENTIALS else "see the broker's log"
+            hint = (
+                "check the secrets file"
+                if reason.value in _BAD_CREDENTIALS
+                else "see the broker's log"
+            )
             self._give_up(f"the broker refuses ({reason}); {hint}")
         elif not reason.is_failure:
             if not flags.session_present:
-                self._short_lives = 0  # the broker is new as well: no rival has closed the connection
+                self._short_lives = (
+                    0  # the broker is new as well: no rival has closed the connection
+                )
             client.subscribe(self._endpoint.subscription, options=SubscribeOptions(qos=1))
 
-    def _on_subscribe(self, client: mqtt.Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Any) -> None:
+    def _on_subscribe(
+        self, client: mqtt.Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Any
+    ) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._give_up(f"may not read {self._endpoint.subscription} ({reasons[0]}); let this user read there")
+            self._give_up(
+                f"may not read {self._endpoint.subscription} ({reasons[0]}); let this user read "
+                "there"
+            )
             return
         with self._changed:
             repeated = self._endpoint.wrap(self._last_status) if self._last_status else None
@@ -364,7 +438,9 @@ class MqttBus:
             self._ready, self._first, self._ready_at = True, False, time.monotonic()
             self._changed.notify_all()
 
-    def _on_disconnect(self, _: Any, __: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+    def _on_disconnect(
+        self, _: Any, __: Any, flags: Any, reason: ReasonCode, properties: Any
+    ) -> None:
         if reason.value == _TAKEN_OVER:
             self._give_up(self._rival())
 
@@ -378,7 +454,8 @@ class MqttBus:
 
 
 def _leave_to_the_thread(*_: Any) -> None:
-    """Tell paho that the network thread writes; else it writes from whichever thread publishes, unguarded."""
+    """Tell paho that the network thread writes; else it writes from whichever thread publishes,
+    unguarded."""
 
 
 def _properties(packet: int, **values: int) -> Properties:

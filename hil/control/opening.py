@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from hil.config import ControlSettings
 from hil.contract import ConfigError
-from hil.control import Bus, InProcessBus
-from hil.messages import Role
-from hil.mqtt import RECONNECT_TIMEOUT_S, MqttBus, connect
+from hil.control.bus import Bus, InProcessBus
+from hil.control.messages import Role
+from hil.control.mqtt import RECONNECT_TIMEOUT_S, MqttBus, connect
+from hil.settings.loading import ControlSettings
 
 _IN_PROCESS = "inprocess:"
 _CONNECT_S = 10.0
@@ -24,10 +24,14 @@ def open_buses(settings: ControlSettings, stack: ExitStack) -> tuple[Bus, Bus]:
     if settings.url == _IN_PROCESS:
         cloud, edge = InProcessBus.pair(settings.device)
         return stack.enter_context(cloud), stack.enter_context(edge)
-    return stack.enter_context(_connected(settings, "cloud")), stack.enter_context(_connected(settings, "edge"))
+    return stack.enter_context(_connected(settings, "cloud")), stack.enter_context(
+        _connected(settings, "edge")
+    )
 
 
-def open_bus(settings: ControlSettings, role: Role, *, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S) -> MqttBus:
+def open_bus(
+    settings: ControlSettings, role: Role, *, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+) -> MqttBus:
     """One end at a broker, for a half that is a process of its own.
 
     Args:
@@ -40,12 +44,15 @@ def open_bus(settings: ControlSettings, role: Role, *, reconnect_timeout_s: floa
     """
     if settings.url == _IN_PROCESS:
         raise ConfigError(
-            f"control.url = {settings.url!r}: two processes meet at a broker; set control.url = 'mqtt://host:1883'"
+            f"control.url = {settings.url!r}: two processes meet at a broker; set control.url = "
+            "'mqtt://host:1883'"
         )
     return _connected(settings, role, reconnect_timeout_s)
 
 
-def _connected(settings: ControlSettings, role: Role, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S) -> MqttBus:
+def _connected(
+    settings: ControlSettings, role: Role, reconnect_timeout_s: float = RECONNECT_TIMEOUT_S
+) -> MqttBus:
     secret = Path(settings.secrets_file).expanduser() if settings.secrets_file else None
     return connect(
         settings.url,

@@ -1,10 +1,12 @@
 """The claims of arXiv 2507.11515 put to an evaluation.
 
-    python -m hil.evaluation.claims runs/eval --training runs/train/training.jsonl --beside runs/other
+    python -m hil.evaluation.claims runs/eval --training runs/train/training.jsonl --beside
+    runs/other
 
-Loss, score and bits by channel; score at equal bits on the air, bits and parameters at equal loss, environment steps to
-a common target; each for every policy, against several others, with intervals over the streams; and what another
-evaluation of the same rounds, with other settings, has come to. The answers are Markdown tables.
+Loss, score and bits by channel; score at equal bits on the air, bits and parameters at equal loss,
+environment steps to a common target; each for every policy, against several others, with intervals
+over the streams; and what another evaluation of the same rounds, with other settings, has come to.
+The answers are Markdown tables.
 """
 
 from __future__ import annotations
@@ -35,15 +37,16 @@ BEST_CHANNEL: Final = "15 dB"
 REFERENCES: Final = ("largest", "greedy by K-FAC")
 """Rules that bits at equal loss are given against."""
 LEAST_LEVEL_NATS: Final = 0.01
-"""Excess loss that bits are still compared at: the whole update's own loss is uncertain by half of it."""
+"""Excess loss that bits are still compared at: the whole update's own loss is uncertain by half of
+it."""
 _N_BOOT: Final = 2000
 
 Floats = NDArray[np.float64]
 
 
 def curve(rows: Rows, x: str, y: str, values: Sequence[str], column: str = "channel") -> Curve:
-    """A point for each value of a column, by default each channel: means over a stream's rounds in which both are
-    finite; a row a stream."""
+    """A point for each value of a column, by default each channel: means over a stream's rounds in
+    which both are finite; a row a stream."""
     streams = sorted(names(rows, "stream"))
     points = np.full((2, len(streams), len(values)), np.nan)
     for i, stream in enumerate(streams):
@@ -92,8 +95,11 @@ def bits_at_equal_y(a: Curve, b: Curve, seed: int = 0) -> Interval:
     return _bootstrapped(ratio, a, b, seed)
 
 
-def _bootstrapped(figure: Callable[[Floats, Floats, float, float], float], a: Curve, b: Curve, seed: int) -> Interval:
-    """figure(a's bits, a's y, b's bits, b's y) of averages over streams; draws in which it has no answer are left out.
+def _bootstrapped(
+    figure: Callable[[Floats, Floats, float, float], float], a: Curve, b: Curve, seed: int
+) -> Interval:
+    """figure(a's bits, a's y, b's bits, b's y) of averages over streams; draws in which it has no
+    answer are left out.
 
     NaN bounds where more than a tenth of the draws have none.
     """
@@ -115,34 +121,53 @@ def _bootstrapped(figure: Callable[[Floats, Floats, float, float], float], a: Cu
 
 
 def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterable[str]:
-    """Lines: mean of a column over rounds for each policy and channel, with its interval over the streams."""
+    """Lines: mean of a column over rounds for each policy and channel, with its interval over the
+    streams."""
     channels = names(rows, "channel")
     yield "| policy | " + " | ".join(channels) + " |"
     yield "|---" * (len(channels) + 1) + "|"
     for policy in names(rows, "policy"):
         parts = [chosen(rows, policy=policy, channel=channel) for channel in channels]
-        found = [clustered_mean(part[metric], part["stream"], np.random.default_rng(0)) for part in parts]
-        yield f"| {policy} | " + " | ".join(show(interval, form, scale) for interval in found) + " |"
+        found = [
+            clustered_mean(part[metric], part["stream"], np.random.default_rng(0)) for part in parts
+        ]
+        yield (
+            f"| {policy} | " + " | ".join(show(interval, form, scale) for interval in found) + " |"
+        )
 
 
 def against_trained(rows: Rows, policies: Sequence[str], trained: Sequence[str]) -> Iterable[str]:
-    """Lines: each policy, its bits set by the channel, against AdaLoRA or EVA where their bits always fit."""
+    """Lines: each policy, its bits set by the channel, against AdaLoRA or EVA where their bits
+    always fit."""
     channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
-    yield "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits at equal loss |"
+    yield (
+        "| policy | against | its kbit | score at equal bits, points | loss there, nats | bits "
+        "at equal loss |"
+    )
     yield "|---" * 6 + "|"
     for rival in trained:
         theirs = chosen(rows, policy=rival, channel=BEST_CHANNEL)
         for policy in policies:
             own = chosen(rows, policy=policy)
-            figures = _against((own, channels, "channel"), (theirs, [rival], "policy"), "payload_bits")
+            figures = _against(
+                (own, channels, "channel"), (theirs, [rival], "policy"), "payload_bits"
+            )
             yield f"| {policy} | {rival} | {figures} |"
 
 
 def against_trained_moving(rows: Rows, name: str, trained: Sequence[str]) -> Iterable[str]:
-    """Lines: a policy, its bits set by its price ("NAME at ..." are its other prices), against AdaLoRA or EVA where
-    the SNR moves and both meet the same rounds: at equal bits, and at equal airtime."""
-    family = [policy for policy in names(rows, "policy") if policy == name or policy.startswith(f"{name} at ")]
-    yield "| channel | policy | against | its kbit, ms | score at as much, points | loss there, nats | at equal loss |"
+    """Lines: a policy, its bits set by its price ("NAME at ..." are its other prices), against
+    AdaLoRA or EVA where the SNR moves and both meet the same rounds: at equal bits, and at equal
+    airtime."""
+    family = [
+        policy
+        for policy in names(rows, "policy")
+        if policy == name or policy.startswith(f"{name} at ")
+    ]
+    yield (
+        "| channel | policy | against | its kbit, ms | score at as much, points | loss there, "
+        "nats | at equal loss |"
+    )
     yield "|---" * 7 + "|"
     for channel in (c for c in names(rows, "channel") if not c.endswith(" dB")):
         there = chosen(rows, channel=channel)
@@ -165,7 +190,8 @@ def _against(own: _Points, theirs: _Points, x: str) -> str:
         x: what is spent, a column: "payload_bits" or "airtime_s".
     """
     (own_score, score), (own_loss, loss) = (
-        [curve(rows, x, y, values, column) for rows, values, column in (own, theirs)] for y in ("score", "excess_nats")
+        [curve(rows, x, y, values, column) for rows, values, column in (own, theirs)]
+        for y in ("score", "excess_nats")
     )
     gaps = gap_at_equal_bits(own_score, score), gap_at_equal_bits(own_loss, loss)
     spent = loss.bits.mean() * (1e-3 if x == "payload_bits" else 1e3)
@@ -176,15 +202,19 @@ def _against(own: _Points, theirs: _Points, x: str) -> str:
 
 
 def common_levels(a: Curve, b: Curve) -> list[float]:
-    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way on a log scale.
+    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way
+    on a log scale.
 
-    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS. None without points.
+    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS.
+    None without points.
     """
     if not a.loss.size or not b.loss.size:
         return []
     best = max(float(c.loss.mean(axis=0).min()) for c in (a, b))
     best = best if best > 0 else LEAST_LEVEL_NATS
-    worst = min(float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b))
+    worst = min(
+        float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b)
+    )
     return [best * (worst / best) ** share for share in (0.25, 0.5, 0.75)] if best < worst else []
 
 
@@ -199,7 +229,9 @@ def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]
             if policy == reference:
                 continue
             mine = chosen(rows, policy=policy)
-            levels = common_levels(*(curve(r, "payload_bits", "excess_nats", channels) for r in (mine, theirs)))
+            levels = common_levels(
+                *(curve(r, "payload_bits", "excess_nats", channels) for r in (mine, theirs))
+            )
             bits_ratios, parameter_ratios = (
                 bits_at_equal_loss(
                     curve(mine, x, "excess_nats", channels),
@@ -210,11 +242,15 @@ def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]
                 for x in ("payload_bits", "parameters")
             )
             for level, bits, parameters in zip(levels, bits_ratios, parameter_ratios, strict=True):
-                yield f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | {show(parameters, '.3f')} |"
+                yield (
+                    f"| {policy} | {reference} | {level:.3f} | {show(bits, '.3f')} | "
+                    f"{show(parameters, '.3f')} |"
+                )
 
 
 def beside(rows: Rows, others: Rows) -> Iterable[str]:
-    """Lines: policies of both evaluations: bits at equal loss, over the other's, and the mean difference by channel."""
+    """Lines: policies of both evaluations: bits at equal loss, over the other's, and the mean
+    difference by channel."""
     channels = [c for c in names(rows, "channel") if c in names(others, "channel")]
     constant = [c for c in channels if c.endswith(" dB")]
     pairs = {
@@ -227,7 +263,9 @@ def beside(rows: Rows, others: Rows) -> Iterable[str]:
     for policy, pair in pairs.items():
         own, theirs = (curve(one, "payload_bits", "excess_nats", constant) for one in pair)
         levels = common_levels(own, theirs)
-        for level, ratio in zip(levels, bits_at_equal_loss(own, theirs, levels, np.random.default_rng(0)), strict=True):
+        for level, ratio in zip(
+            levels, bits_at_equal_loss(own, theirs, levels, np.random.default_rng(0)), strict=True
+        ):
             yield f"| {policy} | {level:.3f} | {show(ratio, '.3f')} |"
     yield ""
     yield "| policy | channel | loss, nats | score, points |"
@@ -239,7 +277,8 @@ def beside(rows: Rows, others: Rows) -> Iterable[str]:
 
 
 def _paired(rows: Rows, others: Rows, channel: str, metric: str) -> Interval | None:
-    """Mean difference over the rounds that both have, where both are finite; None if there is no such round."""
+    """Mean difference over the rounds that both have, where both are finite; None if there is no
+    such round."""
     keys = ("stream", "train_seed", "scope", "policy_seed", "round")
     found = []
     for one in (chosen(rows, channel=channel), chosen(others, channel=channel)):
@@ -251,25 +290,38 @@ def _paired(rows: Rows, others: Rows, channel: str, metric: str) -> Interval | N
         return None
     streams = np.array([place[0] for place in both])
     return paired_difference(
-        [a[place] for place in both], [b[place] for place in both], streams, np.random.default_rng(0)
+        [a[place] for place in both],
+        [b[place] for place in both],
+        streams,
+        np.random.default_rng(0),
     )
 
 
 def steps(histories: Sequence[History]) -> Iterable[str]:
-    """Lines: environment steps to random + 95 % of (PPO alone's final - random), learner by learner."""
+    """Lines: environment steps to random + 95 % of (PPO alone's final - random), learner by
+    learner."""
     random = next(h.reward[0] for h in histories if h.name == "random feasible")
     final = float(np.mean([h.reward[-1] for h in histories if h.name == "ppo"]))
     target = random + 0.95 * (final - random)
-    yield f"Minus nats of excess loss: random feasible {random:.4f}, PPO alone {final:.4f}, target {target:.4f}."
+    yield (
+        f"Minus nats of excess loss: random feasible {random:.4f}, PPO alone {final:.4f}, "
+        f"target {target:.4f}."
+    )
     yield ""
-    yield "| learner | at step 0 | best | at the end | area under the curve | steps to the target, seed by seed |"
+    yield (
+        "| learner | at step 0 | best | at the end | area under the curve | steps to the "
+        "target, seed by seed |"
+    )
     yield "|---|---|---|---|---|---|"
     for name in dict.fromkeys(h.name for h in histories if h.name != "random feasible"):
         own = [h for h in histories if h.name == name]
         reached = [steps_to_target(h, target) for h in own]
         means = [
             np.mean(x)
-            for x in zip(*((h.reward[0], max(h.reward), h.reward[-1], area_under(h)) for h in own), strict=True)
+            for x in zip(
+                *((h.reward[0], max(h.reward), h.reward[-1], area_under(h)) for h in own),
+                strict=True,
+            )
         ]
         told = ", ".join("never" if r is None else f"{r:.0f}" for r in reached)
         yield f"| {name} | " + " | ".join(f"{m:.4f}" for m in means) + f" | {told} |"
@@ -279,7 +331,9 @@ def show(interval: Interval | None, form: str, scale: float = 1.0) -> str:
     """Mean [low, high], or a dash where the level is out of reach."""
     if interval is None or not np.isfinite(interval.mean):
         return "–"
-    mean, low, high = (format(scale * value, form) for value in (interval.mean, interval.low, interval.high))
+    mean, low, high = (
+        format(scale * value, form) for value in (interval.mean, interval.low, interval.high)
+    )
     return f"{mean} [{low}, {high}]" if np.isfinite(interval.low) else f"{mean} (no interval)"
 
 
@@ -288,7 +342,11 @@ def main(folder: Path, training: Path | None, other: Path | None) -> None:
     rows = read_rows(folder / "results.parquet")
     every = names(rows, "policy")
     trained = [name for name in every if name.startswith(("adalora", "eva"))]
-    cut = [name for name in (*REFERENCES[::-1], "ours", "airllm", "airllm as published") if name in every]
+    cut = [
+        name
+        for name in (*REFERENCES[::-1], "ours", "airllm", "airllm as published")
+        if name in every
+    ]
     tables = [
         by_channel(rows, "excess_nats", ".3f"),
         by_channel(rows, "score", ".1f", 100),
@@ -296,7 +354,10 @@ def main(folder: Path, training: Path | None, other: Path | None) -> None:
         by_channel(rows, "feasible", ".2f"),
     ]
     if trained:
-        tables += [against_trained(rows, cut, trained), against_trained_moving(rows, "ours", trained)]
+        tables += [
+            against_trained(rows, cut, trained),
+            against_trained_moving(rows, "ours", trained),
+        ]
     references = [name for name in REFERENCES if name in every]
     tables.append(at_equal_loss(rows, [name for name in every if name not in trained], references))
     if training:
@@ -308,9 +369,13 @@ def main(folder: Path, training: Path | None, other: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m hil.evaluation.claims", description="Tables of an evaluation.")
+    parser = argparse.ArgumentParser(
+        prog="python -m hil.evaluation.claims", description="Tables of an evaluation."
+    )
     parser.add_argument("folder", type=Path, help="that hil eval wrote")
-    parser.add_argument("--training", type=Path, help="a training.jsonl of hil train, for the steps to a target")
+    parser.add_argument(
+        "--training", type=Path, help="a training.jsonl of hil train, for the steps to a target"
+    )
     parser.add_argument("--beside", type=Path, help="another evaluation of the same rounds")
     given = parser.parse_args()
     main(given.folder, given.training, given.beside)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.base_model import open_base_model
-from cloud.stream import Stream
-from cloud.stream_scorer import Held, held_factors, held_state
+from cloud.model.base_model import open_base_model
+from cloud.streams.scorer import Held, held_factors, held_state
+from cloud.streams.stream import Stream
 from edge_device import adapter
 from edge_device.gguf_model import inspect, quantise
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
-from hil.config import Settings
 from hil.contract import LoraUpdate, LowRankFactors, ScoreSet
-from hil.provision import f16_model
+from hil.loop.provision import f16_model
+from hil.settings.loading import Settings
 
 _QUANTISING_S = 600.0
 
@@ -32,12 +32,19 @@ def edge_model(settings: Settings) -> Path:
     f16 = f16_model(open_base_model(settings.model.base), edge)
     path = f16.with_name(f"{f16.stem}-{edge.quant}.gguf")
     if not path.exists():
-        quantise(f16, path, edge.quant, timeout_s=max(_QUANTISING_S, edge.timeout_s), n_threads=edge.threads)
+        quantise(
+            f16,
+            path,
+            edge.quant,
+            timeout_s=max(_QUANTISING_S, edge.timeout_s),
+            n_threads=edge.threads,
+        )
     return path
 
 
 class EdgeScorer:
-    """As cloud.stream_scorer.StreamScorer, but each held state is written as an adapter and scored by llama.cpp.
+    """As cloud.streams.scorer.StreamScorer, but each held state is written as an adapter and scored
+    by llama.cpp.
 
     Equal states are scored once. Close it: it has a model process.
 
@@ -72,20 +79,25 @@ class EdgeScorer:
 
         Args:
             round_id: whose score set is used.
-            held_round: int[M], the round that each module's factors were sent in; -1 = it holds nothing.
+            held_round: int[M], the round that each module's factors were sent in; -1 = it holds
+                nothing.
             held_rank: int[M], how many of its leading directions; 0 = nothing.
         Raises:
             UpdateRefused: factors that no edge would take.
             DeviceError: the model process cannot be brought back.
         """
-        return self.score_held(round_id, held_factors(self._stream, *held_state(held_round, held_rank)))
+        return self.score_held(
+            round_id, held_factors(self._stream, *held_state(held_round, held_rank))
+        )
 
     def score_held(self, round_id: int, held: Held) -> tuple[float, float]:
         """The same for factors that need not be the stream's."""
         score_set = self._stream.score_sets[round_id]
         request = (score_set.name, frozenset((module, key) for module, (key, _) in held.items()))
         if request not in self._known:
-            scores = self._measure(score_set, {module: factors for module, (_, factors) in held.items()})
+            scores = self._measure(
+                score_set, {module: factors for module, (_, factors) in held.items()}
+            )
             share = float(scores.correct.mean()) if len(scores.correct) else float("nan")
             self._known[request] = share, scores.loss_nats_per_token
         return self._known[request]

@@ -1,8 +1,10 @@
-"""Policies side by side: the same streams, seeds, air and budgets for each, scored by real forward passes.
+"""Policies side by side: the same streams, seeds, air and budgets for each, scored by real forward
+passes.
 
-The grid is policies x channels x streams x training seeds x scopes of the budget. A stream is trained once at r_max and
-kept; one worker process takes one (stream, training seed) with everything that is run on it, so that policies share
-the scores of equal states. What a worker has finished lies in `parts` and is not computed again by the same command.
+The grid is policies x channels x streams x training seeds x scopes of the budget. A stream is
+trained once at r_max and kept; one worker process takes one (stream, training seed) with everything
+that is run on it, so that policies share the scores of equal states. What a worker has finished
+lies in `parts` and is not computed again by the same command.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Group
 
-from hil.config import Settings, to_toml
 from hil.contract import ConfigError
-from hil.evaluation.bench import OpenBench, ScoreOn, open_stream_bench
 from hil.evaluation.grid import (
     CHANNELS,
     FIRST_STREAM,
@@ -38,14 +38,29 @@ from hil.evaluation.grid import (
 )
 from hil.evaluation.grid import channels as named_channels
 from hil.evaluation.job import Job, made, named, work
-from hil.evaluation.report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
+from hil.evaluation.report import (
+    read_evaluation,
+    read_histories,
+    terminal_summary,
+    write_evaluation_report,
+)
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
-from hil.workers import run_jobs
+from hil.evaluation.trained_stream import OpenBench, ScoreOn, open_stream_bench
+from hil.settings.loading import Settings, to_toml
+from hil.system.workers import run_jobs
 
 _PLAN_STEP_S: Final = 2.0
 """A step within a plan takes no longer: a tenth of it on one core for the model that ships."""
-_PACKAGES: Final = ("hil-lora-testbed", "numpy", "scipy", "torch", "transformers", "peft", "pyarrow")
+_PACKAGES: Final = (
+    "hil-lora-testbed",
+    "numpy",
+    "scipy",
+    "torch",
+    "transformers",
+    "peft",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +91,37 @@ class Grid:
         for what in ("contestants", "channels", "streams", "train_seeds", "scopes"):
             keys = [getattr(one, "name", one) for one in getattr(self, what)]
             if not keys or len(set(keys)) < len(keys):
-                raise ConfigError(f"{what} of an evaluation: {keys}; needs at least one, and each only once")
+                raise ConfigError(
+                    f"{what} of an evaluation: {keys}; needs at least one, and each only once"
+                )
         if self.reference and self.reference not in [c.name for c in self.contestants]:
-            raise ConfigError(f"reference policy {self.reference!r} is not compared; add it or name another")
+            raise ConfigError(
+                f"reference policy {self.reference!r} is not compared; add it or name another"
+            )
 
     @property
     def units(self) -> list[tuple[int, int]]:
         """Every stream with each of its training seeds."""
         n = len(self.train_seeds)
         k = min(self.seeds_per_stream or n, n)
-        return [(one, self.train_seeds[(i + j) % n]) for i, one in enumerate(self.streams) for j in range(k)]
+        return [
+            (one, self.train_seeds[(i + j) % n])
+            for i, one in enumerate(self.streams)
+            for j in range(k)
+        ]
 
     @property
     def episodes(self) -> int:
         """Of all policies on one unit."""
-        return sum(len(one.members) for one in self.contestants) * len(self.channels) * len(self.scopes)
+        return (
+            sum(len(one.members) for one in self.contestants)
+            * len(self.channels)
+            * len(self.scopes)
+        )
 
 
-# ---------------------------------------------------------------------------------------- the command line
+# ---------------------------------------------------------------------------------------- the
+# command line
 
 
 def evaluate_verb(
@@ -116,7 +144,8 @@ def evaluate_verb(
 
     Args:
         settings: the experiment.
-        policies, channels, scopes: as they are written; none = those of a full or a quick evaluation.
+        policies, channels, scopes: as they are written; none = those of a full or a quick
+            evaluation.
         out_dir: see `evaluate`.
         streams, seeds: how many; None = what [streams] says.
         seeds_per_stream, score_on: see Grid.
@@ -130,21 +159,28 @@ def evaluate_verb(
         if scope not in SCOPES:
             raise ConfigError(f"scope {scope!r} of the budget: choose from {', '.join(SCOPES)}")
     grid = Grid(
-        contestants=[contestant(text) for text in policies or (QUICK_POLICIES if quick else POLICIES)],
+        contestants=[
+            contestant(text) for text in policies or (QUICK_POLICIES if quick else POLICIES)
+        ],
         channels=named_channels(channels or (QUICK_CHANNELS if quick else list(CHANNELS))),
         streams=range(FIRST_STREAM, FIRST_STREAM + (streams or settings.streams.report)),
         train_seeds=range(seeds or settings.streams.seeds),
-        scopes=[scope for scope in SCOPES if scope in (scopes or (SCOPES[:1] if quick else SCOPES))],
+        scopes=[
+            scope for scope in SCOPES if scope in (scopes or (SCOPES[:1] if quick else SCOPES))
+        ],
         seeds_per_stream=seeds_per_stream,
         score_on=score_on,
     )
     histories = read_histories(training) if training else []
-    report = evaluate(settings, grid, out_dir, workers=workers, histories=histories, on_progress=on_progress)
+    report = evaluate(
+        settings, grid, out_dir, workers=workers, histories=histories, on_progress=on_progress
+    )
     _, results = read_evaluation(out_dir)
     return report, Group(*terminal_summary(results))
 
 
-# ------------------------------------------------------------------------------------------ the evaluation
+# ------------------------------------------------------------------------------------------ the
+# evaluation
 
 
 def evaluate(
@@ -165,21 +201,25 @@ def evaluate(
         grid: what is compared on what.
         out_dir: made when missing; `parts` in it holds what is finished.
         workers: processes; 0 = one a core.
-        timeout_s: deadline of one (stream, training seed), its training included; steps within a plan add to it.
+        timeout_s: deadline of one (stream, training seed), its training included; steps within a
+            plan add to it.
         histories: of the learners' training, for the report.
         on_progress: (jobs done, all jobs, what was done last).
         open_bench: makes the bench of a stream; a function that other processes can import.
     Returns:
         The report.
     Raises:
-        HilError: a policy failed (its name is in the message), or a worker died or missed the deadline.
+        HilError: a policy failed (its name is in the message), or a worker died or missed the
+            deadline.
         KeyboardInterrupt: after every worker has ended.
     """
     parts = out_dir / "parts"
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"evaluation folder {out_dir}: {error.strerror}; choose another place") from error
+        raise ConfigError(
+            f"evaluation folder {out_dir}: {error.strerror}; choose another place"
+        ) from error
     jobs, wanted = _jobs(settings, grid, parts, open_bench)
     missing = [job for job in jobs if job.parts]
     _check_contestants(missing)
@@ -195,11 +235,21 @@ def evaluate(
         done += 1
         on_progress(done, len(jobs), f"stream {job.stream}, seed {job.train_seed}")
 
-    steps = settings.finetune.plan_share * settings.streams.steps * settings.streams.rounds * grid.episodes
-    run_jobs(work, missing, workers=workers, timeout_s=timeout_s + steps * _PLAN_STEP_S, on_done=count)
+    steps = (
+        settings.finetune.plan_share
+        * settings.streams.steps
+        * settings.streams.rounds
+        * grid.episodes
+    )
+    run_jobs(
+        work, missing, workers=workers, timeout_s=timeout_s + steps * _PLAN_STEP_S, on_done=count
+    )
     pq.write_table(_joined(wanted), out_dir / "results.parquet")
     rows = read_rows(out_dir / "results.parquet")
-    results = {**_facts(settings, grid), **summarise(rows, grid.reference or grid.contestants[0].name)}
+    results = {
+        **_facts(settings, grid),
+        **summarise(rows, grid.reference or grid.contestants[0].name),
+    }
     (out_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     report = out_dir / "report.html"
     write_evaluation_report(rows, results, report, histories)
@@ -207,17 +257,25 @@ def evaluate(
 
 
 def _check_contestants(jobs: Sequence[Job]) -> None:
-    """Make each policy that is still to run once: a missing file is to be known before streams are trained."""
+    """Make each policy that is still to run once: a missing file is to be known before streams are
+    trained."""
     for one in {one.name: one for job in jobs for one, _ in job.parts}.values():
         for member in one.members:
             with named(one.name, ""):
                 made(member)
 
 
-def _jobs(settings: Settings, grid: Grid, folder: Path, open_bench: OpenBench) -> tuple[list[Job], list[Path]]:
+def _jobs(
+    settings: Settings, grid: Grid, folder: Path, open_bench: OpenBench
+) -> tuple[list[Job], list[Path]]:
     """All jobs, each with the parts that are missing, and all parts in the order of the grid."""
     prints = [contestant.fingerprint() for contestant in grid.contestants]
-    common = ([dataclasses.astuple(c) for c in grid.channels], grid.scopes, grid.score_on, _version())
+    common = (
+        [dataclasses.astuple(c) for c in grid.channels],
+        grid.scopes,
+        grid.score_on,
+        _version(),
+    )
     jobs, wanted = [], []
     for stream, seed in grid.units:
         paths = [
@@ -254,7 +312,9 @@ def _facts(settings: Settings, grid: Grid) -> dict[str, Any]:
         "streams": list(grid.streams),
         "train_seeds": list(grid.train_seeds),
         "seeds_per_stream": grid.seeds_per_stream,
-        "members": {c.name: [m.model_dump(mode="json") for m in c.members] for c in grid.contestants},
+        "members": {
+            c.name: [m.model_dump(mode="json") for m in c.members] for c in grid.contestants
+        },
         "channel_overrides": {c.name: dict(c.overrides) for c in grid.channels},
     }
 

@@ -1,4 +1,5 @@
-"""Who is compared and on which air: contestants, channels, and the settings of one cell of the grid."""
+"""Who is compared and on which air: contestants, channels, and the settings of one cell of the
+grid."""
 
 from __future__ import annotations
 
@@ -11,15 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import cloud
-from hil.config import Settings, parse_settings
+import cloud.policies
 from hil.contract import ConfigError
-from hil.policy_settings import AirLlmPolicy, AnyPolicy, FilePolicy, Method, OursPolicy, PpoPolicy, training_of
+from hil.settings.loading import Settings, parse_settings
+from hil.settings.policy import (
+    AirLlmPolicy,
+    AnyPolicy,
+    FilePolicy,
+    Method,
+    OursPolicy,
+    PpoPolicy,
+    training_of,
+)
 
 Scope = Literal["round", "episode"]
 SCOPES: Final[tuple[Scope, ...]] = ("round", "episode")
 
-_SHIPPED_WEIGHTS: Final = Path(cloud.__path__[0]) / "policy_weights"
+_SHIPPED_WEIGHTS: Final = Path(cloud.policies.__path__[0]) / "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +45,13 @@ class Contestant:
 
     @property
     def training(self) -> tuple[Method, int | None]:
-        """How the streams that it plans on are trained: the method, and its average rank where it has one."""
+        """How the streams that it plans on are trained: the method, and its average rank where it
+        has one."""
         return training_of(self.members[0])
 
     def fingerprint(self) -> str:
-        """Hash of all that decides what it does: its settings, and the bytes of the files they name.
+        """Hash of all that decides what it does: its settings, and the bytes of the files they
+        name.
 
         Raises:
             ConfigError: a file that it needs is not there.
@@ -52,7 +63,9 @@ class Contestant:
                 try:
                     digest.update(file.read_bytes())
                 except OSError as error:
-                    raise ConfigError(f"policy {self.name!r}: {file}: {error.strerror}; name another file") from error
+                    raise ConfigError(
+                        f"policy {self.name!r}: {file}: {error.strerror}; name another file"
+                    ) from error
         return digest.hexdigest()
 
 
@@ -60,7 +73,9 @@ def _files(policy: AnyPolicy) -> list[Path]:
     match policy:
         case FilePolicy(path=path):
             return [Path(path.rpartition(":")[0])]
-        case PpoPolicy(weights=weights) | AirLlmPolicy(weights=weights) | OursPolicy(weights=weights):
+        case (
+            PpoPolicy(weights=weights) | AirLlmPolicy(weights=weights) | OursPolicy(weights=weights)
+        ):
             return [Path(weights)] if weights else sorted(_SHIPPED_WEIGHTS.glob("*.safetensors"))
         case _:
             return []
@@ -83,18 +98,28 @@ SNR_LEVELS_DB: Final = (-5.0, 0.0, 5.0, 10.0, 15.0)
 
 VARYING: Final = _snr(
     "varying",
-    {"kind": "gauss_markov", "mean": 5.0, "std": 6.0, "correlation": 0.7, "low": -5.0, "high": 15.0},
+    {
+        "kind": "gauss_markov",
+        "mean": 5.0,
+        "std": 6.0,
+        "correlation": 0.7,
+        "low": -5.0,
+        "high": 15.0,
+    },
 )
 INDEPENDENT: Final = _snr("independent", {"kind": "independent", "values": list(SNR_LEVELS_DB)})
 
 CHANNELS: Final[Mapping[str, Channel]] = {
-    channel.name: channel for channel in (*(_snr(f"{snr:g} dB", snr) for snr in SNR_LEVELS_DB), VARYING, INDEPENDENT)
+    channel.name: channel
+    for channel in (*(_snr(f"{snr:g} dB", snr) for snr in SNR_LEVELS_DB), VARYING, INDEPENDENT)
 }
-"""The channels of a full evaluation; the airtime share moves as [radio] has it in every one of them."""
+"""The channels of a full evaluation; the airtime share moves as [radio] has it in every one of
+them."""
 
 
 FIRST_STREAM: Final = 2000
-"""Text seed of the first stream that is reported on; what is learnt from and selected on lies below."""
+"""Text seed of the first stream that is reported on; what is learnt from and selected on lies
+below."""
 
 POLICIES: Final = (
     "largest",
@@ -120,7 +145,12 @@ POLICIES: Final = (
 )
 """Contestants of a full evaluation, as `contestant` reads them; the first is the reference."""
 
-QUICK_POLICIES: Final = ("largest", "fixed 4 = fixed,rank=4", "greedy by K-FAC = greedy,per=kfac", "ours")
+QUICK_POLICIES: Final = (
+    "largest",
+    "fixed 4 = fixed,rank=4",
+    "greedy by K-FAC = greedy,per=kfac",
+    "ours",
+)
 QUICK_CHANNELS: Final = ("0 dB", "varying")
 
 
@@ -135,11 +165,13 @@ def channels(names: Sequence[str]) -> list[Channel]:
 def contestant(text: str) -> Contestant:
     """A contestant as it is written on a command line.
 
-    "kind", or "kind,key=value,..." with the keys of that kind's [policy] table; "path/to/file.py:ClassName" is a
-    policy of your own, and "name = ..." before either renames it. A `weights` with * or ? in it stands for all files
-    that match, in the order of their names, and a `seed` may be a list: one member each.
+    "kind", or "kind,key=value,..." with the keys of that kind's [policy] table;
+    "path/to/file.py:ClassName" is a policy of your own, and "name = ..." before either renames it.
+    A `weights` with * or ? in it stands for all files that match, in the order of their names, and
+    a `seed` may be a list: one member each.
 
-    Examples: "largest", "fixed,rank=4", "rival = my_policy.py:Mine", "ppo,weights=ppo-*.pt", "random,seed=[0,1]".
+    Examples: "largest", "fixed,rank=4", "rival = my_policy.py:Mine", "ppo,weights=ppo-*.pt",
+    "random,seed=[0,1]".
 
     Raises:
         ConfigError: it cannot be read as one, or no file matches.
@@ -197,7 +229,8 @@ def _parsed(text: str, table: Mapping[str, Any]) -> AnyPolicy:
 
 
 def cell_settings(settings: Settings, channel: Channel, scope: Scope) -> Settings:
-    """The experiment's settings on that channel and with that scope of the budget. Raises ConfigError."""
+    """The experiment's settings on that channel and with that scope of the budget. Raises
+    ConfigError."""
     data = settings.model_dump()
     for key, value in {**channel.overrides, "budget.scope": scope}.items():
         *tables, last = key.split(".")
@@ -211,7 +244,8 @@ def cell_settings(settings: Settings, channel: Channel, scope: Scope) -> Setting
 
 
 def fingerprint(settings: Settings, *parts: object) -> str:
-    """16 hex digits of everything in the settings that decides what a plan comes to, and of `parts`.
+    """16 hex digits of everything in the settings that decides what a plan comes to, and of
+    `parts`.
 
     What a run is called, where it is kept and how the control channel is reached is left out.
     """

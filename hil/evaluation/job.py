@@ -17,14 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cloud.policies import make_policy
-from hil.config import Settings
+from cloud.policies.baselines import make_policy
 from hil.contract import KEEP, HilError, RankPolicy, RoundObservation
-from hil.evaluation.bench import Anchors, Bench, OpenBench, ScoreOn
 from hil.evaluation.grid import Channel, Contestant, Scope, cell_settings
-from hil.policy_settings import AnyPolicy, Method
-from hil.training.runners import RoundResult, RoundRunner
-from hil.whole_file import written_whole
+from hil.evaluation.trained_stream import Anchors, Bench, OpenBench, ScoreOn
+from hil.learning.runners import RoundResult, RoundRunner
+from hil.settings.loading import Settings
+from hil.settings.policy import AnyPolicy, Method
+from hil.system.whole_file import written_whole
 
 Row = dict[str, Any]
 
@@ -49,7 +49,8 @@ class Job:
 
 
 def work(job: Job) -> None:
-    """Every missing contestant on one stream; each one's rows are on the disk before the next begins."""
+    """Every missing contestant on one stream; each one's rows are on the disk before the next
+    begins."""
     with closing(_open(job, "lora", None)) as reference:
         for contestant, path in job.parts:
             method, rank = contestant.training
@@ -65,16 +66,28 @@ def _open(job: Job, method: Method, rank: int | None) -> Bench:
     return job.open_bench(job.settings, job.stream, job.train_seed, method, rank, job.score_on)
 
 
-def _contestant_rows(job: Job, contestant: Contestant, bench: Bench, anchors: Sequence[Anchors]) -> list[Row]:
+def _contestant_rows(
+    job: Job, contestant: Contestant, bench: Bench, anchors: Sequence[Anchors]
+) -> list[Row]:
     rows: list[Row] = []
     for channel in job.channels:
         for scope in job.scopes:
             runner = bench.runner(cell_settings(job.settings, channel, scope))
-            where = {"channel": channel.name, "scope": scope, "stream": job.stream, "train_seed": job.train_seed}
+            where = {
+                "channel": channel.name,
+                "scope": scope,
+                "stream": job.stream,
+                "train_seed": job.train_seed,
+            }
             for policy_seed, member in enumerate(contestant.members):
                 head = {"policy": contestant.name, "policy_seed": policy_seed, **where}
-                with named(contestant.name, f" on {channel.name}, stream {job.stream}, seed {job.train_seed}"):
-                    results = _episode(runner, member, trace_seed(job.stream, job.train_seed, channel.name))
+                with named(
+                    contestant.name,
+                    f" on {channel.name}, stream {job.stream}, seed {job.train_seed}",
+                ):
+                    results = _episode(
+                        runner, member, trace_seed(job.stream, job.train_seed, channel.name)
+                    )
                 rows += [{**head, **_row(result, anchors[result.round_id])} for result in results]
     return rows
 
@@ -103,7 +116,8 @@ def made(member: AnyPolicy) -> RankPolicy:
 
 
 def _episode(runner: RoundRunner, member: AnyPolicy, seed: int) -> list[RoundResult]:
-    """One episode with a policy made for it alone, so that nothing is remembered from the one before."""
+    """One episode with a policy made for it alone, so that nothing is remembered from the one
+    before."""
     policy = made(member)
     results = []
     observation: RoundObservation | None = runner.reset(seed)
@@ -115,7 +129,10 @@ def _episode(runner: RoundRunner, member: AnyPolicy, seed: int) -> list[RoundRes
 
 def _row(result: RoundResult, anchors: Anchors) -> Row:
     """One round, flat; what a plan that was not sent would have cost is in plan_bits alone."""
-    sent = {module: 0 if rank == KEEP or not result.feasible else rank for module, rank in result.ranks.items()}
+    sent = {
+        module: 0 if rank == KEEP or not result.feasible else rank
+        for module, rank in result.ranks.items()
+    }
     return {
         "round": result.round_id,
         "domain": result.domain,
@@ -140,7 +157,9 @@ def _row(result: RoundResult, anchors: Anchors) -> Row:
 def rank_column(module: str) -> str:
     """Column of a module's rank: "rank.LAYER.KIND", for example "rank.0.q"."""
     layer = re.search(r"\blayers\.(\d+)\.", module)
-    return f"rank.{layer.group(1) if layer else 0}.{module.rpartition('.')[2].removesuffix('_proj')}"
+    return (
+        f"rank.{layer.group(1) if layer else 0}.{module.rpartition('.')[2].removesuffix('_proj')}"
+    )
 
 
 def _save(table: pa.Table, path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The figures of an evaluation: what a policy reaches for its bits, where it puts its ranks, how learners learnt."""
+"""The figures of an evaluation: what a policy reaches for its bits, where it puts its ranks, how
+learners learnt."""
 
 from __future__ import annotations
 
@@ -14,14 +15,18 @@ from numpy.typing import NDArray
 
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import Rows, chosen, names
-from hil.figure_style import CYCLE, GREY, INK, MARKERS, STYLE, WIDTH_IN, drawable
-from hil.plots import Plot
+from hil.reporting.figure_style import CYCLE, GREY, INK, MARKERS, STYLE, WIDTH_IN, drawable
+from hil.reporting.plots import Plot
 
 Cell = Mapping[str, Any]
 """A policy on a channel: metric → [mean, low, high] (hil/evaluation/summary.py)."""
 
 _LINES = ("-", "--", ":")
-_FILLS = ("full", "none", "left")  # of markers: where a policy is a single point there is no line to tell it by
+_FILLS = (
+    "full",
+    "none",
+    "left",
+)  # of markers: where a policy is a single point there is no line to tell it by
 _PANELS_A_ROW = 4
 
 
@@ -29,12 +34,18 @@ def policy_style(i: int) -> dict[str, Any]:
     """Colour, marker and line of the i-th policy; 18 can be told apart."""
     n = len(CYCLE)
     again = i // n % len(_LINES)
-    return {"color": CYCLE[i % n], "marker": MARKERS[i % n], "linestyle": _LINES[again], "fillstyle": _FILLS[again]}
+    return {
+        "color": CYCLE[i % n],
+        "marker": MARKERS[i % n],
+        "linestyle": _LINES[again],
+        "fillstyle": _FILLS[again],
+    }
 
 
 @mpl.rc_context(STYLE)
 def tradeoff_plot(cells: Sequence[Cell], policies: Sequence[str], metric: str) -> Plot:
-    """Score ("score") or excess loss ("excess_nats") against bits on the air: a curve a policy, a point a channel."""
+    """Score ("score") or excess loss ("excess_nats") against bits on the air: a curve a policy, a
+    point a channel."""
     figure = Figure(figsize=(WIDTH_IN, 4.3), layout="constrained")
     ax = figure.subplots()
     ax.grid(axis="both")
@@ -47,15 +58,21 @@ def tradeoff_plot(cells: Sequence[Cell], policies: Sequence[str], metric: str) -
             _curve(ax, x / 1e6, scale * y, policy, i)
     ax.set_xlabel("Payload on the air per round (Mbit)")
     ax.set_ylabel("Score (%)" if metric == "score" else "Excess loss (nats/token)")
-    caption = "Each point is a channel, the mean over its rounds; bars are 95 % intervals over streams, both ways. "
+    caption = (
+        "Each point is a channel, the mean over its rounds; bars are 95 % intervals over "
+        "streams, both ways. "
+    )
     if metric == "excess_nats":
         _mark_front(ax, [c for c in cells if _known(c, metric)])
         caption += (
-            "Excess loss: above that of everything delivered. Ringed and joined: no other point is better in both."
+            "Excess loss: above that of everything delivered. Ringed and joined: no other "
+            "point is better in both."
         )
     _legend(figure, ax)
     return Plot(
-        title="Score against bits" if metric == "score" else "Excess loss against bits, with the Pareto front",
+        title="Score against bits"
+        if metric == "score"
+        else "Excess loss against bits, with the Pareto front",
         caption=caption,
         figure=figure,
     )
@@ -66,15 +83,26 @@ def _known(cell: Cell, metric: str) -> bool:
 
 
 def _curve(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], policy: str, i: int) -> None:
-    """A line through the means, with bars from low to high along both axes; columns of x, y: mean, low, high."""
+    """A line through the means, with bars from low to high along both axes; columns of x, y: mean,
+    low, high."""
     style = policy_style(i)
     ax.plot(x[:, 0], y[:, 0], label=drawable(policy, 40), **style)
     bars = [np.nan_to_num(np.abs(v[:, 1:] - v[:, :1])).T for v in (x, y)]
-    ax.errorbar(x[:, 0], y[:, 0], bars[1], bars[0], fmt="none", color=style["color"], elinewidth=0.7, alpha=0.55)
+    ax.errorbar(
+        x[:, 0],
+        y[:, 0],
+        bars[1],
+        bars[0],
+        fmt="none",
+        color=style["color"],
+        elinewidth=0.7,
+        alpha=0.55,
+    )
 
 
 def pareto_front(bits: Sequence[float], loss: Sequence[float]) -> list[int]:
-    """Indices of the points that no other point beats in one and equals in the other, by rising bits."""
+    """Indices of the points that no other point beats in one and equals in the other, by rising
+    bits."""
     front: list[int] = []
     for i in sorted(range(len(bits)), key=lambda i: (bits[i], loss[i])):
         if not front or loss[i] < loss[front[-1]]:
@@ -87,9 +115,17 @@ def _mark_front(ax: Axes, cells: Sequence[Cell]) -> None:
     front = pareto_front(bits, loss)
     x, y = (np.array([values[i] for i in front]) for values in (bits, loss))
     ax.plot(
-        x / 1e6, y, "o-", color=INK, markerfacecolor="none", markersize=8, linewidth=0.6, alpha=0.7,
-        label="Pareto front", zorder=0.5,
-    )  # fmt: skip
+        x / 1e6,
+        y,
+        "o-",
+        color=INK,
+        markerfacecolor="none",
+        markersize=8,
+        linewidth=0.6,
+        alpha=0.7,
+        label="Pareto front",
+        zorder=0.5,
+    )
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
@@ -102,7 +138,8 @@ def _legend(figure: Figure, ax: Axes) -> None:
 
 @mpl.rc_context(STYLE)
 def ranks_plot(rows: Rows) -> Plot | None:
-    """Mean rank sent a round by layer and kind of module, a panel a policy; None when nothing says."""
+    """Mean rank sent a round by layer and kind of module, a panel a policy; None when nothing
+    says."""
     layers, kinds, columns = _modules(rows)
     if not columns:
         return None
@@ -115,7 +152,9 @@ def ranks_plot(rows: Rows) -> Plot | None:
     axes = figure.subplots(n_rows, _PANELS_A_ROW, squeeze=False, sharex=True, sharey=True)
     for ax, policy, shown in zip(axes.flat, policies, maps, strict=False):
         # A mesh and no image: equal images would get equal ids in the page.
-        mesh = ax.pcolormesh(shown, cmap="viridis", vmin=0, vmax=top, edgecolors="face", linewidth=0.2)
+        mesh = ax.pcolormesh(
+            shown, cmap="viridis", vmin=0, vmax=top, edgecolors="face", linewidth=0.2
+        )
         ax.set_title(drawable(policy), fontsize=8)
         ax.set_yticks(np.arange(len(kinds)) + 0.5, kinds)
         ax.set_ylim(len(kinds), 0)
@@ -129,7 +168,8 @@ def ranks_plot(rows: Rows) -> Plot | None:
     figure.colorbar(mesh, ax=axes, label="Directions sent a round", shrink=0.8)
     return Plot(
         title="Where the ranks go",
-        caption="Directions that a round sends of each module, the mean over all rounds and channels; a module that is "
+        caption="Directions that a round sends of each module, the mean over all rounds and "
+        "channels; a module that is "
         "kept or whose plan did not fit sends none.",
         figure=figure,
     )
@@ -141,7 +181,11 @@ def _modules(rows: Rows) -> tuple[list[int], list[str], dict[tuple[int, str], st
     for name in rows:
         if match := re.fullmatch(r"rank\.(\d+)\.(.+)", name):
             found[int(match.group(1)), match.group(2)] = name
-    return sorted({layer for layer, _ in found}), list(dict.fromkeys(kind for _, kind in found)), found
+    return (
+        sorted({layer for layer, _ in found}),
+        list(dict.fromkeys(kind for _, kind in found)),
+        found,
+    )
 
 
 def _mean_ranks(
@@ -159,12 +203,21 @@ def _write_cells(ax: Axes, shown: NDArray[np.float64], top: float) -> None:
     for (i, j), value in np.ndenumerate(shown):
         if np.isfinite(value):
             colour = "white" if value < 0.6 * top else "#202020"
-            ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center_baseline", fontsize=5.5, color=colour)
+            ax.text(
+                j + 0.5,
+                i + 0.5,
+                f"{value:.1f}",
+                ha="center",
+                va="center_baseline",
+                fontsize=5.5,
+                color=colour,
+            )
 
 
 @mpl.rc_context(STYLE)
 def training_plot(histories: Sequence[History]) -> Plot | None:
-    """Reward against environment steps: each seed thin, the mean over a learner's seeds thick; None without any."""
+    """Reward against environment steps: each seed thin, the mean over a learner's seeds thick; None
+    without any."""
     if not histories:
         return None
     figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")
@@ -183,7 +236,8 @@ def training_plot(histories: Sequence[History]) -> Plot | None:
     _legend(figure, ax)
     return Plot(
         title="Reward against steps",
-        caption="Thin: each training seed; thick: their mean over the steps that all of them have reached.",
+        caption="Thin: each training seed; thick: their mean over the steps that all of them have "
+        "reached.",
         figure=figure,
     )
 

@@ -15,7 +15,14 @@ from hil.contract import ConfigError
 from hil.evaluation.plots import ranks_plot, tradeoff_plot, training_plot
 from hil.evaluation.statistics import History, area_under
 from hil.evaluation.summary import Rows, chosen, read_rows
-from hil.page import details_html, facts_html, figure_html, glossary_html, table_html, write_page
+from hil.reporting.page import (
+    details_html,
+    facts_html,
+    figure_html,
+    glossary_html,
+    table_html,
+    write_page,
+)
 
 NONE = "–"
 """What tables show for a number that is missing."""
@@ -40,19 +47,23 @@ _DIFFERENCES: tuple[tuple[str, str, str, float], ...] = (
 
 
 def read_evaluation(folder: Path) -> tuple[Rows, dict[str, Any]]:
-    """Rows and results of an evaluation's folder. Raises ConfigError: it is none, or it is not finished."""
+    """Rows and results of an evaluation's folder. Raises ConfigError: it is none, or it is not
+    finished."""
     path = folder / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name the folder of a finished evaluation") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}; name the folder of a finished evaluation"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}); run the evaluation again") from error
     return read_rows(folder / "results.parquet"), results
 
 
 def read_histories(path: Path) -> list[History]:
-    """How learners came along, from a training.jsonl: a line an answer, with learner, seed, step and reward.
+    """How learners came along, from a training.jsonl: a line an answer, with learner, seed, step
+    and reward.
 
     Raises:
         ConfigError: it cannot be read, or a line is no such answer.
@@ -60,7 +71,9 @@ def read_histories(path: Path) -> list[History]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name the training.jsonl of a training") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}; name the training.jsonl of a training"
+        ) from error
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -68,8 +81,12 @@ def read_histories(path: Path) -> list[History]:
             learner = str(entry["learner"]), int(entry["seed"])
             found.setdefault(learner, []).append((float(entry["step"]), float(entry["reward"])))
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}, line {number}: not a line of a training ({error!r}); train again") from error
-    return [History(*learner, *zip(*sorted(answers), strict=True)) for learner, answers in found.items()]
+            raise ConfigError(
+                f"{path}, line {number}: not a line of a training ({error!r}); train again"
+            ) from error
+    return [
+        History(*learner, *zip(*sorted(answers), strict=True)) for learner, answers in found.items()
+    ]
 
 
 def write_evaluation_report(
@@ -90,25 +107,34 @@ def write_evaluation_report(
         body.append(_scope_section(chosen(rows, scope=scope), results, scope, f"s{i}"))
     body.append(_training_section(histories))
     body.append(details_html("Configuration", str(results.get("settings", ""))))
-    shown = {key: results.get(key) for key in ("versions", "members", "channel_overrides", "streams", "train_seeds")}
+    shown = {
+        key: results.get(key)
+        for key in ("versions", "members", "channel_overrides", "streams", "train_seeds")
+    }
     body.append(details_html("Versions, policies, channels, seeds", json.dumps(shown, indent=1)))
     body.append(glossary_html(_GLOSSARY))
     write_page(path, title, [part for part in body if part])
 
 
 def terminal_summary(results: Mapping[str, Any]) -> list[Table]:
-    """For each scope of the budget a table for rich: every channel and policy, and the paired difference in loss."""
+    """For each scope of the budget a table for rich: every channel and policy, and the paired
+    difference in loss."""
     return [_terminal_table(results, scope) for scope in results["scopes"]]
 
 
 def _terminal_table(results: Mapping[str, Any], scope: str) -> Table:
     reference = str(results["reference"])
-    caption = f"mean [95 % interval over {results['n_streams']} streams]; Δ against {reference} on the same rounds"
+    caption = (
+        f"mean [95 % interval over {results['n_streams']} streams]; Δ against {reference} "
+        "on the same rounds"
+    )
     table = Table(title=f"Airtime: {_SCOPES[scope]}", caption=escape_markup(caption))
     shown = [column for column in _COLUMNS if column[1] != "parameters"]
     for head in ("Channel", "Policy", *(head for head, *_ in shown), "Δ excess loss"):
         table.add_column(head, justify="left" if head in _TEXT else "right")
-    differences = {(d["channel"], d["policy"]): d for d in results["differences"] if d["scope"] == scope}
+    differences = {
+        (d["channel"], d["policy"]): d for d in results["differences"] if d["scope"] == scope
+    }
     for cell in results["cells"]:
         if cell["scope"] == scope:
             difference = differences.get((cell["channel"], cell["policy"]))
@@ -118,7 +144,8 @@ def _terminal_table(results: Mapping[str, Any], scope: str) -> Table:
     return table
 
 
-# ------------------------------------------------------------------------------------------------ sections
+# ------------------------------------------------------------------------------------------------
+# sections
 
 
 def _facts(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -139,8 +166,10 @@ _SCORED_ON = {"cloud": "the merged model in float32", "edge": "the quantised mod
 def _note(results: Mapping[str, Any]) -> str:
     few = " With so few streams the intervals say little." if results["n_streams"] < 5 else ""
     return (
-        '<p class="note">Every policy met the same rounds, the same air and the same budgets. Square brackets hold '
-        f"95 % intervals over streams; what is smaller than its interval is not shown to be different.{few}</p>"
+        '<p class="note">Every policy met the same rounds, the same air and the same budgets. '
+        "Square brackets hold "
+        "95 % intervals over streams; what is smaller than its interval is not shown to be "
+        f"different.{few}</p>"
     )
 
 
@@ -159,7 +188,9 @@ def _scope_section(rows: Rows, results: Mapping[str, Any], scope: str, anchor: s
         *(figure_html(plot, f"{anchor}t{i}") for i, plot in enumerate(plots)),
         f"<h3>Bits at equal loss, {escape(reference)} = 1</h3>" if mine["equal_loss"] else "",
         _ratio_table(mine["equal_loss"]),
-        f"<h3>Difference to {escape(reference)} on the same rounds</h3>" if mine["differences"] else "",
+        f"<h3>Difference to {escape(reference)} on the same rounds</h3>"
+        if mine["differences"]
+        else "",
         _metric_table(mine["differences"], "channel", _DIFFERENCES),
         figure_html(ranks, f"{anchor}r") if ranks else "",
         "<h3>By domain</h3>",
@@ -168,11 +199,17 @@ def _scope_section(rows: Rows, results: Mapping[str, Any], scope: str, anchor: s
     return "<section>" + "\n".join(part for part in parts if part) + "</section>"
 
 
-def _metric_table(entries: Sequence[Mapping[str, Any]], by: str, columns: Sequence[tuple[str, str, str, float]]) -> str:
+def _metric_table(
+    entries: Sequence[Mapping[str, Any]], by: str, columns: Sequence[tuple[str, str, str, float]]
+) -> str:
     """A line for each policy and value of `by`; the infeasible ones stand out."""
     heads = [by.capitalize(), "Policy", *(head for head, *_ in columns)]
     lines = [
-        [str(entry[by]), str(entry["policy"]), *(_show(entry[m], form, scale) for _, m, form, scale in columns)]
+        [
+            str(entry[by]),
+            str(entry["policy"]),
+            *(_show(entry[m], form, scale) for _, m, form, scale in columns),
+        ]
         for entry in entries
     ]
     marked = [bool(entry.get("infeasible", [0])[0]) for entry in entries]
@@ -185,7 +222,9 @@ def _ratio_table(entries: Sequence[Mapping[str, Any]]) -> str:
     found = {(entry["policy"], entry["excess_nats"]): entry["ratio"] for entry in entries}
     heads = ["Policy", *(f"at {level:.3f} nats" for level in levels)]
     policies = dict.fromkeys(entry["policy"] for entry in entries)
-    lines = [[policy, *(_show(found[policy, level], ".2f") for level in levels)] for policy in policies]
+    lines = [
+        [policy, *(_show(found[policy, level], ".2f") for level in levels)] for policy in policies
+    ]
     return table_html(heads, lines, text_columns=_TEXT)
 
 
@@ -206,11 +245,13 @@ def _training_section(histories: Sequence[History]) -> str:
         if h.steps
     ]
     heads = ["Learner", "Seed", "Reward at the start", "at the end", "Mean over the steps", "Steps"]
-    return f"<section><h2>Training</h2>{figure_html(plot, 'h')}{table_html(heads, lines, text_columns=_TEXT)}</section>"
+    table = table_html(heads, lines, text_columns=_TEXT)
+    return f"<section><h2>Training</h2>{figure_html(plot, 'h')}{table}</section>"
 
 
 def _show(interval: Sequence[float | None] | None, form: str, scale: float = 1.0) -> str:
-    """A mean and [its interval], or the mean alone where there is no interval, or the sign for "none"."""
+    """A mean and [its interval], or the mean alone where there is no interval, or the sign for
+    "none"."""
     if interval is None or interval[0] is None:
         return NONE
     mean, low, high = (None if value is None else format(value * scale, form) for value in interval)
@@ -219,13 +260,30 @@ def _show(interval: Sequence[float | None] | None, form: str, scale: float = 1.0
 
 _GLOSSARY = (
     ("Score", "Share of label questions answered right; on plain text there is none."),
-    ("Excess loss", "Cross-entropy in nats per token above that of the same round with all r_max directions of a LoRA "
-     "delivered, on the same items. 0 = nothing is missing."),
+    (
+        "Excess loss",
+        "Cross-entropy in nats per token above that of the same round with all r_max "
+        "directions of a LoRA "
+        "delivered, on the same items. 0 = nothing is missing.",
+    ),
     ("Payload", "Encoded update in bits, before channel coding; 0 when nothing was sent."),
     ("Parameters", "Σ r (d_in + d_out) over the modules that were sent."),
-    ("Infeasible", "Share of rounds whose plan was larger than the budget: it is not sent, nothing changes."),
-    ("Interval", "95 % bootstrap over streams (expanded percentiles). Rounds and seeds of one stream count as one."),
-    ("Bits at equal loss", "Bits that a policy needs for a mean excess loss over those of the reference: the curves "
-     "over all channels, made monotone, log bits interpolated. A dash: out of reach of one of the two."),
+    (
+        "Infeasible",
+        "Share of rounds whose plan was larger than the budget: it is not sent, nothing changes.",
+    ),
+    (
+        "Interval",
+        "95 % bootstrap over streams (expanded percentiles). Rounds and seeds of one "
+        "stream count as one.",
+    ),
+    (
+        "Bits at equal loss",
+        "Bits that a policy needs for a mean excess loss over those of the "
+        "reference: the curves "
+        "over all channels, made monotone, log bits interpolated. A dash: out of reach of one of "
+        "the "
+        "two.",
+    ),
     ("Directions, rank", "Number of rank-one terms of a module's low-rank update."),
-)  # fmt: skip
+)

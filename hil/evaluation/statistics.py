@@ -1,7 +1,9 @@
-"""What repeated measurements allow to be said: clustered intervals, paired differences, bits at equal loss.
+"""What repeated measurements allow to be said: clustered intervals, paired differences, bits at
+equal loss.
 
-Rounds of one stream share its texts, its order of domains and its training; they are no independent repetitions. The
-unit that is drawn again is therefore always the cluster, which here is a stream with all its rounds and seeds.
+Rounds of one stream share its texts, its order of domains and its training; they are no independent
+repetitions. The unit that is drawn again is therefore always the cluster, which here is a stream
+with all its rounds and seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _MAX_OUT_OF_REACH: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and its 95 % interval; NaN where there is nothing, or one cluster only, to tell from."""
+    """An estimate and its 95 % interval; NaN where there is nothing, or one cluster only, to tell
+    from."""
 
     mean: float
     low: float
@@ -67,20 +70,25 @@ class History:
     reward: tuple[float, ...]
 
 
-# ------------------------------------------------------------------------------------------------- means
+# ------------------------------------------------------------------------------------------------
+# means
 
 
-def clustered_mean(values: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, n_boot: int = N_BOOT) -> Interval:
+def clustered_mean(
+    values: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, n_boot: int = N_BOOT
+) -> Interval:
     """The mean of all values, with a bootstrap interval over clusters.
 
-    Whole clusters are drawn with replacement, and the mean is that of all values drawn. The interval is the expanded
-    percentile interval: its tails are widened so that for few clusters of equal size it is as wide as Student's t,
-    where the plain percentiles would cover too little. Values that are not finite are left out.
+    Whole clusters are drawn with replacement, and the mean is that of all values drawn. The
+    interval is the expanded percentile interval: its tails are widened so that for few clusters of
+    equal size it is as wide as Student's t, where the plain percentiles would cover too little.
+    Values that are not finite are left out.
 
     Args:
         values: [n].
         clusters: [n], the cluster of each value.
-    Source: Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69 (2015), section 4.2.
+    Source: Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69 (2015), section
+    4.2.
     """
     value, cluster = np.asarray(values, np.float64), np.asarray(clusters)
     finite = np.isfinite(value)
@@ -96,26 +104,34 @@ def clustered_mean(values: ArrayLike, clusters: ArrayLike, rng: np.random.Genera
 def paired_difference(
     a: ArrayLike, b: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, n_boot: int = N_BOOT
 ) -> Interval:
-    """The mean of a - b over pairs of measurements of the same thing, clustered as in `clustered_mean`."""
-    return clustered_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), clusters, rng, n_boot)
+    """The mean of a - b over pairs of measurements of the same thing, clustered as in
+    `clustered_mean`."""
+    return clustered_mean(
+        np.asarray(a, np.float64) - np.asarray(b, np.float64), clusters, rng, n_boot
+    )
 
 
 def _draws(n_clusters: int, rng: np.random.Generator, n_boot: int) -> Floats:
     """float[n_boot, n_clusters]: how often each cluster is in each bootstrap sample."""
-    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_boot).astype(np.float64)
+    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_boot).astype(
+        np.float64
+    )
 
 
 def _interval(estimate: float, resampled: Floats, n_clusters: int) -> Interval:
     """Expanded percentile interval; none for a single cluster."""
     if n_clusters < 2:
         return Interval(estimate, np.nan, np.nan)
-    quantile = stats.t.ppf((1 - _CONFIDENCE) / 2, n_clusters - 1) * np.sqrt(n_clusters / (n_clusters - 1))
+    quantile = stats.t.ppf((1 - _CONFIDENCE) / 2, n_clusters - 1) * np.sqrt(
+        n_clusters / (n_clusters - 1)
+    )
     tail = float(stats.norm.cdf(quantile))
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(estimate, float(low), float(high))
 
 
-# ------------------------------------------------------------------------------------- bits at equal loss
+# ------------------------------------------------------------------------------------- bits at
+# equal loss
 
 
 def bits_at_equal_loss(
@@ -123,30 +139,36 @@ def bits_at_equal_loss(
 ) -> list[Interval | None]:
     """How many times b's bits a needs to come to each loss level; below 1, a is the cheaper one.
 
-    For each level: the curves of all rows are averaged point by point (bits and loss over the rows), points without
-    any bits are left out, the others are sorted by bits and made falling in loss by pooling neighbours that rise
-    (isotonic regression; a pooled point has the mean loss and the mean log bits of its members), and log bits are
-    interpolated linearly against log loss, about straight where loss falls by a factor with every bit. The bootstrap
-    draws whole clusters, the same for both curves, and does all of this anew with the rows it drew; the interval is
-    that of `clustered_mean`.
+    For each level: the curves of all rows are averaged point by point (bits and loss over the
+    rows), points without any bits are left out, the others are sorted by bits and made falling in
+    loss by pooling neighbours that rise (isotonic regression; a pooled point has the mean loss and
+    the mean log bits of its members), and log bits are interpolated linearly against log loss,
+    about straight where loss falls by a factor with every bit. The bootstrap draws whole clusters,
+    the same for both curves, and does all of this anew with the rows it drew; the interval is that
+    of `clustered_mean`.
 
     Args:
         a, b: over the same clusters.
         levels: losses, in the unit of the curves.
     Returns:
-        For each level the ratio, or None where either curve does not reach that far: in the measurements themselves,
-        or in more than one in twenty bootstrap samples (those that miss it are left out of the interval otherwise).
+        For each level the ratio, or None where either curve does not reach that far: in the
+        measurements themselves, or in more than one in twenty bootstrap samples (those that miss it
+        are left out of the interval otherwise).
     Raises:
         ValueError: the curves are not over the same clusters.
     """
     names = np.unique(a.clusters)
     if not np.array_equal(names, np.unique(b.clusters)):
-        raise ValueError(f"bits at equal loss need the same clusters, got {names} and {np.unique(b.clusters)}")
+        raise ValueError(
+            f"bits at equal loss need the same clusters, got {names} and {np.unique(b.clusters)}"
+        )
     wanted = np.asarray(levels, np.float64)
     everything = np.ones(len(names))
     estimate = _log_bits(a, names, everything, wanted) - _log_bits(b, names, everything, wanted)
     drawn = _draws(len(names), rng, n_boot)
-    resampled = np.array([_log_bits(a, names, w, wanted) - _log_bits(b, names, w, wanted) for w in drawn])
+    resampled = np.array(
+        [_log_bits(a, names, w, wanted) - _log_bits(b, names, w, wanted) for w in drawn]
+    )
     found: list[Interval | None] = []
     for level, of_level in zip(estimate, resampled.T, strict=True):
         reached = of_level[np.isfinite(of_level)]
@@ -158,14 +180,20 @@ def bits_at_equal_loss(
 
 
 def loss_levels(curve: Curve, shares: Sequence[float] = (0.25, 0.5, 0.75)) -> list[float]:
-    """Losses at these shares of the way from the curve's best average loss to its worst on a log scale, best first."""
+    """Losses at these shares of the way from the curve's best average loss to its worst on a log
+    scale, best first."""
     _, loss = _falling(curve.bits.mean(axis=0), curve.loss.mean(axis=0))
     loss = np.maximum(loss, _LEAST_LOSS)
-    return [float(loss[-1] * (loss[0] / loss[-1]) ** share) for share in shares] if len(loss) > 1 else []
+    return (
+        [float(loss[-1] * (loss[0] / loss[-1]) ** share) for share in shares]
+        if len(loss) > 1
+        else []
+    )
 
 
 def _log_bits(curve: Curve, names: NDArray[Any], drawn: Floats, levels: Floats) -> Floats:
-    """Natural log of the bits at each level on the average of the drawn clusters' curves; NaN out of reach."""
+    """Natural log of the bits at each level on the average of the drawn clusters' curves; NaN out
+    of reach."""
     weight = drawn[np.searchsorted(names, curve.clusters)]
     weight = weight / weight.sum()
     log_bits, loss = _falling(weight @ curve.bits, weight @ curve.loss)
@@ -176,7 +204,8 @@ def _log_bits(curve: Curve, names: NDArray[Any], drawn: Floats, levels: Floats) 
 
 
 def _falling(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:
-    """Log bits, rising, and loss, falling: neighbours that rise are pooled, points without bits left out."""
+    """Log bits, rising, and loss, falling: neighbours that rise are pooled, points without bits
+    left out."""
     order = np.argsort(bits, kind="stable")
     order = order[bits[order] > 0]
     if not len(order):
@@ -186,14 +215,15 @@ def _falling(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:
     return np.add.reduceat(np.log(bits[order]), starts) / sizes, fit.x[starts]
 
 
-# ---------------------------------------------------------------------------------------------- learning
+# ----------------------------------------------------------------------------------------------
+# learning
 
 
 def steps_to_target(history: History, target: float) -> float | None:
     """Environment steps after which the reward first reached the target; None when it never did.
 
-    Between two entries the reward is taken to change linearly. A learner that starts there needs its first entry's
-    steps, so state the reward at the start beside this.
+    Between two entries the reward is taken to change linearly. A learner that starts there needs
+    its first entry's steps, so state the reward at the start beside this.
     """
     steps, reward = np.asarray(history.steps, np.float64), np.asarray(history.reward, np.float64)
     reached = np.flatnonzero(reward >= target)
@@ -207,7 +237,8 @@ def steps_to_target(history: History, target: float) -> float | None:
 
 
 def area_under(history: History) -> float:
-    """Mean reward over the steps from the first entry to the last (trapezoids), in the reward's unit."""
+    """Mean reward over the steps from the first entry to the last (trapezoids), in the reward's
+    unit."""
     steps, reward = np.asarray(history.steps, np.float64), np.asarray(history.reward, np.float64)
     if len(steps) < 2:
         return float(reward.mean()) if len(reward) else float("nan")

@@ -1,6 +1,8 @@
-"""What the rows of an evaluation come to: means with intervals, paired differences, bits at equal loss.
+"""What the rows of an evaluation come to: means with intervals, paired differences, bits at equal
+loss.
 
-Everything is clustered by stream (statistics.py here); seeds and rounds of a stream are averaged, not counted.
+Everything is clustered by stream (statistics.py here); seeds and rounds of a stream are averaged,
+not counted.
 """
 
 from __future__ import annotations
@@ -71,17 +73,18 @@ def chosen(rows: Rows, **where: object) -> Rows:
 
 
 def summarise(rows: Rows, reference: str, seed: int = 0) -> dict[str, Any]:
-    """Aggregates as plain lists and dicts, ready for JSON; an interval is [mean, low, high], NaN is None.
+    """Aggregates as plain lists and dicts, ready for JSON; an interval is [mean, low, high], NaN is
+    None.
 
     Args:
         rows: of `read_rows`.
         reference: the policy that the others are paired with.
         seed: of the bootstrap.
     Returns:
-        "policies", "channels", "scopes", "reference", "n_streams"; "cells": metrics by policy, channel and scope;
-        "differences": policy minus reference on the same rounds, by channel and over all of them (channel "all");
-        "equal_loss": bits over the reference's bits at three losses that the reference reaches; "domains": metrics
-        by policy, domain and scope.
+        "policies", "channels", "scopes", "reference", "n_streams"; "cells": metrics by policy,
+        channel and scope; "differences": policy minus reference on the same rounds, by channel and
+        over all of them (channel "all"); "equal_loss": bits over the reference's bits at three
+        losses that the reference reaches; "domains": metrics by policy, domain and scope.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -91,14 +94,19 @@ def summarise(rows: Rows, reference: str, seed: int = 0) -> dict[str, Any]:
         "reference": reference,
         "n_streams": len(names(rows, "stream")),
         "cells": [
-            {**where, **_metrics(part, METRICS, rng)} for where, part in _groups(rows, "scope", "channel", "policy")
+            {**where, **_metrics(part, METRICS, rng)}
+            for where, part in _groups(rows, "scope", "channel", "policy")
         ],
         "domains": [
             {**where, **_metrics(part, ("score", "excess_nats", "payload_bits"), rng)}
             for where, part in _groups(rows, "scope", "domain", "policy")
         ],
         "differences": _differences(rows, reference, rng),
-        "equal_loss": [ratio for scope in names(rows, "scope") for ratio in _ratios(rows, reference, scope, rng)],
+        "equal_loss": [
+            ratio
+            for scope in names(rows, "scope")
+            for ratio in _ratios(rows, reference, scope, rng)
+        ],
     }
 
 
@@ -112,7 +120,9 @@ def _groups(rows: Rows, *columns: str) -> Iterator[tuple[dict[str, str], Rows]]:
             yield {columns[0]: value, **where}, part
 
 
-def _metrics(rows: Rows, metrics: Sequence[str], rng: np.random.Generator) -> dict[str, list[float | None]]:
+def _metrics(
+    rows: Rows, metrics: Sequence[str], rng: np.random.Generator
+) -> dict[str, list[float | None]]:
     return {metric: _plain(clustered_mean(rows[metric], rows["stream"], rng)) for metric in metrics}
 
 
@@ -150,12 +160,16 @@ def _by_round(rows: Rows) -> tuple[list[tuple[Any, ...]], dict[str, NDArray[np.f
     index = np.array([place[key] for key in keys], np.int64)
     counts = np.bincount(index, minlength=len(place))
     return list(place), {
-        metric: np.bincount(index, rows[metric].astype(np.float64), len(place)) / counts for metric in _COMPARED
+        metric: np.bincount(index, rows[metric].astype(np.float64), len(place)) / counts
+        for metric in _COMPARED
     }
 
 
-def _ratios(rows: Rows, reference: str, scope: str, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Each policy's bits over the reference's at the reference's three losses; a channel is a point of the curve."""
+def _ratios(
+    rows: Rows, reference: str, scope: str, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Each policy's bits over the reference's at the reference's three losses; a channel is a point
+    of the curve."""
     part = chosen(rows, scope=scope)
     against = _curve(chosen(part, policy=reference))
     levels = loss_levels(against)
@@ -177,8 +191,11 @@ def _ratios(rows: Rows, reference: str, scope: str, rng: np.random.Generator) ->
 
 
 def _curve(rows: Rows) -> Curve:
-    """Mean bits and excess loss of a round, a row for each (stream, training seed), a point for each channel."""
-    units = list(dict.fromkeys(zip(rows["stream"].tolist(), rows["train_seed"].tolist(), strict=True)))
+    """Mean bits and excess loss of a round, a row for each (stream, training seed), a point for
+    each channel."""
+    units = list(
+        dict.fromkeys(zip(rows["stream"].tolist(), rows["train_seed"].tolist(), strict=True))
+    )
     channels = names(rows, "channel")
     shape = len(units), len(channels)
     row = {unit: i for i, unit in enumerate(units)}
@@ -186,7 +203,9 @@ def _curve(rows: Rows) -> Curve:
     index = np.array(
         [
             row[stream, seed] * shape[1] + column[channel]
-            for stream, seed, channel in zip(rows["stream"], rows["train_seed"], rows["channel"], strict=True)
+            for stream, seed, channel in zip(
+                rows["stream"], rows["train_seed"], rows["channel"], strict=True
+            )
         ]
     )
     counts = np.bincount(index, minlength=shape[0] * shape[1])

@@ -1,4 +1,5 @@
-"""A trained stream made ready for an evaluation: its rounds, what scores them, and what the scores lie between."""
+"""A trained stream made ready for an evaluation: its rounds, what scores them, and what the scores
+lie between."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from hil.config import Settings
-from hil.policy_settings import Method
-from hil.training.runners import RoundRunner, Scorer, StreamRunner
+from hil.learning.runners import RoundRunner, Scorer, StreamRunner
+from hil.settings.loading import Settings
+from hil.settings.policy import Method
 
 if TYPE_CHECKING:
-    from cloud.plan_training import StreamBranches
-    from cloud.stream import Stream
-    from cloud.stream_scorer import Held, MergedModel
+    from cloud.finetuning.within_plan import StreamBranches
+    from cloud.streams.scorer import Held, MergedModel
+    from cloud.streams.stream import Stream
 
 ScoreOn = Literal["cloud", "edge"]
 """The merged model in float32, or the quantised model in llama.cpp."""
@@ -24,7 +25,8 @@ ScoreOn = Literal["cloud", "edge"]
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """What a round's scores lie between: nothing delivered, and all r_max directions of it delivered."""
+    """What a round's scores lie between: nothing delivered, and all r_max directions of it
+    delivered."""
 
     base_score: float
     base_loss_nats: float
@@ -90,21 +92,26 @@ class StreamBench:
         """See Bench."""
         if self._branches is None:
             return StreamRunner(self._stream, self._scorer, settings)
-        from cloud.plan_training import BranchScorer
+        from cloud.finetuning.within_plan import BranchScorer
 
         return StreamRunner(self._stream, BranchScorer(self._scorer, self._branches), settings)
 
 
 def open_stream_bench(
-    settings: Settings, stream: int, train_seed: int, method: Method, target_rank: int | None, score_on: ScoreOn
+    settings: Settings,
+    stream: int,
+    train_seed: int,
+    method: Method,
+    target_rank: int | None,
+    score_on: ScoreOn,
 ) -> Bench:
     """The stream of that text seed from the cache of [streams], trained if it is not there.
 
     Raises:
         ModelError, TextError, DeviceError: base model, text or edge cannot be used.
     """
-    from cloud.stream import cached_stream, stream_domains
-    from cloud.stream_scorer import StreamScorer
+    from cloud.streams.scorer import StreamScorer
+    from cloud.streams.stream import cached_stream, stream_domains
 
     trained = cached_stream(
         settings,
@@ -114,7 +121,9 @@ def open_stream_bench(
         method=method,
         target_rank=target_rank,
     )
-    within = settings.finetune.plan_share and method == "lora"  # AdaLoRA and EVA train at their plan anyway
+    within = (
+        settings.finetune.plan_share and method == "lora"
+    )  # AdaLoRA and EVA train at their plan anyway
     branches = _branches(settings, trained, stream, train_seed) if within else None
     if score_on == "edge":
         from hil.evaluation.edge_scorer import EdgeScorer
@@ -125,9 +134,11 @@ def open_stream_bench(
     return StreamBench(trained, StreamScorer(merged, trained), branches)
 
 
-def _branches(settings: Settings, stream: Stream, text_seed: int, train_seed: int) -> StreamBranches:
-    from cloud.base_model import open_base_model
-    from cloud.plan_training import StreamBranches
+def _branches(
+    settings: Settings, stream: Stream, text_seed: int, train_seed: int
+) -> StreamBranches:
+    from cloud.finetuning.within_plan import StreamBranches
+    from cloud.model.base_model import open_base_model
 
     base = open_base_model(settings.model.base)
     return StreamBranches(settings, base, stream, text_seed=text_seed, train_seed=train_seed)
@@ -136,7 +147,7 @@ def _branches(settings: Settings, stream: Stream, text_seed: int, train_seed: in
 @lru_cache(maxsize=1)
 def _merged_model(base: str, max_tokens: int) -> MergedModel:
     """One for all streams of a process: they differ in what is merged into it."""
-    from cloud.base_model import open_base_model
-    from cloud.stream_scorer import MergedModel
+    from cloud.model.base_model import open_base_model
+    from cloud.streams.scorer import MergedModel
 
     return MergedModel(open_base_model(base), max_tokens=max_tokens)

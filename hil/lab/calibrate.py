@@ -14,12 +14,12 @@ from calibration.bench import Bench, Plan
 from calibration.calibrate import QUANTITIES, OnProgress, Quantity, calibrate
 from calibration.record import CalibrationRecord, title_of
 from calibration.store import file_of, load, save
-from hil.calibration_report import write_calibration_report
-from hil.config import Settings
 from hil.contract import ConfigError
-from hil.pluto_radio_settings import PlutoRadio
-from hil.radios.plutos import open_receiver, open_transmitter
-from radio.pluto_settings import MAX_ATTENUATION_DB
+from hil.lab.calibration_report import write_calibration_report
+from hil.radio_kinds.plutos import open_receiver, open_transmitter
+from hil.settings.loading import Settings
+from hil.settings.pluto import PlutoRadio
+from radio.pluto.settings import MAX_ATTENUATION_DB
 
 _MOST_LINES: Final = 8
 OnLine = Callable[[str], None]
@@ -49,7 +49,11 @@ class Calibrated:
     @property
     def flags(self) -> tuple[str, ...]:
         """What is wrong, a sentence each."""
-        return tuple(f"{title_of(record.quantity)}: {flag}" for record in self.records for flag in record.flags)
+        return tuple(
+            f"{title_of(record.quantity)}: {flag}"
+            for record in self.records
+            for flag in record.flags
+        )
 
 
 def calibrate_verb(
@@ -135,14 +139,19 @@ def calibrate_settings(
     )
     with ExitStack() as open_radios:
         transmitter = open_radios.enter_context(open_transmitter(radio))
-        receiver = open_radios.enter_context(open_receiver(radio)) if radio.has_two_radios else transmitter
+        receiver = (
+            open_radios.enter_context(open_receiver(radio)) if radio.has_two_radios else transmitter
+        )
         bench = Bench(transmitter=transmitter, receiver=receiver, path=radio.path)
         folder = Path(settings.calibration.folder)
-        return calibrate_verb(what, bench, plan, folder=folder, on_progress=on_progress, on_line=on_line)
+        return calibrate_verb(
+            what, bench, plan, folder=folder, on_progress=on_progress, on_line=on_line
+        )
 
 
 def record_lines(record: CalibrationRecord) -> list[str]:
-    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and flags.
+    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and
+    flags.
 
     Of a long curve the ends are shown; the page has all of it.
     """
@@ -150,4 +159,8 @@ def record_lines(record: CalibrationRecord) -> list[str]:
     lines = [f"{title}: {text}" for text in texts]
     if len(lines) > _MOST_LINES:
         lines = [lines[0], f"{title}: … {len(texts) - 2} more on the page …", lines[-1]]
-    return [*lines, *(f"  note: {note}" for note in record.notes), *(f"  WRONG: {flag}" for flag in record.flags)]
+    return [
+        *lines,
+        *(f"  note: {note}" for note in record.notes),
+        *(f"  WRONG: {flag}" for flag in record.flags),
+    ]

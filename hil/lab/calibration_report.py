@@ -12,19 +12,26 @@ from matplotlib.figure import Figure
 
 from calibration.plots import Panel, Series, panels
 from calibration.record import CalibrationRecord, title_of
-from hil.figure_style import CYCLE, MARKERS, STYLE, WIDTH_IN
-from hil.page import facts_html, figure_html, glossary_html, table_html, write_page
-from hil.plots import Plot
+from hil.reporting.figure_style import CYCLE, MARKERS, STYLE, WIDTH_IN
+from hil.reporting.page import facts_html, figure_html, glossary_html, table_html, write_page
+from hil.reporting.plots import Plot
 
 _FEW = 5
 """So many curves are told apart by a legend; more are named beside their points."""
 
 _GLOSSARY = (
-    ("dBFS", "Decibels relative to full scale: a complex tone of magnitude 1, I and Q each just reaching full scale."),
+    (
+        "dBFS",
+        "Decibels relative to full scale: a complex tone of magnitude 1, I and Q each just "
+        "reaching full scale.",
+    ),
     ("SNR", "Es/N0 on one used subcarrier: energy of a symbol over the noise density, in dB."),
     ("MCS", "Modulation and coding scheme, by its index in table 5.1.3.1-2 of 3GPP TS 38.214."),
     ("ppm", "Millionths: of the carrier, or of the sample rate."),
-    ("Image", "Mirror image of a signal at the opposite frequency, from a mixer whose branches differ."),
+    (
+        "Image",
+        "Mirror image of a signal at the opposite frequency, from a mixer whose branches differ.",
+    ),
     ("±", "One standard deviation of a single measurement, from its repeats."),
 )
 
@@ -42,7 +49,12 @@ def write_calibration_report(records: Mapping[str, CalibrationRecord], path: Pat
     title = f"Calibration of {next(iter(records.values())).conditions.serial}"
     body = [f"<h1>{escape(title)}</h1>", *_remarks(records), _facts(records)]
     body += ["<section><h2>Figures</h2>", _scalars(records), *_figures(records), "</section>"]
-    body += ["<section><h2>Every value</h2>", _values(records), "</section>", glossary_html(_GLOSSARY)]
+    body += [
+        "<section><h2>Every value</h2>",
+        _values(records),
+        "</section>",
+        glossary_html(_GLOSSARY),
+    ]
     write_page(path, title, body)
 
 
@@ -50,7 +62,10 @@ def _remarks(records: Mapping[str, CalibrationRecord]) -> list[str]:
     """What a reader must not miss."""
     lines = []
     if any(record.conditions.emulated for record in records.values()):
-        lines.append("An emulated radio: these figures prove the software, and say nothing about any real one.")
+        lines.append(
+            "An emulated radio: these figures prove the software, and say nothing about any real "
+            "one."
+        )
     lines += [f"{title_of(r.quantity)}: {flag}" for r in records.values() for flag in r.flags]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return [f'<div class="note"><ul>{items}</ul></div>'] if lines else []
@@ -63,9 +78,15 @@ def _facts(records: Mapping[str, CalibrationRecord]) -> str:
     return facts_html(
         (
             ("Receiver", f"{c.device}, serial {c.serial}, firmware {c.firmware}"),
-            ("Transmitter", "the same radio" if c.tx_serial == c.serial else f"serial {c.tx_serial}"),
+            (
+                "Transmitter",
+                "the same radio" if c.tx_serial == c.serial else f"serial {c.tx_serial}",
+            ),
             ("Path", c.path or "not said"),
-            ("Carriers", f"receive {c.rx_lo_hz / 1e6:.6g} MHz, transmit {c.tx_lo_hz / 1e6:.6g} MHz"),
+            (
+                "Carriers",
+                f"receive {c.rx_lo_hz / 1e6:.6g} MHz, transmit {c.tx_lo_hz / 1e6:.6g} MHz",
+            ),
             ("Sample rate", f"{c.rate_hz / 1e6:.6g} MS/s"),
             ("Temperature", f"{min(temperatures):.1f} to {max(temperatures):.1f} °C"),
             ("Measured", f"{times[0]} to {times[-1]}"),
@@ -81,7 +102,9 @@ def _scalars(records: Mapping[str, CalibrationRecord]) -> str:
             gain = record.conditions.rx_gain_db
             gain_text = f"{gain:g} dB" if np.isfinite(gain) else ""
             notes = "; ".join(record.notes)
-            rows.append((title_of(record.quantity), record.texts()[0], str(record.n), gain_text, notes))
+            rows.append(
+                (title_of(record.quantity), record.texts()[0], str(record.n), gain_text, notes)
+            )
     heads = ("Quantity", "Value", "n", "Receive gain", "Note")
     return table_html(heads, rows, text_columns=("Quantity", "Note"))
 
@@ -92,7 +115,9 @@ def _values(records: Mapping[str, CalibrationRecord]) -> str:
         for record in records.values()
         for text in record.texts()
     ]
-    return table_html(("Quantity", "Value", "n", "Measured"), rows, text_columns=("Quantity", "Value"))
+    return table_html(
+        ("Quantity", "Value", "n", "Measured"), rows, text_columns=("Quantity", "Value")
+    )
 
 
 def _figures(records: Mapping[str, CalibrationRecord]) -> list[str]:
@@ -113,7 +138,16 @@ def _drawn(panel: Panel) -> Figure:
         line = "-" if series.joined else "none"
         bars = 2 * np.nan_to_num(series.spread)
         label = None if many or not series.name else series.name
-        ax.errorbar(series.x, series.y, bars, color=colour, marker=marker, linestyle=line, elinewidth=0.8, label=label)
+        ax.errorbar(
+            series.x,
+            series.y,
+            bars,
+            color=colour,
+            marker=marker,
+            linestyle=line,
+            elinewidth=0.8,
+            label=label,
+        )
         if k in panel.curves:
             ax.plot(*panel.curves[k], color=colour, linewidth=1.0)
         if many:

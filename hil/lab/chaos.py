@@ -1,4 +1,5 @@
-"""Radio faults by the hundred, each session of deliveries in a process of its own, and what the link made of them."""
+"""Radio faults by the hundred, each session of deliveries in a process of its own, and what the
+link made of them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from hil.contract import DeviceError
-from hil.fault_session import KINDS, RECEIVER, FaultOutcome, Kind, SessionOutcome
+from hil.lab.fault_session import KINDS, RECEIVER, FaultOutcome, Kind, SessionOutcome
 
 RESUME_LIMIT_S: Final = 10.0
 _FAULTS_PER_SESSION: Final = 4
@@ -56,7 +57,9 @@ class ChaosOutcome:
         return [f"{n} {what}" for what, n in counts.items() if n] + self.crashed + errors
 
 
-def run_chaos(n_faults: int, seed: int, on_progress: Callable[[int, int, str], None]) -> ChaosOutcome:
+def run_chaos(
+    n_faults: int, seed: int, on_progress: Callable[[int, int, str], None]
+) -> ChaosOutcome:
     """Provoke faults of all kinds, at both nodes in turn, at moments drawn from the seed.
 
     Args:
@@ -71,7 +74,9 @@ def run_chaos(n_faults: int, seed: int, on_progress: Callable[[int, int, str], N
         plan = faults[first : first + _FAULTS_PER_SESSION]
         try:
             sessions.append(_session(seed * 100_003 + first, plan))
-            last = sessions[-1].error or ", ".join(f"{f.kind} {f.resumed_s:.1f} s" for f in sessions[-1].faults)
+            last = sessions[-1].error or ", ".join(
+                f"{f.kind} {f.resumed_s:.1f} s" for f in sessions[-1].faults
+            )
         except DeviceError as error:
             crashed.append(str(error))
             last = crashed[-1]
@@ -87,16 +92,30 @@ def _fault(k: int) -> tuple[Kind, int]:
 
 def _session(seed: int, plan: list[tuple[Kind, int]]) -> SessionOutcome:
     """One process. Raises DeviceError if it crashed or hung."""
-    command = [sys.executable, "-m", "hil.fault_session", json.dumps({"seed": seed, "plan": plan})]
+    command = [
+        sys.executable,
+        "-m",
+        "hil.lab.fault_session",
+        json.dumps({"seed": seed, "plan": plan}),
+    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SESSION_DEADLINE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SESSION_DEADLINE_S, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise DeviceError(f"session {seed}: still running after {_SESSION_DEADLINE_S:g} s; killed") from None
+        raise DeviceError(
+            f"session {seed}: still running after {_SESSION_DEADLINE_S:g} s; killed"
+        ) from None
     if done.returncode:
         words = done.stderr.strip().splitlines()
-        raise DeviceError(f"session {seed}: ended with status {done.returncode}: {words[-1] if words else 'no words'}")
+        raise DeviceError(
+            f"session {seed}: ended with status {done.returncode}: "
+            f"{words[-1] if words else 'no words'}"
+        )
     fields = json.loads(done.stdout)
-    return SessionOutcome(**{**fields, "faults": [FaultOutcome(**fault) for fault in fields["faults"]]})
+    return SessionOutcome(
+        **{**fields, "faults": [FaultOutcome(**fault) for fault in fields["faults"]]}
+    )
 
 
 def table_of(outcome: ChaosOutcome) -> Table:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hil.config import Settings, load_settings
 from hil.contract import HilError
-from hil.radio_settings import LoopbackRadio
+from hil.settings.loading import Settings, load_settings
+from hil.settings.radio import LoopbackRadio
 
 MIN_FREE_BYTES = 500_000_000
 _EDGE_PACKAGES = ("llama-cpp-python", "gguf", "paho-mqtt", "numpy", "scipy")
@@ -28,7 +28,9 @@ class Finding:
     text: str
 
 
-def check_bench(config: Path, overrides: Sequence[str], *, bundle: Path | None = None) -> list[Finding]:
+def check_bench(
+    config: Path, overrides: Sequence[str], *, bundle: Path | None = None
+) -> list[Finding]:
     """Look at everything that a run needs; a fault ends only its own line.
 
     Args:
@@ -72,41 +74,51 @@ def _libraries(packages: Sequence[str]) -> Finding:
 def _disk(settings: Settings) -> str:
     free = shutil.disk_usage(Path.cwd()).free
     if free < MIN_FREE_BYTES:
-        raise HilError(f"{free / 1e6:.0f} MB free here, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed; make room")
+        raise HilError(
+            f"{free / 1e6:.0f} MB free here, at least {MIN_FREE_BYTES / 1e6:.0f} MB are needed; "
+            "make room"
+        )
     return f"{free / 1e9:.1f} GB free"
 
 
 def _model(settings: Settings) -> str:
-    from cloud.base_model import open_base_model
+    from cloud.model.base_model import open_base_model
 
     base = open_base_model(settings.model.base)
-    return f"{base.folder.name}, identity {base.spec.identity[:12]}…, {len(base.spec.module_shapes)} projections"
+    return (
+        f"{base.folder.name}, identity {base.spec.identity[:12]}…, "
+        f"{len(base.spec.module_shapes)} projections"
+    )
 
 
 def _text(settings: Settings) -> str:
-    from cloud.text import load_domains
+    from cloud.text.sources import load_domains
 
     domains, stream = load_domains(settings.text, settings.run.seed)
     return (
-        f"{', '.join(f'{d.name} ({len(d.train)} examples)' for d in domains.values())}; stream of {len(stream)} rounds"
+        f"{', '.join(f'{d.name} ({len(d.train)} examples)' for d in domains.values())}; stream "
+        f"of {len(stream)} rounds"
     )
 
 
 def _edge(settings: Settings) -> str:
-    from cloud.base_model import open_base_model
-    from cloud.text import load_domains
+    from cloud.model.base_model import open_base_model
+    from cloud.text.sources import load_domains
     from edge_device.runtime import Runtime
-    from hil.provision import cached_bundle
+    from hil.loop.provision import cached_bundle
 
     base = open_base_model(settings.model.base)
     domains, _ = load_domains(settings.text, settings.run.seed)
     bundle = cached_bundle(base, [d.score_set for d in domains.values()], settings.edge)
     with Runtime(bundle.model_path) as runtime:
-        return f"llama.cpp answers, {settings.edge.quant} ({bundle.model.types}), {runtime.memory_bytes / 1e6:.0f} MB"
+        return (
+            f"llama.cpp answers, {settings.edge.quant} ({bundle.model.types}), "
+            f"{runtime.memory_bytes / 1e6:.0f} MB"
+        )
 
 
 def _control(settings: Settings) -> str:
-    from hil.buses import open_buses
+    from hil.control.opening import open_buses
 
     with ExitStack() as stack:
         open_buses(settings.control, stack)
@@ -120,13 +132,14 @@ def _bundle(folder: Path) -> str:
     bundle = load_bundle(folder)
     with Runtime(bundle.model_path) as runtime:
         return (
-            f"llama.cpp answers, {bundle.quant} ({bundle.model.types}), {runtime.memory_bytes / 1e6:.0f} MB; "
+            f"llama.cpp answers, {bundle.quant} ({bundle.model.types}), "
+            f"{runtime.memory_bytes / 1e6:.0f} MB; "
             f"score sets {', '.join(bundle.score_sets)}"
         )
 
 
 def _radio(settings: Settings) -> str:
-    from hil import check_radio
+    from hil.lab import check_radio
 
     radio = settings.radio
     if isinstance(radio, LoopbackRadio):
@@ -137,17 +150,23 @@ def _radio(settings: Settings) -> str:
             return f"simulated; real ones would not work yet: {error}"
     versions = check_radio.libraries()
     found = check_radio.radios([radio.uri, radio.receive_uri or radio.uri])
-    bands = ", ".join(f"{b.low_hz / 1e6:g}-{b.high_hz / 1e6:g} MHz up to {b.max_dbm:g} dBm" for b in radio.allow.bands)
+    bands = ", ".join(
+        f"{b.low_hz / 1e6:g}-{b.high_hz / 1e6:g} MHz up to {b.max_dbm:g} dBm"
+        for b in radio.allow.bands
+    )
     return f"{found}; {versions}; allowed to transmit: {bands or 'nowhere'}"
 
 
 def _calibration(settings: Settings) -> str:
     from calibration.store import load
-    from hil import check_radio
+    from hil.lab import check_radio
 
     radio = settings.radio
     if isinstance(radio, LoopbackRadio):
-        return "none needed: the air is simulated, thresholds were measured in loopback (radio/mcs_table.json)"
+        return (
+            "none needed: the air is simulated, thresholds were measured in loopback "
+            "(radio/modem/mcs_table.json)"
+        )
     found = check_radio.describe(radio.receive_uri or radio.uri)
     now_utc = datetime.now(UTC)
     known = load(
@@ -159,6 +178,9 @@ def _calibration(settings: Settings) -> str:
         now_utc=now_utc,
         max_age_h=settings.calibration.max_age_h,
     )
-    age_h = max((now_utc - record.measured_at).total_seconds() for record in known.records.values()) / 3600
+    age_h = (
+        max((now_utc - record.measured_at).total_seconds() for record in known.records.values())
+        / 3600
+    )
     measured = f"{len(known.records)} quantities of {found['hw_serial']}, oldest {age_h:.1f} h"
     return "; ".join([measured, *known.warnings])

@@ -1,4 +1,5 @@
-"""Is there a radio, and does its library fit? Asked of other processes with a deadline, because libiio can hang."""
+"""Is there a radio, and does its library fit? Asked of other processes with a deadline, because
+libiio can hang."""
 
 from __future__ import annotations
 
@@ -30,12 +31,17 @@ def libraries() -> str:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise DeviceError(f"{name} is not installed; type: pip install 'hil-lora-testbed[pluto]'") from None
+            raise DeviceError(
+                f"{name} is not installed; type: pip install 'hil-lora-testbed[pluto]'"
+            ) from None
     if not versions["pylibiio"].startswith("0."):
         raise DeviceError(
-            f"pylibiio {versions['pylibiio']} refuses libiio {libiio_version()}; type: pip install pylibiio=={PYLIBIIO}"
+            f"pylibiio {versions['pylibiio']} refuses libiio {libiio_version()}; type: pip "
+            f"install pylibiio=={PYLIBIIO}"
         )
-    return f"libiio {libiio_version()}, " + ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"libiio {libiio_version()}, " + ", ".join(
+        f"{name} {version}" for name, version in versions.items()
+    )
 
 
 def libiio_version() -> str:
@@ -64,7 +70,10 @@ def describe(uri: str) -> dict[str, str]:
     found = dict(_CONTEXT_LINE.findall(text))
     if "ad9361-phy" not in text or len(found) < 3:
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "no answer")
-        raise DeviceError(f"no ADALM-Pluto at {uri} ({last.strip()}); check the cable, try ping or iio_info -S usb")
+        raise DeviceError(
+            f"no ADALM-Pluto at {uri} ({last.strip()}); check the cable, try ping or iio_info -S "
+            "usb"
+        )
     return found
 
 
@@ -77,7 +86,10 @@ def radios(uris: Iterable[str]) -> str:
     lines = []
     for uri in dict.fromkeys(uris):
         found = describe(uri)
-        lines.append(f"{uri}: {found['hw_model']}, serial {found['hw_serial']}, firmware {found['fw_version']}")
+        lines.append(
+            f"{uri}: {found['hw_model']}, serial {found['hw_serial']}, firmware "
+            f"{found['fw_version']}"
+        )
     return "; ".join(lines)
 
 
@@ -87,9 +99,12 @@ def _iio_info(*arguments: str) -> str:
         raise DeviceError("iio_info is not installed; type: apt-get install libiio-utils")
     command = [program, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DEADLINE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_DEADLINE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise DeviceError(
-            f"`{' '.join(['iio_info', *arguments])}` has not answered within {_DEADLINE_S:g} s; restart the radio"
+            f"`{' '.join(['iio_info', *arguments])}` has not answered within {_DEADLINE_S:g} s; "
+            "restart the radio"
         ) from None
     return done.stdout + done.stderr

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Final
 
-from hil.conditions import seeded, values
-from hil.config import Settings
 from hil.contract import ConfigError
-from hil.pluto_radio_settings import EmulatorSettings, PlutoRadio
-from hil.signals import until_signalled
+from hil.radio_kinds.conditions import seeded, values
+from hil.settings.loading import Settings
+from hil.settings.pluto import EmulatorSettings, PlutoRadio
+from hil.system.signals import until_signalled
 from radio.channel import figures as channel_figures
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime, VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec, RfSettings, loss_for_snr_db
-from radio.ofdm import RMS_LEVEL
-from radio.permission import Band, Permission
-from radio.pluto_samples import TX_UNIT
-from radio.pluto_settings import PlutoSettings
+from radio.modem.ofdm import RMS_LEVEL
+from radio.pluto.permission import Band, Permission
+from radio.pluto.samples import TX_UNIT
+from radio.pluto.settings import PlutoSettings
 
 MAX_NODES: Final = 16
 BURST_RMS_DBFS: Final = 20 * math.log10(RMS_LEVEL * TX_UNIT / 2**15)
@@ -47,30 +47,39 @@ def bench_settings(uri: str) -> PlutoSettings:
     )
 
 
-def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True) -> None:
-    """Serve Plutos on one ether until SIGINT or SIGTERM; prints their URIs, a line each, once they can be reached.
+def emulate_plutos(
+    settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True
+) -> None:
+    """Serve Plutos on one ether until SIGINT or SIGTERM; prints their URIs, a line each, once they
+    can be reached.
 
     To be called from the main thread, which alone hears signals.
 
     Args:
-        settings: of which [radio.channel] lies between any two antennas: its SNR is that of the kit's bursts at the
-            carrier, rate, gain and attenuation of [radio], where radios are set so.
+        settings: of which [radio.channel] lies between any two antennas: its SNR is that of the
+            kit's bursts at the carrier, rate, gain and attenuation of [radio], where radios are set
+            so.
         nodes: how many, 1..16.
         ports: TCP ports; nodes beyond them get a free one, as those with port 0 do.
         real_time: False = as fast as the clients read.
 
     Raises:
-        ConfigError: a number of nodes out of range, more ports than nodes, or a figure out of range.
+        ConfigError: a number of nodes out of range, more ports than nodes, or a figure out of
+            range.
         DeviceError: a port that is taken.
     """
     if not 1 <= nodes <= MAX_NODES or len(ports) > nodes:
         raise ConfigError(
-            f"{nodes} emulated Plutos with {len(ports)} ports; use 1..{MAX_NODES} of them, and at most as many ports"
+            f"{nodes} emulated Plutos with {len(ports)} ports; use 1..{MAX_NODES} of them, and at "
+            "most as many ports"
         )
     radio = settings.radio
     emulator = radio.emulator if isinstance(radio, PlutoRadio) else EmulatorSettings()
     losses_db = path_losses_db(settings)
-    specs = [NodeSpec(ppm=emulator.ppm[index] if index < len(emulator.ppm) else 0.0) for index in range(nodes)]
+    specs = [
+        NodeSpec(ppm=emulator.ppm[index] if index < len(emulator.ppm) else 0.0)
+        for index in range(nodes)
+    ]
     ether = Ether(
         specs,
         clock=RealTime() if real_time else VirtualTime(),
@@ -87,7 +96,8 @@ def emulate_plutos(settings: Settings, nodes: int, *, ports: Sequence[int] = (),
 
 
 def path_losses_db(settings: Settings) -> list[float]:
-    """The path losses that make the SNRs of [radio.channel] one after another, for radios set as [radio] says."""
+    """The path losses that make the SNRs of [radio.channel] one after another, for radios set as
+    [radio] says."""
     radio = settings.radio
     rf, seed = RfSettings(), EmulatorSettings().seed
     if isinstance(radio, PlutoRadio):
@@ -102,6 +112,7 @@ def path_losses_db(settings: Settings) -> list[float]:
     node = NodeSpec()
     snr_db = values(radio.channel.snr_db, _VALUES, seeded(seed, "snr"), "channel.snr_db").tolist()
     losses_db = {
-        snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS) for snr in set(snr_db)
+        snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS)
+        for snr in set(snr_db)
     }
     return [losses_db[snr] for snr in snr_db]

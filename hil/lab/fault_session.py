@@ -1,9 +1,11 @@
-"""Deliveries over two emulated Plutos of which one fails now and then, in a process of its own: what became of them.
+"""Deliveries over two emulated Plutos of which one fails now and then, in a process of its own:
+what became of them.
 
-    python -m hil.fault_session '{"seed": 1, "plan": [["timeout", 0], ["lost block", 1]]}'
+    python -m hil.lab.fault_session '{"seed": 1, "plan": [["timeout", 0], ["lost block", 1]]}'
 
-Sending and receiving end each drive their radio through the whole driver and network stack, in real time. A fault
-comes while a payload is on its way; the next one follows when the link has recovered. One JSON object comes out.
+Sending and receiving end each drive their radio through the whole driver and network stack, in real
+time. A fault comes while a payload is on its way; the next one follows when the link has recovered.
+One JSON object comes out.
 """
 
 from __future__ import annotations
@@ -22,20 +24,26 @@ import numpy as np
 import psutil
 
 from hil.contract import HilError
-from hil.emulate import BENCH_PERMISSION, BURST_RMS_DBFS, bench_settings
+from hil.lab.emulate import BENCH_PERMISSION, BURST_RMS_DBFS, bench_settings
+from radio.clocks import MonotonicClock
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether
 from radio.emulator.faults import Faults
 from radio.emulator.front_end import NodeSpec
-from radio.monotonic import MonotonicClock
-from radio.pluto_process import Pluto
-from radio.receiving import ReceivingEnd
-from radio.sending import AnswerTaken, BurstSent, SendingEnd
-from radio.session import Limits
+from radio.link.receiving_end import ReceivingEnd
+from radio.link.sending_end import AnswerTaken, BurstSent, SendingEnd
+from radio.link.session import Limits
+from radio.pluto.process import Pluto
 
 Kind = Literal["dropped connection", "timeout", "busy", "lost block", "away for 5 s"]
-KINDS: Final[tuple[Kind, ...]] = ("dropped connection", "timeout", "busy", "lost block", "away for 5 s")
+KINDS: Final[tuple[Kind, ...]] = (
+    "dropped connection",
+    "timeout",
+    "busy",
+    "lost block",
+    "away for 5 s",
+)
 RECEIVER: Final = 1
 """Node that receives; node 0 transmits."""
 AWAY_S: Final = 5.0
@@ -53,7 +61,8 @@ class FaultOutcome:
     Attributes:
         kind: what failed.
         node: "transmitter" or "receiver".
-        resumed_s: from the radio's return to the first answer that showed a block as held that was sent since.
+        resumed_s: from the radio's return to the first answer that showed a block as held that was
+            sent since.
     """
 
     kind: str
@@ -98,7 +107,11 @@ class _Queue:
 
     def receive(self, timeout_s: float) -> bytes | None:
         try:
-            return self._messages.get(timeout=max(timeout_s, 0.0)) if timeout_s > 0 else self._messages.get_nowait()
+            return (
+                self._messages.get(timeout=max(timeout_s, 0.0))
+                if timeout_s > 0
+                else self._messages.get_nowait()
+            )
         except queue.Empty:
             return None
 
@@ -154,7 +167,9 @@ class _Pending:
 class Watch:
     """Provokes the faults of the plan, and holds what is sent against what was answered."""
 
-    def __init__(self, plan: list[tuple[Kind, int]], faults: Sequence[Faults], rng: np.random.Generator) -> None:
+    def __init__(
+        self, plan: list[tuple[Kind, int]], faults: Sequence[Faults], rng: np.random.Generator
+    ) -> None:
         self.plan, self._faults, self._rng = plan, faults, rng
         self.outcomes: list[FaultOutcome] = []
         self.repeated_blocks = 0
@@ -198,7 +213,8 @@ class Watch:
         self._bursts_left = int(self._rng.integers(1, 4))
 
     def _answered(self, answer: AnswerTaken) -> None:
-        """What is held now; the fault is over when a block that went out since the radio's return has arrived."""
+        """What is held now; the fault is over when a block that went out since the radio's return
+        has arrived."""
         held = {(answer.session, int(index)) for index in np.flatnonzero(answer.held)}
         fresh = held - self._held
         self._held = {block for block in self._held if block[0] != answer.session} | held
@@ -234,17 +250,25 @@ def run_session(seed: int, plan: list[tuple[Kind, int]]) -> SessionOutcome:
 
 
 def _deliver_all(
-    stack: ExitStack, seed: int, plan: list[tuple[Kind, int]], rng: np.random.Generator, outcome: SessionOutcome
+    stack: ExitStack,
+    seed: int,
+    plan: list[tuple[Kind, int]],
+    rng: np.random.Generator,
+    outcome: SessionOutcome,
 ) -> None:
     ether = Ether([NodeSpec(), NodeSpec(ppm=_PPM)], clock=RealTime(), seed=seed)
     plutos = stack.enter_context(EmulatedPlutos(ether))
-    sender, receiver = (stack.enter_context(Pluto(bench_settings(uri), BENCH_PERMISSION)) for uri in plutos.uris)
+    sender, receiver = (
+        stack.enter_context(Pluto(bench_settings(uri), BENCH_PERMISSION)) for uri in plutos.uris
+    )
     ether.set_snr(0, 1, _SNR_DB, BURST_RMS_DBFS)
     feedback, clock = _Queue(), MonotonicClock()
     watch = Watch(plan, plutos.faults, rng)
     epoch = int(rng.integers(1, 2**32))
     edge = stack.enter_context(_Edge(ReceivingEnd(receiver, feedback, clock, epoch=epoch)))
-    end = SendingEnd(sender, feedback, clock, first_session=int(rng.integers(1, 2**31)), watch=watch)
+    end = SendingEnd(
+        sender, feedback, clock, first_session=int(rng.integers(1, 2**31)), watch=watch
+    )
     until_s = time.monotonic() + _DEADLINE_S * max(1, len(plan))
     while not watch.done and time.monotonic() < until_s and not edge.error:
         payload = rng.bytes(_PAYLOAD_BYTES)

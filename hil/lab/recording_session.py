@@ -1,4 +1,5 @@
-"""`hil record` and `hil replay`: a session over the radio of hil.toml as a SigMF recording, and the same from it."""
+"""`hil record` and `hil replay`: a session over the radio of hil.toml as a SigMF recording, and the
+same from it."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
-from hil.conditions import seeded
-from hil.config import Settings
 from hil.contract import ConfigError, LinkReport
-from hil.control import InProcessBus
-from hil.radios.open_radio import open_link_radio
-from radio.framing import MAX_PAYLOAD_BYTES
-from radio.recording import RecordingError, sibling
-from radio.replay import Replayed, replay
+from hil.control.bus import InProcessBus
+from hil.radio_kinds.conditions import seeded
+from hil.radio_kinds.opening import open_link_radio
+from hil.settings.loading import Settings
+from radio.modem.framing import MAX_PAYLOAD_BYTES
+from radio.recordings.recording import RecordingError, sibling
+from radio.recordings.replay import Replayed, replay
 
 NAME = "session"
 """Of the recording's files."""
@@ -42,7 +43,9 @@ def payload_of(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not 1 <= size <= MAX_PAYLOAD_BYTES:
-            raise ConfigError(f"{path}: {size} bytes; a payload has 1..{MAX_PAYLOAD_BYTES}, name another file")
+            raise ConfigError(
+                f"{path}: {size} bytes; a payload has 1..{MAX_PAYLOAD_BYTES}, name another file"
+            )
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name another payload file") from error
@@ -69,7 +72,9 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
     one_round = settings.model_copy(update={"run": settings.run.model_copy(update={"rounds": 1})})
     with cloud, edge, open_link_radio(one_round, (cloud, edge), None) as radio:
         radio.start_round(0)
-        radio.link.begin(folder / NAME, radio.setup({"radio": settings.radio.model_dump(mode="json")}))
+        radio.link.begin(
+            folder / NAME, radio.setup({"radio": settings.radio.model_dump(mode="json")})
+        )
         try:
             sounding = radio.sound()
             report = radio.deliver(payload, sounding)
@@ -77,7 +82,9 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
             path = radio.link.end()
     if path is None:
         raise RecordingError(f"{folder}: the session did not come to its end")
-    return Recorded(path=path, report=report, data_bytes=sibling(folder / NAME, ".sigmf-data").stat().st_size)
+    return Recorded(
+        path=path, report=report, data_bytes=sibling(folder / NAME, ".sigmf-data").stat().st_size
+    )
 
 
 def summary(recorded: Recorded) -> str:
@@ -85,7 +92,8 @@ def summary(recorded: Recorded) -> str:
     report = recorded.report
     outcome = "delivered" if report.delivered else f"not delivered ({report.reason})"
     return (
-        f"{recorded.path}: {recorded.data_bytes / 1e6:.1f} MB of samples; {report.payload_bytes} bytes {outcome} in "
+        f"{recorded.path}: {recorded.data_bytes / 1e6:.1f} MB of samples; {report.payload_bytes} "
+        f"bytes {outcome} in "
         f"{report.airtime_s:.3f} s of air at {report.snr_db:.1f} dB, {report.bursts_sent} bursts, "
         f"{report.blocks_lost} of {report.blocks_sent} blocks lost"
     )
@@ -95,13 +103,15 @@ def replay_all(path: Path) -> list[Replayed]:
     """A recording, or all recordings in a folder in the order of their names, done again.
 
     Raises:
-        RecordingError: as radio.replay.replay, or for a folder without recordings.
+        RecordingError: as radio.recordings.replay.replay, or for a folder without recordings.
     """
     if not path.is_dir():
         return list(replay([path]))
     found = sorted(path.glob("*.sigmf-meta"))
     if not found:
-        raise RecordingError(f"{path}: no *.sigmf-meta in this folder; name one that hil record wrote")
+        raise RecordingError(
+            f"{path}: no *.sigmf-meta in this folder; name one that hil record wrote"
+        )
     return list(replay(found))
 
 
@@ -111,7 +121,9 @@ def comparison(replayed: Sequence[Replayed]) -> Table:
     for each in replayed:
         name = f"{each.name}: {each.kind}"
         for field, recorded, again in _rows(each.recorded, each.replayed):
-            table.add_row(name, field, recorded, again, "DIFFERS" if field in each.differences else "")
+            table.add_row(
+                name, field, recorded, again, "DIFFERS" if field in each.differences else ""
+            )
             name = ""
         table.add_section()
     return table
@@ -134,8 +146,14 @@ def _in_words(value: Any) -> str:
 
 def verdict(replayed: Sequence[Replayed]) -> str:
     """One line: what differs, or that nothing does."""
-    differing = [f"{each.name} {each.kind}: {', '.join(each.differences)}" for each in replayed if each.differences]
+    differing = [
+        f"{each.name} {each.kind}: {', '.join(each.differences)}"
+        for each in replayed
+        if each.differences
+    ]
     if differing:
         return f"differs in {'; '.join(differing)}"
     n_bytes = sum(len(each.received) for each in replayed if each.received is not None)
-    return f"equal in every field: {len(replayed)} soundings and deliveries, {n_bytes} payload bytes"
+    return (
+        f"equal in every field: {len(replayed)} soundings and deliveries, {n_bytes} payload bytes"
+    )

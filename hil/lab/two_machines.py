@@ -1,4 +1,5 @@
-"""`hil demo-pluto`: cloud and edge as processes of their own on this machine, over a broker and emulated Plutos."""
+"""`hil demo-pluto`: cloud and edge as processes of their own on this machine, over a broker and
+emulated Plutos."""
 
 from __future__ import annotations
 
@@ -12,11 +13,18 @@ from typing import Final
 
 from rich.table import Table
 
-from hil.config import Settings, to_toml
-from hil.helper_processes import HelperError, HelperProcess, free_port, hil_command, mosquitto, wait_for_port
-from hil.radios.loopback_twin import Comparison, compare
-from hil.radios.plutos import real_radio
-from hil.runlog import Run, read_run
+from hil.radio_kinds.loopback_twin import Comparison, compare
+from hil.radio_kinds.plutos import real_radio
+from hil.reporting.run_folder import Run, read_run
+from hil.settings.loading import Settings, to_toml
+from hil.system.helper_processes import (
+    HelperError,
+    HelperProcess,
+    free_port,
+    hil_command,
+    mosquitto,
+    wait_for_port,
+)
 
 MIN_RATIO: Final = 0.7
 """Goodput over the radios may fall this far below the loopback's."""
@@ -42,7 +50,8 @@ class Demo:
 
 
 def demo_pluto(settings: Settings, say: Say) -> Demo:
-    """Broker, emulated Plutos, edge and cloud: a whole run, and what the same link does without radios.
+    """Broker, emulated Plutos, edge and cloud: a whole run, and what the same link does without
+    radios.
 
     Every process that was started is ended before this returns or raises.
 
@@ -59,7 +68,11 @@ def demo_pluto(settings: Settings, say: Say) -> Demo:
     with tempfile.TemporaryDirectory(prefix="hil-demo-") as scratch, ExitStack() as stack:
         config, beside = _start_all(settings, Path(scratch), stack, say)
         cloud = stack.enter_context(
-            HelperProcess("hil cloud", hil_command("cloud", "--config", str(config)), Path(scratch) / "cloud.log")
+            HelperProcess(
+                "hil cloud",
+                hil_command("cloud", "--config", str(config)),
+                Path(scratch) / "cloud.log",
+            )
         )
         say(f"hil cloud: {settings.run.rounds} rounds")
         deadline = time.monotonic() + START_S + ROUND_S * settings.run.rounds
@@ -67,14 +80,23 @@ def demo_pluto(settings: Settings, say: Say) -> Demo:
             say(line)
     folders = set(out.glob("*/")) - before
     if len(folders) != 1:
-        raise HelperError(f"{out}: {len(folders)} new run folders, 1 expected; see what else writes there")
+        raise HelperError(
+            f"{out}: {len(folders)} new run folders, 1 expected; see what else writes there"
+        )
     run = read_run(folders.pop())
     comparisons = compare(run, real_radio(settings, "hil demo-pluto"), settings.run.seed)
-    return Demo(folder=run.folder, comparisons=comparisons, complaints=_complaints(run, settings, comparisons))
+    return Demo(
+        folder=run.folder,
+        comparisons=comparisons,
+        complaints=_complaints(run, settings, comparisons),
+    )
 
 
-def _start_all(settings: Settings, scratch: Path, stack: ExitStack, say: Say) -> tuple[Path, list[HelperProcess]]:
-    """Broker, radios, bundle and edge: the configuration that joins them, and what has to go on running."""
+def _start_all(
+    settings: Settings, scratch: Path, stack: ExitStack, say: Say
+) -> tuple[Path, list[HelperProcess]]:
+    """Broker, radios, bundle and edge: the configuration that joins them, and what has to go on
+    running."""
     deadline = time.monotonic() + 3 * START_S
     port = free_port()
     broker = stack.enter_context(mosquitto(port, scratch))
@@ -82,12 +104,16 @@ def _start_all(settings: Settings, scratch: Path, stack: ExitStack, say: Say) ->
     config = scratch / "config.toml"
     config.write_text(to_toml(settings), encoding="utf-8")
     command = hil_command("emulate-pluto", "--nodes", "2", "--config", str(config))
-    plutos = stack.enter_context(HelperProcess("hil emulate-pluto", command, scratch / "plutos.log"))
+    plutos = stack.enter_context(
+        HelperProcess("hil emulate-pluto", command, scratch / "plutos.log")
+    )
     uris = [plutos.wait_for_line(deadline) for _ in range(2)]
     say(f"broker on port {port}, emulated Plutos at {' and '.join(uris)}")
     joined = {
         "radio": settings.radio.model_copy(update={"uri": uris[0], "receive_uri": uris[1]}),
-        "control": settings.control.model_copy(update={"url": f"mqtt://127.0.0.1:{port}", "secrets_file": ""}),
+        "control": settings.control.model_copy(
+            update={"url": f"mqtt://127.0.0.1:{port}", "secrets_file": ""}
+        ),
     }
     config = scratch / "joined.toml"
     config.write_text(to_toml(settings.model_copy(update=joined)), encoding="utf-8")
@@ -97,13 +123,18 @@ def _start_all(settings: Settings, scratch: Path, stack: ExitStack, say: Say) ->
         for line in provision.relay(deadline):
             say(line)
     state = scratch / "state"
-    command = hil_command("edge", "--bundle", str(bundle), "--state", str(state), "--config", str(config))
+    command = hil_command(
+        "edge", "--bundle", str(bundle), "--state", str(state), "--config", str(config)
+    )
     edge = stack.enter_context(HelperProcess("hil edge", command, scratch / "edge.log"))
     return config, [broker, plutos, edge]
 
 
 def _complaints(run: Run, settings: Settings, comparisons: list[Comparison]) -> list[str]:
-    rounds, delivered = settings.run.rounds, sum(1 for row in run.rows if row["edge.status"] == "installed")
+    rounds, delivered = (
+        settings.run.rounds,
+        sum(1 for row in run.rows if row["edge.status"] == "installed"),
+    )
     gain = float(run.rows[-1]["edge.gain"]) if run.rows else 0.0
     found = []
     if len(run.rows) != rounds or delivered != rounds:
@@ -119,7 +150,17 @@ def _complaints(run: Run, settings: Settings, comparisons: list[Comparison]) -> 
 
 def table_of(demo: Demo) -> Table:
     """The rounds over the radios beside the loopback."""
-    table = Table("round", "payload", "SNR", "by airtime", "loopback", "ratio", "by elapsed time", "loopback", "ratio")
+    table = Table(
+        "round",
+        "payload",
+        "SNR",
+        "by airtime",
+        "loopback",
+        "ratio",
+        "by elapsed time",
+        "loopback",
+        "ratio",
+    )
     for c in demo.comparisons:
         table.add_row(
             str(c.round_id),

@@ -1,11 +1,11 @@
 """The rank of every module, round by round, as Gymnasium environments.
 
-"hil/Rank-v0" is registered when this module is imported. Without further arguments it runs over invented streams and
-needs no model: `gymnasium.make("hil.environment:hil/Rank-v0")`.
+"hil/Rank-v0" is registered when this module is imported. Without further arguments it runs over
+invented streams and needs no model: `gymnasium.make("hil.learning.environment:hil/Rank-v0")`.
 
-Actions are "ranks", one number in -1..1 a module, or "pace", two numbers that say how much of a shared budget this
-round may take and what air is worth; an exact allocator makes the plan. An episode ends with its last round: it is
-terminated, never truncated.
+Actions are "ranks", one number in -1..1 a module, or "pace", two numbers that say how much of a
+shared budget this round may take and what air is worth; an exact allocator makes the plan. An
+episode ends with its last round: it is terminated, never truncated.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from cloud.airllm_agent import decode_ranks
-from cloud.allocator import rank_plan
-from cloud.paced_policy import PACE_ACTIONS, paced_plans
-from cloud.policies import KEPT, project_ranks
-from cloud.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
-from hil.config import Settings
+from cloud.policies.allocator import rank_plan
+from cloud.policies.baselines import KEPT, project_ranks
+from cloud.policies.paced import PACE_ACTIONS, paced_plans
+from cloud.policies.rl.airllm_agent import decode_ranks
+from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
 from hil.contract import ConfigError, RoundObservation
-from hil.training.runners import LiveRunner, RoundResult, RoundRunner, StreamRunner, SurrogateRunner
-from hil.training.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, synthetic_table
+from hil.learning.runners import LiveRunner, RoundResult, RoundRunner, StreamRunner, SurrogateRunner
+from hil.learning.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, synthetic_table
+from hil.settings.loading import Settings
 
 __all__ = [
     "ENVIRONMENT_ID",
@@ -63,14 +63,16 @@ Floats = NDArray[np.float64]
 
 
 class Translation:
-    """From situations to observations, from actions to plans, from outcomes to rewards; N rounds at once.
+    """From situations to observations, from actions to plans, from outcomes to rewards; N rounds at
+    once.
 
     Args:
-        action: "ranks": float[M] in -1..1 to ranks 1..R, as arXiv 2507.11515 decodes them; "pace": float[2] to a
-            share of the budget and a price of air (cloud.paced_policy), at which the best plan is taken.
-        observation: "paper" or "pace", as cloud.state.
-        reward: "paper": -loss - 0.1 · cost with cost = bits / budget, and with 10 · cost in place of the loss where
-            cost > 1; "loss": -(loss - full loss) - nats_per_s · airtime.
+        action: "ranks": float[M] in -1..1 to ranks 1..R, as arXiv 2507.11515 decodes them; "pace":
+            float[2] to a share of the budget and a price of air (cloud.policies.paced), at which
+            the best plan is taken.
+        observation: "paper" or "pace", as cloud.policies.state.
+        reward: "paper": -loss - 0.1 · cost with cost = bits / budget, and with 10 · cost in place
+            of the loss where cost > 1; "loss": -(loss - full loss) - nats_per_s · airtime.
         project: bring plans of ranks down to the budget.
         nats_per_s: nats that a second on the air takes off the reward "loss".
     Raises:
@@ -132,10 +134,14 @@ class Translation:
 
         Args:
             outcome: what came of the plans.
-            overhead_bits: of an update. A budget below it counts as this much in the cost: without a link it would not
-                be a number.
+            overhead_bits: of an update. A budget below it counts as this much in the cost: without
+                a link it would not be a number.
         """
-        loss, payload_bits, feasible = np.asarray(outcome.loss_nats), outcome.payload_bits, outcome.feasible
+        loss, payload_bits, feasible = (
+            np.asarray(outcome.loss_nats),
+            outcome.payload_bits,
+            outcome.feasible,
+        )
         if self._reward == "loss":
             return np.asarray(outcome.full_loss_nats - loss - self._nats_per_s * outcome.airtime_s)
         cost = payload_bits / np.maximum(outcome.budget_bits, overhead_bits)
@@ -154,8 +160,8 @@ _INFO: Final = (
     "base_loss_nats",
     "full_loss_nats",
 )
-"""What info tells of the round that was just run, under the names of RoundResult; "excess_nats" and, where there is
-one, "score" come with it."""
+"""What info tells of the round that was just run, under the names of RoundResult; "excess_nats"
+and, where there is one, "score" come with it."""
 
 
 class RankEnv(gymnasium.Env[State, State]):
@@ -163,7 +169,8 @@ class RankEnv(gymnasium.Env[State, State]):
 
     Args:
         runner: what carries the plans out; None = one of the given fidelity.
-        fidelity: "surrogate": invented or given tables; "live": the whole loop, in a temporary folder.
+        fidelity: "surrogate": invented or given tables; "live": the whole loop, in a temporary
+            folder.
         tables: for the surrogate; None = invented ones.
         settings: of the surrogate or the loop; None = the defaults.
         **translation: see Translation.
@@ -187,7 +194,9 @@ class RankEnv(gymnasium.Env[State, State]):
         self.action_space = self._translation.action_space(n_modules)
         self.observation_space = self._translation.observation_space(n_modules)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[State, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[State, dict[str, Any]]:
         """Begin an episode; its seed is drawn from np_random."""
         super().reset(seed=seed)
         return self._look(self.runner.reset(_episode_seed(self.np_random))), {}
@@ -200,7 +209,9 @@ class RankEnv(gymnasium.Env[State, State]):
         ranks, keep = self._translation.plans(self._situation, np.asarray(action)[np.newaxis])
         result = self.runner.run(rank_plan(obs, ranks[0], keep[0]))
         reward = float(self._translation.reward(result, obs.overhead_bits))
-        info = {key: getattr(result, key) for key in _INFO} | {"excess_nats": result.loss_nats - result.full_loss_nats}
+        info = {key: getattr(result, key) for key in _INFO} | {
+            "excess_nats": result.loss_nats - result.full_loss_nats
+        }
         if not math.isnan(result.score):
             info["score"] = result.score
         following = self.runner.observation
@@ -220,10 +231,12 @@ class RankEnv(gymnasium.Env[State, State]):
 
 
 class RankVectorEnv(VectorEnv[State, State, NDArray[Any]]):
-    """N surrogate episodes at once, all in the same round: what N RankEnv give, one by one, only faster.
+    """N surrogate episodes at once, all in the same round: what N RankEnv give, one by one, only
+    faster.
 
-    All end together; the step that ends them gives the first observation of the next ones (autoreset mode SAME_STEP),
-    and what there was to say of the last round stands in info["final_obs"] and info["final_info"].
+    All end together; the step that ends them gives the first observation of the next ones
+    (autoreset mode SAME_STEP), and what there was to say of the last round stands in
+    info["final_obs"] and info["final_info"].
 
     Args:
         num_envs: N ≥ 1.
@@ -245,7 +258,10 @@ class RankVectorEnv(VectorEnv[State, State, NDArray[Any]]):
         **translation: Any,
     ) -> None:
         if fidelity != "surrogate":
-            raise ConfigError(f"fidelity = {fidelity!r}: only the surrogate runs in batches; use RankEnv for others")
+            raise ConfigError(
+                f"fidelity = {fidelity!r}: only the surrogate runs in batches; use RankEnv for "
+                "others"
+            )
         self.num_envs = num_envs
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
         self._translation = Translation(**translation)
@@ -260,12 +276,18 @@ class RankVectorEnv(VectorEnv[State, State, NDArray[Any]]):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[State, dict[str, Any]]:
-        """Begin N episodes. Environment i gets the generator of seed + i, or of seed[i], else it keeps its own."""
+        """Begin N episodes. Environment i gets the generator of seed + i, or of seed[i], else it
+        keeps its own."""
         if seed is not None or not self._generators:
             each = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
             if each is not None and len(each) != self.num_envs:
-                raise ConfigError(f"{len(each)} seeds for {self.num_envs} environments; give one for each")
-            self._generators = [seeding.np_random(None if each is None else each[i])[0] for i in range(self.num_envs)]
+                raise ConfigError(
+                    f"{len(each)} seeds for {self.num_envs} environments; give one for each"
+                )
+            self._generators = [
+                seeding.np_random(None if each is None else each[i])[0]
+                for i in range(self.num_envs)
+            ]
         return self._begin(), {}
 
     def step(self, actions: State) -> tuple[State, Floats, Bools, Bools, dict[str, Any]]:
@@ -276,7 +298,9 @@ class RankVectorEnv(VectorEnv[State, State, NDArray[Any]]):
         ranks, keep = self._translation.plans(situation, np.asarray(actions))
         outcome = self.rounds.step(ranks, keep)
         reward = self._translation.reward(outcome, situation.overhead_bits)
-        info = _with_masks({key: getattr(outcome, key) for key in (*_INFO, "excess_nats")}, self.num_envs)
+        info = _with_masks(
+            {key: getattr(outcome, key) for key in (*_INFO, "excess_nats")}, self.num_envs
+        )
         following = self.rounds.situation
         ended = np.full(self.num_envs, following is None)
         if following is not None:
@@ -327,6 +351,6 @@ def _with_masks(info: dict[str, Any], n: int) -> dict[str, Any]:
 if ENVIRONMENT_ID not in gymnasium.registry:
     gymnasium.register(
         ENVIRONMENT_ID,
-        entry_point="hil.environment:RankEnv",
-        vector_entry_point="hil.environment:RankVectorEnv",
+        entry_point="hil.learning.environment:RankEnv",
+        vector_entry_point="hil.learning.environment:RankVectorEnv",
     )

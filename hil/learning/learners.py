@@ -1,7 +1,8 @@
 """What `hil train` can train: one object a learner, with the environment that it learns in.
 
-A learner trains on fitted tables of streams (a look-up a step); what it is worth is then measured on other streams.
-Every learner is asked the same question there: the mean excess loss over a whole update, in nats per token.
+A learner trains on fitted tables of streams (a look-up a step); what it is worth is then measured
+on other streams. Every learner is asked the same question there: the mean excess loss over a whole
+update, in nats per token.
 """
 
 from __future__ import annotations
@@ -14,22 +15,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud.airllm import save_ppo, train_airllm
-from cloud.airllm_agent import AirLlmAgent
-from cloud.paced_policy import PACE_ACTIONS, save_agent
-from cloud.ppo import Ppo, PpoSettings, learn
-from cloud.state import PACE_STATE_SIZE
-from cloud.weights_file import read_weights, write_weights
-from hil.config import Settings
+from cloud.policies.airllm import save_ppo, train_airllm
+from cloud.policies.paced import PACE_ACTIONS, save_agent
+from cloud.policies.rl.airllm_agent import AirLlmAgent
+from cloud.policies.rl.ppo import Ppo, PpoSettings, learn
+from cloud.policies.rl.weights import read_weights, write_weights
+from cloud.policies.state import PACE_STATE_SIZE
 from hil.contract import ConfigError
-from hil.environment import RankVectorEnv
-from hil.training.surrogate import StreamTable
+from hil.learning.environment import RankVectorEnv
+from hil.learning.surrogate import StreamTable
+from hil.settings.loading import Settings
 
 Kind = Literal["ours", "ppo", "airllm", "airllm-published"]
 Scope = Literal["round", "episode"]
 KINDS: Final[tuple[Kind, ...]] = ("ours", "ppo", "airllm", "airllm-published")
 
-STEPS: Final[dict[Kind, int]] = {"ours": 100_000, "ppo": 30_000, "airllm": 9_000, "airllm-published": 9_000}
+STEPS: Final[dict[Kind, int]] = {
+    "ours": 100_000,
+    "ppo": 30_000,
+    "airllm": 9_000,
+    "airllm-published": 9_000,
+}
 """Environment steps where none are asked for; AirLLM's cost a hundred times those of the others."""
 PARALLEL_EPISODES: Final = 24
 RANK_SETTINGS: Final = PpoSettings(hidden=(256, 256), learning_rate=3e-4, ent_coef=0.01, n_steps=30)
@@ -43,7 +49,7 @@ TRANSLATIONS: Final[dict[Kind, dict[str, Any]]] = {
     "airllm": _PROJECTED,
     "airllm-published": {**_PROJECTED, "project": False},
 }
-"""How a learner sees and acts: arguments of hil.environment.Translation."""
+"""How a learner sees and acts: arguments of hil.learning.environment.Translation."""
 
 
 def kinds_of(names: Sequence[str]) -> list[Kind]:
@@ -84,21 +90,33 @@ class Learner(Protocol):
 
 
 def scope_of(kind: Kind, settings: Settings) -> Scope:
-    """The scope of the budget that a learner learns in: the default policy learns to pace, which needs a shared one."""
+    """The scope of the budget that a learner learns in: the default policy learns to pace, which
+    needs a shared one."""
     return "episode" if kind == "ours" else settings.budget.scope
 
 
 def scoped(settings: Settings, scope: Scope) -> Settings:
     """The settings with that scope of the budget."""
-    return settings.model_copy(update={"budget": settings.budget.model_copy(update={"scope": scope})})
+    return settings.model_copy(
+        update={"budget": settings.budget.model_copy(update={"scope": scope})}
+    )
 
 
-def make_learner(kind: Kind, tables: Sequence[StreamTable], settings: Settings, seed: int) -> Learner:
+def make_learner(
+    kind: Kind, tables: Sequence[StreamTable], settings: Settings, seed: int
+) -> Learner:
     """A fresh learner over these tables."""
     environment = RankVectorEnv(
-        PARALLEL_EPISODES, tables=tables, settings=scoped(settings, scope_of(kind, settings)), **TRANSLATIONS[kind]
+        PARALLEL_EPISODES,
+        tables=tables,
+        settings=scoped(settings, scope_of(kind, settings)),
+        **TRANSLATIONS[kind],
     )
-    return PpoLearner(kind, environment, seed) if kind in ("ours", "ppo") else AirLlmLearner(environment, seed)
+    return (
+        PpoLearner(kind, environment, seed)
+        if kind in ("ours", "ppo")
+        else AirLlmLearner(environment, seed)
+    )
 
 
 class PpoLearner:
@@ -132,7 +150,9 @@ class PpoLearner:
 
     def save(self, path: Path) -> None:
         """Agent, optimiser, generator and the steps made."""
-        write_weights(path, f"{self._kind} in training", {"steps": self.steps}, self._agent.state_dict())
+        write_weights(
+            path, f"{self._kind} in training", {"steps": self.steps}, self._agent.state_dict()
+        )
 
     def load(self, path: Path) -> None:
         """Go on from what save() wrote."""
@@ -153,7 +173,9 @@ class AirLlmLearner:
 
     def __init__(self, environment: RankVectorEnv, seed: int) -> None:
         self._environment, self._seed = environment, seed
-        self._agent = AirLlmAgent(len(environment.rounds.module_shapes), environment.rounds.r_max, seed=seed)
+        self._agent = AirLlmAgent(
+            len(environment.rounds.module_shapes), environment.rounds.r_max, seed=seed
+        )
 
     @property
     def steps(self) -> int:

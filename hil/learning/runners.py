@@ -1,4 +1,5 @@
-"""One round after another, plan in, result out: in the surrogate, by real forward passes, or in the whole loop.
+"""One round after another, plan in, result out: in the surrogate, by real forward passes, or in the
+whole loop.
 
 Runners tell a policy the same, and take the same plans; they differ in where the score comes from.
 """
@@ -17,9 +18,8 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.policies import keep_all, plan_bits
+from cloud.policies.baselines import keep_all, plan_bits
 from hil.codec import BITS_PER_MODULE
-from hil.config import Settings
 from hil.contract import (
     KEEP,
     Budget,
@@ -33,13 +33,14 @@ from hil.contract import (
     RoundObservation,
     RoundSummary,
 )
-from hil.policy_settings import LargestPolicy
-from hil.training.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
+from hil.learning.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
+from hil.settings.loading import Settings
+from hil.settings.policy import LargestPolicy
 
 if TYPE_CHECKING:
-    from cloud.stream import Stream
-    from hil.loop import Loop
-    from hil.rows import Round
+    from cloud.streams.stream import Stream
+    from hil.loop.rounds import Loop
+    from hil.loop.rows import Round
 
 _NO_ROUND: Final = "no round to plan for; begin an episode with reset()"
 
@@ -54,11 +55,12 @@ class RoundResult:
         parameters: Σ r (d_in + d_out) of the plan.
         airtime_s: spent.
         budget_bits: what the plan was held against.
-        feasible: payload_bits ≤ budget_bits. A plan that is not is not sent: the edge keeps what it has.
+        feasible: payload_bits ≤ budget_bits. A plan that is not is not sent: the edge keeps what it
+            has.
         delivered: the edge holds something new.
         snr_db: the true one, where there is one.
-        score, loss_nats: of the edge's model after the round, on the round's score set: share of right answers (NaN
-            without labels), nats per token.
+        score, loss_nats: of the edge's model after the round, on the round's score set: share of
+            right answers (NaN without labels), nats per token.
         base_score, base_loss_nats: the same for the untouched model.
         full_score, full_loss_nats: the same with all r_max directions of this round delivered.
         ranks: the plan.
@@ -100,7 +102,8 @@ class RoundRunner(Protocol):
 
     @property
     def observation(self) -> RoundObservation | None:
-        """Of the round that is to be planned; None before the first episode and after the last round of one."""
+        """Of the round that is to be planned; None before the first episode and after the last
+        round of one."""
         ...
 
     def reset(self, seed: int) -> RoundObservation:
@@ -112,11 +115,13 @@ class RoundRunner(Protocol):
         ...
 
 
-# ------------------------------------------------------------------------------------------- from tables
+# ------------------------------------------------------------------------------------------- from
+# tables
 
 
 class SurrogateRunner:
-    """One episode at a time of BatchRounds: the loss is read off a table's curve, the scores are NaN.
+    """One episode at a time of BatchRounds: the loss is read off a table's curve, the scores are
+    NaN.
 
     Args:
         tables: drawn from at random.
@@ -145,7 +150,8 @@ class SurrogateRunner:
 
         Raises:
             ConfigError: there is no round to plan for.
-            ModelError: the plan does not name the modules, has impossible ranks, or keeps some of nothing.
+            ModelError: the plan does not name the modules, has impossible ranks, or keeps some of
+                nothing.
         """
         ranks, keep = plan_arrays(plan, self.module_shapes)
         outcome = self._rounds.step(ranks, keep)
@@ -243,7 +249,8 @@ class SurrogateRunner:
 
 
 class Scorer(Protocol):
-    """What an edge would come to on a round's score set: cloud.stream_scorer, or the quantised model itself."""
+    """What an edge would come to on a round's score set: cloud.streams.scorer, or the quantised
+    model itself."""
 
     def score(
         self, round_id: int, held_round: NDArray[np.integer], held_rank: NDArray[np.integer]
@@ -267,7 +274,9 @@ class StreamRunner(SurrogateRunner):
         self._scorer = scorer
 
     def _measure(self, outcome: Outcome) -> tuple[float, float]:
-        score, loss = self._scorer.score(outcome.round_id, outcome.held_round[0], outcome.held_rank[0])
+        score, loss = self._scorer.score(
+            outcome.round_id, outcome.held_round[0], outcome.held_rank[0]
+        )
         return float(score), float(loss)
 
 
@@ -278,7 +287,9 @@ def plan_arrays(plan: RankPlan, modules: Mapping[str, object]) -> tuple[Ints, Bo
         ModelError: the plan names other modules.
     """
     if set(plan.ranks) != set(modules):
-        raise ModelError("the rank plan must name every adapted module and no other; check the policy")
+        raise ModelError(
+            "the rank plan must name every adapted module and no other; check the policy"
+        )
     chosen = [plan.ranks[module] for module in modules]
     ranks = np.array([[0 if rank == KEEP else rank for rank in chosen]], np.int64)
     return ranks, np.array([[rank == KEEP for rank in chosen]])
@@ -288,15 +299,17 @@ def _held(modules: Mapping[str, object], ranks: Ints) -> dict[str, int]:
     return {module: rank for module, rank in zip(modules, ranks.tolist(), strict=True) if rank > 0}
 
 
-# ----------------------------------------------------------------------------------------- the whole loop
+# ----------------------------------------------------------------------------------------- the
+# whole loop
 
 
 class LiveRunner:
-    """The closed loop: training, modem and quantised edge model; an episode is a run of settings.run.rounds.
+    """The closed loop: training, modem and quantised edge model; an episode is a run of
+    settings.run.rounds.
 
-    What a round costs and scores is what the link's report and the edge's receipt say: also a round without a payload
-    costs its sounding, and in full_score and full_loss_nats the unquantised model of the cloud stands in. Close it, or
-    use it in a `with` block.
+    What a round costs and scores is what the link's report and the edge's receipt say: also a round
+    without a payload costs its sounding, and in full_score and full_loss_nats the unquantised model
+    of the cloud stands in. Close it, or use it in a `with` block.
 
     Attributes:
         last: all that the round before came to; None before the first.
@@ -310,8 +323,8 @@ class LiveRunner:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         # torch and llama.cpp are loaded for this runner alone
-        from cloud.base_model import open_base_model
-        from hil.loop import Loop, Watcher
+        from cloud.model.base_model import open_base_model
+        from hil.loop.rounds import Loop, Watcher
 
         self._settings, self._folder = settings, folder
         self._new_loop, self._watcher = Loop, Watcher()
@@ -352,13 +365,20 @@ class LiveRunner:
         ranks, keep = plan_arrays(plan, obs.module_shapes)
         bits = plan_bits(obs, plan)
         feasible = bits <= obs.budget.bits
-        self.last = done = loop.close_round(plan if feasible and loop.can_send else keep_all(obs), self._watcher)
+        self.last = done = loop.close_round(
+            plan if feasible and loop.can_send else keep_all(obs), self._watcher
+        )
         full_score, full_loss_nats = loop.full_score(obs.round_id)
         result = RoundResult(
             round_id=obs.round_id,
             domain=obs.text.domain,
             payload_bits=bits,
-            parameters=int((np.where(keep, 0, ranks) * np.array(list(obs.module_shapes.values())).sum(axis=1)).sum()),
+            parameters=int(
+                (
+                    np.where(keep, 0, ranks)
+                    * np.array(list(obs.module_shapes.values())).sum(axis=1)
+                ).sum()
+            ),
             airtime_s=done.report.airtime_s,
             budget_bits=obs.budget.bits,
             feasible=feasible,
@@ -386,6 +406,9 @@ class LiveRunner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

@@ -1,7 +1,8 @@
-"""What any plan for any round of a trained stream comes to, as arrays; of a real stream, or of an invented one.
+"""What any plan for any round of a trained stream comes to, as arrays; of a real stream, or of an
+invented one.
 
-A stream is trained once at r_max, and a rank plan only decides what of it is sent. So it is enough to know, for every
-round, what is missing at every rank and of every older update.
+A stream is trained once at r_max, and a rank plan only decides what of it is sent. So it is enough
+to know, for every round, what is missing at every rank and of every older update.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knots:
-    """Per round a rising line through Q points: nats that are expected to be missing → excess loss in nats per token.
+    """Per round a rising line through Q points: nats that are expected to be missing → excess loss
+    in nats per token.
 
     Beyond its ends it goes on as it was.
 
@@ -50,14 +52,16 @@ class StreamTable:
         overhead_bits: payload bits of an update whatever its ranks.
         texts: of the T rounds.
         spectra: float32[T, M, R], singular values.
-        sent_kfac, sent_energy: float32[T, M, R + 1], what is missing in round t when r directions of it are sent
-            (Residuals.sent).
-        kept_kfac, kept_energy: float32[T, M, R + 1, T], what is missing in the round of the last index when the edge
-            holds r directions that were sent in the round of the first.
-        base_losses, full_losses: float64[T], nats per token with nothing and with all R directions delivered.
-        base_scores, full_scores: float64[T], the same in shares of right answers; NaN without labels.
-        trial_missing, trial_excess: float64[T, K], what a policy is told of that line: MeasuredLoss of every round,
-            from other examples of its text.
+        sent_kfac, sent_energy: float32[T, M, R + 1], what is missing in round t when r directions
+            of it are sent (Residuals.sent).
+        kept_kfac, kept_energy: float32[T, M, R + 1, T], what is missing in the round of the last
+            index when the edge holds r directions that were sent in the round of the first.
+        base_losses, full_losses: float64[T], nats per token with nothing and with all R directions
+            delivered.
+        base_scores, full_scores: float64[T], the same in shares of right answers; NaN without
+            labels.
+        trial_missing, trial_excess: float64[T, K], what a policy is told of that line: MeasuredLoss
+            of every round, from other examples of its text.
         knots: from missing nats to excess loss, on the items that rounds are scored on.
     """
 
@@ -100,7 +104,7 @@ class StreamTable:
 
 
 def table_of(stream: Any, knots: Knots | None = None, *, coefficient_bits: int) -> StreamTable:
-    """The table of a trained stream (cloud.stream.Stream).
+    """The table of a trained stream (cloud.streams.stream.Stream).
 
     Args:
         stream: trained at r_max, with its residuals.
@@ -146,12 +150,16 @@ _PROJECTIONS: Final[dict[str, tuple[int, int]]] = {
 }
 
 
-def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28, r_max: int = 16) -> StreamTable:
-    """A stream that never was: every domain has a power law of singular values of its own in each module.
+def synthetic_table(
+    rng: np.random.Generator, rounds: int = 8, modules: int = 28, r_max: int = 16
+) -> StreamTable:
+    """A stream that never was: every domain has a power law of singular values of its own in each
+    module.
 
-    Direction i of a module meets direction i of an older round at an angle and no other one, so that what is missing
-    of a stale update follows exactly: little within a domain, more than everything after the domain has changed.
-    Missing nats are the excess loss, so the best plan of a round at a price of bits is known.
+    Direction i of a module meets direction i of an older round at an angle and no other one, so
+    that what is missing of a stale update follows exactly: little within a domain, more than
+    everything after the domain has changed. Missing nats are the excess loss, so the best plan of a
+    round at a price of bits is known.
 
     Args:
         rng: source of spectra, domains and text measures.
@@ -161,13 +169,17 @@ def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28
     """
     domain = rng.integers(_DOMAINS, size=-(-rounds // _DWELL)).repeat(_DWELL)[:rounds]
     decay = rng.uniform(0.4, 1.6, (_DOMAINS, modules))
-    size = rng.lognormal(-4.5, 1.0, (_DOMAINS, modules)) * rng.lognormal(0.0, 0.3, (rounds, _DOMAINS, modules))
+    size = rng.lognormal(-4.5, 1.0, (_DOMAINS, modules)) * rng.lognormal(
+        0.0, 0.3, (rounds, _DOMAINS, modules)
+    )
     law = np.arange(1, r_max + 1) ** -decay[..., np.newaxis]
     now = np.arange(rounds)
     # nats by direction, [T, M, R]
     nats = size[now, domain][..., np.newaxis] * (law / law.sum(axis=2, keepdims=True))[domain]
     overlap = np.where(
-        domain[:, np.newaxis] == domain, _OVERLAP ** np.abs(now[:, np.newaxis] - now), rng.uniform(0, 0.2)
+        domain[:, np.newaxis] == domain,
+        _OVERLAP ** np.abs(now[:, np.newaxis] - now),
+        rng.uniform(0, 0.2),
     )
     sent, kept = _lacking(nats, overlap)
     shapes = _synthetic_shapes(modules)
@@ -176,10 +188,14 @@ def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28
     measures = rng.uniform((0.6, 0.0, 1.1), (0.9, 0.5, 2.5), (_DOMAINS, 3))
     full_losses = rng.uniform(0.1, 0.4, _DOMAINS)[domain]
     unknown = np.full(rounds, np.nan)
-    line = sent[:, :, 0].sum(axis=1, dtype=np.float64)[:, np.newaxis] * np.linspace(0.0, 1.0, _TRIALS)
+    line = sent[:, :, 0].sum(axis=1, dtype=np.float64)[:, np.newaxis] * np.linspace(
+        0.0, 1.0, _TRIALS
+    )
     return StreamTable(
         module_shapes=shapes,
-        bits_per_direction=np.array(list(codec.bits_per_direction(spec, target).values()), np.int64),
+        bits_per_direction=np.array(
+            list(codec.bits_per_direction(spec, target).values()), np.int64
+        ),
         overhead_bits=codec.overhead_bits(spec, target),
         texts=tuple(_synthetic_text(f"domain{d}", *measures[d]) for d in domain.tolist()),
         spectra=np.sqrt(nats).astype(np.float32),
@@ -198,7 +214,8 @@ def synthetic_table(rng: np.random.Generator, rounds: int = 8, modules: int = 28
 
 
 def _lacking(nats: Floats, overlap: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What is missing when r directions are sent, [T, M, R + 1], and when older ones are held, [T, M, R + 1, T]."""
+    """What is missing when r directions are sent, [T, M, R + 1], and when older ones are held, [T,
+    M, R + 1, T]."""
     first = ((0, 0), (0, 0), (1, 0))
     root = np.sqrt(nats)
     whole = nats.sum(axis=2)
@@ -217,7 +234,9 @@ def _synthetic_shapes(modules: int) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{per_layer[k][0]}": per_layer[k][1] for layer, k in named}
 
 
-def _synthetic_text(domain: str, entropy: float, oov_rate: float, pieces_per_word: float) -> TextState:
+def _synthetic_text(
+    domain: str, entropy: float, oov_rate: float, pieces_per_word: float
+) -> TextState:
     return TextState(
         domain=domain,
         lexical_entropy_bits=10 * entropy,

@@ -1,7 +1,9 @@
-"""Rounds without a language model: thousands of them a second, from tables of what trained streams came to.
+"""Rounds without a language model: thousands of them a second, from tables of what trained streams
+came to.
 
-The nats that a table expects to be missing are added up over the modules, and a curve fitted to real forward passes
-turns them into loss. Channel, measurement, budget and airtime are those of the settings.
+The nats that a table expects to be missing are added up over the modules, and a curve fitted to
+real forward passes turns them into loss. Channel, measurement, budget and airtime are those of the
+settings.
 """
 
 from __future__ import annotations
@@ -12,15 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.state import Situation, on_line, plan_bits
-from hil.conditions import conditions, seeded
-from hil.config import Settings
+from cloud.policies.state import Situation, on_line, plan_bits
 from hil.contract import ConfigError, ModelError, TextState
-from hil.training.stream_table import Knots, StreamTable, synthetic_table, table_of
-from radio.capacity import LinkModel, ModemLink, ShannonLink
-from radio.mcs import LOOPBACK
+from hil.learning.stream_table import Knots, StreamTable, synthetic_table, table_of
+from hil.radio_kinds.conditions import conditions, seeded
+from hil.settings.loading import Settings
+from radio.link.capacity import LinkModel, ModemLink, ShannonLink
+from radio.modem.mcs import LOOPBACK
 
-__all__ = ["BatchRounds", "Knots", "Outcome", "StreamTable", "link_model", "synthetic_table", "table_of"]
+__all__ = [
+    "BatchRounds",
+    "Knots",
+    "Outcome",
+    "StreamTable",
+    "link_model",
+    "synthetic_table",
+    "table_of",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,16 +51,18 @@ class Outcome:
     Attributes:
         round_id: the round that was.
         excess_nats: float64[N], loss - full_loss.
-        loss_nats, base_loss_nats, full_loss_nats: float64[N], nats per token: now, with nothing ever delivered, with
-            all of this round's directions delivered.
-        payload_bits: int64[N], of the plan, whether or not it was sent; 0 for a plan that sends nothing.
+        loss_nats, base_loss_nats, full_loss_nats: float64[N], nats per token: now, with nothing
+            ever delivered, with all of this round's directions delivered.
+        payload_bits: int64[N], of the plan, whether or not it was sent; 0 for a plan that sends
+            nothing.
         parameters: int64[N], Σ r (d_in + d_out) of the plan.
         airtime_s: float64[N], spent; 0 where nothing was sent.
         budget_bits: int64[N], what the plan was held against.
         feasible: bool[N], payload_bits ≤ budget_bits; a plan that is not is not sent.
         delivered: bool[N], the edge has something new.
         snr_db: float64[N], true SNR.
-        held_round, held_rank: int64[N, M], what the edge holds after the round; -1 and 0 for nothing.
+        held_round, held_rank: int64[N, M], what the edge holds after the round; -1 and 0 for
+            nothing.
     """
 
     round_id: int
@@ -83,14 +95,15 @@ class _Air:
 class BatchRounds:
     """N episodes at once over tables drawn at random, all in the same round.
 
-    All that is random is drawn when an episode begins, from its own seed: equal seeds and plans give equal episodes,
-    whatever runs beside them, and the channel is that of `hil run` with the same seed.
+    All that is random is drawn when an episode begins, from its own seed: equal seeds and plans
+    give equal episodes, whatever runs beside them, and the channel is that of `hil run` with the
+    same seed.
 
     Attributes:
         round_id: of the round that is to be planned.
         situation: what is known of it; None before the first episodes and after the last round.
-        held_round, held_rank: int64[N, M], what the edge holds: sent in which round, at which rank; -1 and 0 for
-            nothing.
+        held_round, held_rank: int64[N, M], what the edge holds: sent in which round, at which rank;
+            -1 and 0 for nothing.
 
     Args:
         tables: one or more of equal rounds, modules, ranks and knots.
@@ -102,7 +115,11 @@ class BatchRounds:
     """
 
     def __init__(
-        self, tables: Sequence[StreamTable], settings: Settings, n: int, rng: np.random.Generator | None = None
+        self,
+        tables: Sequence[StreamTable],
+        settings: Settings,
+        n: int,
+        rng: np.random.Generator | None = None,
     ) -> None:
         _check_alike(tables)
         self.tables, self.n = tuple(tables), n
@@ -111,17 +128,28 @@ class BatchRounds:
         self.module_shapes = first.module_shapes
         self._settings, self._rng = settings, rng
         self._link = link_model(settings)
-        self._bits, self._shapes, self._overhead_bits = first.bits, first.shapes, first.overhead_bits
+        self._bits, self._shapes, self._overhead_bits = (
+            first.bits,
+            first.shapes,
+            first.overhead_bits,
+        )
         self._sent = np.stack([table.sent_kfac for table in tables])
         self._kept = np.stack([table.kept_kfac for table in tables])
         self._text = np.array(
-            [[(x.lexical_entropy, x.oov_rate, x.pieces_per_word) for x in t.texts] for t in tables], np.float64
+            [[(x.lexical_entropy, x.oov_rate, x.pieces_per_word) for x in t.texts] for t in tables],
+            np.float64,
         )
-        self._changed = np.array([[_is_new(t.texts, i) for i in range(t.n_rounds)] for t in tables], np.float64)
+        self._changed = np.array(
+            [[_is_new(t.texts, i) for i in range(t.n_rounds)] for t in tables], np.float64
+        )
         self._base_losses = np.stack([table.base_losses for table in tables])
         self._full_losses = np.stack([table.full_losses for table in tables])
-        self._trials = tuple(np.stack([getattr(t, key) for t in tables]) for key in ("trial_missing", "trial_excess"))
-        self._knots = tuple(np.stack([getattr(t.knots, key) for t in tables]) for key in ("missing", "excess"))
+        self._trials = tuple(
+            np.stack([getattr(t, key) for t in tables]) for key in ("trial_missing", "trial_excess")
+        )
+        self._knots = tuple(
+            np.stack([getattr(t.knots, key) for t in tables]) for key in ("missing", "excess")
+        )
         self.situation: Situation | None = None
 
     @property
@@ -137,15 +165,22 @@ class BatchRounds:
         """
         if seeds is None:
             if self._rng is None:
-                raise ConfigError("episodes need seeds, or a generator that draws them; give either")
+                raise ConfigError(
+                    "episodes need seeds, or a generator that draws them; give either"
+                )
             seeds = self._rng.integers(2**62, size=self.n).tolist()
         if len(seeds) != self.n:
             raise ConfigError(f"{len(seeds)} seeds for {self.n} episodes; give one for each")
-        self._table = np.array([seeded(seed, "table").integers(len(self.tables)) for seed in seeds], np.int64)
+        self._table = np.array(
+            [seeded(seed, "table").integers(len(self.tables)) for seed in seeds], np.int64
+        )
         air = [self._air_of(seed) for seed in seeds]
         self._air = _Air(*(np.stack(rows) for rows in zip(*air, strict=True)))
         modules = (self.n, len(self._bits))
-        self.held_round, self.held_rank = np.full(modules, -1, np.int64), np.zeros(modules, np.int64)
+        self.held_round, self.held_rank = (
+            np.full(modules, -1, np.int64),
+            np.zeros(modules, np.int64),
+        )
         self._holds_update = np.zeros(self.n, np.bool_)
         self._left_s = np.full(self.n, self._settings.budget.airtime_s * self.n_rounds)
         self.round_id = 0
@@ -153,15 +188,16 @@ class BatchRounds:
         return self.situation
 
     def step(self, ranks: Ints, keep: Bools) -> Outcome:
-        """Carry out a plan for every episode and go on to the next round (`situation`; None after the last).
+        """Carry out a plan for every episode and go on to the next round (`situation`; None after
+        the last).
 
         Args:
             ranks: int[N, M], directions to send, 0..R; not looked at where `keep` is set.
             keep: bool[N, M], modules that stay as the edge holds them.
         Raises:
             ConfigError: called before reset() or after the last round.
-            ModelError: plans of another shape or with impossible ranks, or with kept modules although that edge never
-                got anything.
+            ModelError: plans of another shape or with impossible ranks, or with kept modules
+                although that edge never got anything.
         """
         s, now = self.situation, self.round_id
         if s is None:
@@ -212,7 +248,8 @@ class BatchRounds:
         else:
             airtime_s, rounds_left = settings.budget.airtime_s * air.airtime_share[:, now], 1
         usable_s = np.minimum(airtime_s, settings.simulated_radio.deadline_s)
-        # as the loop does: what has not been measured yet counts as the worst that the modem is made for
+        # as the loop does: what has not been measured yet counts as the worst that the modem is
+        # made for
         planned_by = np.where(np.isnan(reported), LOOPBACK.lowest_db, reported)
         sent = self._sent[table, now].astype(np.float64)
         entropy, oov_rate, pieces = self._text[table, now].T
@@ -256,29 +293,39 @@ class BatchRounds:
         return on_line(x, y, missing)
 
     def _air_of(self, seed: int) -> tuple[Floats, ...]:
-        """Channel of one episode, and what the cloud knows of its SNR; float64[T] each, in the order of _Air."""
+        """Channel of one episode, and what the cloud knows of its SNR; float64[T] each, in the
+        order of _Air."""
         settings, rounds = self._settings.environment, self.n_rounds
         true = conditions(self._settings.simulated_radio, rounds, seed)
         rng = seeded(seed, "measurement")
         noise, chance = rng.standard_normal(rounds), rng.random(rounds)
         measured = true.snr_db + settings.snr_std_db * noise + settings.snr_error_db
-        # An old report is of an earlier round, at first of the first; one that is missing leaves the last one standing.
+        # An old report is of an earlier round, at first of the first; one that is missing leaves
+        # the last one standing.
         now = np.arange(rounds)
-        source = np.where(chance < settings.snr_missing_rate, -1, np.maximum(now - settings.snr_age_rounds, 0))
+        source = np.where(
+            chance < settings.snr_missing_rate, -1, np.maximum(now - settings.snr_age_rounds, 0)
+        )
         source = np.maximum.accumulate(source)
-        reported, age_rounds = (np.where(source < 0, np.nan, x) for x in (measured[source], now - source))
+        reported, age_rounds = (
+            np.where(source < 0, np.nan, x) for x in (measured[source], now - source)
+        )
         return true.snr_db, true.bandwidth_hz, true.airtime_share, reported, age_rounds
 
     def _check_plans(self, ranks: Ints, keep: Bools) -> None:
         expected = (self.n, len(self._bits))
         if ranks.shape != expected or keep.shape != expected:
-            raise ModelError(f"plans of shape {ranks.shape} and {keep.shape}, {expected} are needed")
+            raise ModelError(
+                f"plans of shape {ranks.shape} and {keep.shape}, {expected} are needed"
+            )
         sent = np.where(keep, 0, ranks)
         if sent.min() < 0 or sent.max() > self.r_max:
             raise ModelError(f"ranks {sent.min()}..{sent.max()} lie outside 0..{self.r_max}")
         some = keep.any(axis=1) & ~keep.all(axis=1)
         if (some & ~self._holds_update).any():
-            raise ModelError("a plan keeps some modules, but the edge holds no update; send them with rank 0")
+            raise ModelError(
+                "a plan keeps some modules, but the edge holds no update; send them with rank 0"
+            )
 
 
 def _is_new(texts: Sequence[TextState], i: int) -> bool:
@@ -300,5 +347,6 @@ def _check_alike(tables: Sequence[StreamTable]) -> None:
         )
         if not same:
             raise ConfigError(
-                f"stream table {i} differs from the first in rounds, modules, ranks, prices, trials or knots"
+                f"stream table {i} differs from the first in rounds, modules, ranks, prices, "
+                "trials or knots"
             )

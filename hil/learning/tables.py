@@ -1,9 +1,10 @@
-"""Trained streams as look-up tables: what a held state really costs, measured where good plans live.
+"""Trained streams as look-up tables: what a held state really costs, measured where good plans
+live.
 
-The loss that the curvature predicts is right in order but not in size far from the trained update. So for every round
-of a stream a few dozen held states are scored by real forward passes, of the kind that the allocator makes (fresh,
-stale, half renewed), and a monotone curve from predicted to real excess loss is fitted through them. With it a round
-costs a look-up instead of a forward pass.
+The loss that the curvature predicts is right in order but not in size far from the trained update.
+So for every round of a stream a few dozen held states are scored by real forward passes, of the
+kind that the allocator makes (fresh, stale, half renewed), and a monotone curve from predicted to
+real excess loss is fitted through them. With it a round costs a look-up instead of a forward pass.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
-from cloud.base_model import BaseModel
-from cloud.stream import Stream, cached_stream, stream_domains
-from cloud.stream_scorer import MergedModel, StreamScorer
-from cloud.trial import best_options, fresh_plan
-from hil.config import Settings
-from hil.training.runners import Scorer
-from hil.training.stream_table import Knots, StreamTable, table_of
-from hil.whole_file import written_whole
+from cloud.finetuning.trial import best_options, fresh_plan
+from cloud.model.base_model import BaseModel
+from cloud.streams.scorer import MergedModel, StreamScorer
+from cloud.streams.stream import Stream, cached_stream, stream_domains
+from hil.learning.runners import Scorer
+from hil.learning.stream_table import Knots, StreamTable, table_of
+from hil.settings.loading import Settings
+from hil.system.whole_file import written_whole
 
 KNOTS: Final = 12
 """Points of a round's curve."""
@@ -39,7 +40,8 @@ Ints = NDArray[np.int64]
 def cached_table(
     settings: Settings, text_seed: int, *, base: BaseModel, model: Callable[[], MergedModel]
 ) -> StreamTable:
-    """The fitted table of a stream, trained from its text seed; stream and knots are kept in streams.cache.
+    """The fitted table of a stream, trained from its text seed; stream and knots are kept in
+    streams.cache.
 
     Args:
         settings: as for train_stream.
@@ -48,20 +50,34 @@ def cached_table(
         model: gives the same loaded for scoring, where knots have to be fitted.
     """
     domains = stream_domains(settings, text_seed)
-    stream = cached_stream(settings, text_seed=text_seed, train_seed=text_seed, domains=domains, base=base)
+    stream = cached_stream(
+        settings, text_seed=text_seed, train_seed=text_seed, domains=domains, base=base
+    )
     bits = settings.codec.coefficient_bits
-    path = Path(settings.streams.cache) / f"{stream.digest[:32]}.knots-{KNOTS}-{FRESH_PLANS}-{STALE_PLANS}.npz"
+    path = (
+        Path(settings.streams.cache)
+        / f"{stream.digest[:32]}.knots-{KNOTS}-{FRESH_PLANS}-{STALE_PLANS}.npz"
+    )
     if path.exists():
         with np.load(path) as kept:
-            return table_of(stream, Knots(missing=kept["missing"], excess=kept["excess"]), coefficient_bits=bits)
-    table, correlation = fitted_table(stream, StreamScorer(model(), stream), coefficient_bits=bits, seed=text_seed)
+            return table_of(
+                stream, Knots(missing=kept["missing"], excess=kept["excess"]), coefficient_bits=bits
+            )
+    table, correlation = fitted_table(
+        stream, StreamScorer(model(), stream), coefficient_bits=bits, seed=text_seed
+    )
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, missing=table.knots.missing, excess=table.knots.excess, correlation=correlation)
+        np.savez(
+            file, missing=table.knots.missing, excess=table.knots.excess, correlation=correlation
+        )
     return table
 
 
-def fitted_table(stream: Stream, scorer: Scorer, *, coefficient_bits: int, seed: int) -> tuple[StreamTable, Floats]:
-    """A stream's table with knots fitted to real forward passes, and how well the prediction orders them.
+def fitted_table(
+    stream: Stream, scorer: Scorer, *, coefficient_bits: int, seed: int
+) -> tuple[StreamTable, Floats]:
+    """A stream's table with knots fitted to real forward passes, and how well the prediction orders
+    them.
 
     Args:
         stream: trained rounds.
@@ -108,8 +124,11 @@ def predicted_nats(stream: Stream, round_id: int, held_round: Ints, held_rank: I
     return total
 
 
-def _fresh(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Everything held was sent this round, by the allocator or uniformly, at a budget drawn on a log scale."""
+def _fresh(
+    stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
+    """Everything held was sent this round, by the allocator or uniformly, at a budget drawn on a
+    log scale."""
     modules, ranks = bits.shape
     rank = np.zeros(modules, np.int64)
     if rng.random() < 0.2:
@@ -120,7 +139,9 @@ def _fresh(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) 
     return np.where(rank > 0, round_id, -1), rank
 
 
-def _stale(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+def _stale(
+    stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator
+) -> tuple[Ints, Ints]:
     """A state of some earlier round, of which the allocator may have renewed a part."""
     back = int(rng.integers(1, min(round_id, 3) + 1))
     held_round, held_rank = _fresh(stream, round_id - back, bits, rng)
@@ -140,8 +161,11 @@ def _stale(stream: Stream, round_id: int, bits: Ints, rng: np.random.Generator) 
     return np.where(keeps, held_round, np.where(rank > 0, round_id, -1)), rank
 
 
-def _fit(missing: Sequence[float] | Floats, excess: Sequence[float] | Floats) -> tuple[Floats, Floats]:
-    """A rising line through the points, float64[KNOTS] each, strictly rising in `missing` and starting at 0."""
+def _fit(
+    missing: Sequence[float] | Floats, excess: Sequence[float] | Floats
+) -> tuple[Floats, Floats]:
+    """A rising line through the points, float64[KNOTS] each, strictly rising in `missing` and
+    starting at 0."""
     order = np.argsort(missing, kind="stable")
     x = np.asarray(missing, np.float64)[order]
     y = np.maximum(isotonic_regression(np.asarray(excess, np.float64)[order]).x, 0.0)

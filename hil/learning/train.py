@@ -1,8 +1,10 @@
-"""`hil train`: streams → fitted tables → learners, several seeds side by side → the weights that a policy loads.
+"""`hil train`: streams → fitted tables → learners, several seeds side by side → the weights that a
+policy loads.
 
-A stream is trained once and kept; a learner then needs a look-up a step. Every so often each learner is asked, on
-streams that it does not learn from, what its plans leave missing; the best answer's weights are the ones kept (of
-AirLLM the last). All of it can be stopped and taken up again in the same folder.
+A stream is trained once and kept; a learner then needs a look-up a step. Every so often each
+learner is asked, on streams that it does not learn from, what its plans leave missing; the best
+answer's weights are the ones kept (of AirLLM the last). All of it can be stopped and taken up again
+in the same folder.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.base_model import open_base_model
-from cloud.paced_policy import PACE_ACTIONS
-from cloud.stream_scorer import MergedModel
-from hil.config import Settings, to_toml
+from cloud.model.base_model import open_base_model
+from cloud.policies.paced import PACE_ACTIONS
+from cloud.streams.scorer import MergedModel
 from hil.contract import ConfigError
-from hil.environment import RankVectorEnv
-from hil.training.learners import STEPS, TRANSLATIONS, Kind, make_learner, scoped
-from hil.training.stream_table import StreamTable
-from hil.training.tables import cached_table
-from hil.workers import run_jobs
+from hil.learning.environment import RankVectorEnv
+from hil.learning.learners import STEPS, TRANSLATIONS, Kind, make_learner, scoped
+from hil.learning.stream_table import StreamTable
+from hil.learning.tables import cached_table
+from hil.settings.loading import Settings, to_toml
+from hil.system.workers import run_jobs
 
 SELECT_SEED: Final = 1000
-"""Text seeds: streams to train on count from 0, to select on from here; evaluation_grid says which to report on."""
+"""Text seeds: streams to train on count from 0, to select on from here; evaluation_grid says which
+to report on."""
 
 RATE_EPISODES: Final = 100
 """Episodes of one answer, the same ones every time."""
@@ -73,29 +76,39 @@ def train(
     workers: int = 0,
     on_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[dict[str, Any]]:
-    """Train learners, each from several seeds, and keep the best weights of each kind as <kind>.safetensors.
+    """Train learners, each from several seeds, and keep the best weights of each kind as
+    <kind>.safetensors.
 
     Args:
         settings: the experiment; its channel, budget and streams are what is learnt on.
         kinds: which learners.
-        out_dir: made when missing; what is finished in it is not done again, what was begun goes on.
+        out_dir: made when missing; what is finished in it is not done again, what was begun goes
+            on.
         steps: environment steps of each learner; None = as many as each kind needs (STEPS).
         seeds: learner seeds 0, 1, ...
         workers: processes; 0 = one a core.
         on_progress: (jobs done, all jobs, what was done last).
     Returns:
-        The lines of training.jsonl, which the report of an evaluation draws: learner, seed, step, reward (minus the
-        mean excess loss in nats per token on the streams to select on), mbit (mean payload of a round), seconds.
+        The lines of training.jsonl, which the report of an evaluation draws: learner, seed, step,
+        reward (minus the mean excess loss in nats per token on the streams to select on), mbit
+        (mean payload of a round), seconds.
     Raises:
         ConfigError: the folder was made with other settings.
         HilError: a stream cannot be trained.
     """
     _claim(out_dir, settings)
     tables = [
-        TableJob(settings=settings, text_seed=seed) for seed in (*_train_seeds(settings), *_select_seeds(settings))
+        TableJob(settings=settings, text_seed=seed)
+        for seed in (*_train_seeds(settings), *_select_seeds(settings))
     ]
     runs = [
-        TrainJob(settings=settings, kind=kind, seed=seed, steps=steps or STEPS[kind], folder=out_dir / f"{kind}-{seed}")
+        TrainJob(
+            settings=settings,
+            kind=kind,
+            seed=seed,
+            steps=steps or STEPS[kind],
+            folder=out_dir / f"{kind}-{seed}",
+        )
         for seed in range(seeds)
         for kind in kinds
     ]
@@ -107,10 +120,17 @@ def train(
         on_progress(done, total, what)
 
     on_progress(0, total, "streams")
-    run_jobs(_make_table, tables, workers=workers, on_done=lambda job, _: count(f"stream {job.text_seed}"))
+    run_jobs(
+        _make_table,
+        tables,
+        workers=workers,
+        on_done=lambda job, _: count(f"stream {job.text_seed}"),
+    )
     reference: list[dict[str, Any]] = []
     run_jobs(_rate_random, [settings], workers=1, on_done=lambda _, entry: reference.append(entry))
-    run_jobs(_run_learner, runs, workers=workers, on_done=lambda job, value: count(_line(job, value)))
+    run_jobs(
+        _run_learner, runs, workers=workers, on_done=lambda job, value: count(_line(job, value))
+    )
     return reference + _collect(runs, reference, out_dir)
 
 
@@ -125,10 +145,14 @@ def _claim(out_dir: Path, settings: Settings) -> None:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         if mark.exists() and mark.read_text(encoding="utf-8") != wanted:
-            raise ConfigError(f"training folder {out_dir}: begun with other settings; choose another --out")
+            raise ConfigError(
+                f"training folder {out_dir}: begun with other settings; choose another --out"
+            )
         mark.write_text(wanted, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"training folder {out_dir}: {error.strerror}; choose another --out") from error
+        raise ConfigError(
+            f"training folder {out_dir}: {error.strerror}; choose another --out"
+        ) from error
 
 
 def _train_seeds(settings: Settings) -> range:
@@ -139,7 +163,8 @@ def _select_seeds(settings: Settings) -> range:
     return range(SELECT_SEED, SELECT_SEED + settings.streams.select)
 
 
-# ------------------------------------------------------------------------------------------------ in a worker
+# ------------------------------------------------------------------------------------------------
+# in a worker
 
 
 _open_base = cache(open_base_model)
@@ -152,7 +177,9 @@ def _merged(name: str, max_tokens: int) -> MergedModel:
 
 def _table(settings: Settings, text_seed: int) -> StreamTable:
     name, max_tokens = settings.model.base, settings.finetune.max_tokens
-    return cached_table(settings, text_seed, base=_open_base(name), model=lambda: _merged(name, max_tokens))
+    return cached_table(
+        settings, text_seed, base=_open_base(name), model=lambda: _merged(name, max_tokens)
+    )
 
 
 def _make_table(job: TableJob) -> None:
@@ -171,7 +198,9 @@ def _run_learner(job: TrainJob) -> float:
     if checkpoint.exists() and lines.exists():
         learner.load(checkpoint)
         history = [
-            entry for line in lines.read_text().splitlines() if (entry := json.loads(line))["step"] <= learner.steps
+            entry
+            for line in lines.read_text().splitlines()
+            if (entry := json.loads(line))["step"] <= learner.steps
         ]
     board = _board(job.folder)
     start_s = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
@@ -195,7 +224,8 @@ def _run_learner(job: TrainJob) -> float:
 
 
 def kept_entry(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The line of one seed whose weights are kept: the best; of AirLLM the last, as the paper selects none."""
+    """The line of one seed whose weights are kept: the best; of AirLLM the last, as the paper
+    selects none."""
     if history[-1]["learner"].startswith("airllm"):
         return history[-1]
     return max(history, key=lambda entry: entry["value"])
@@ -227,14 +257,20 @@ class Actor(Protocol):
         ...
 
 
-def rater(kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> Callable[[Actor], dict[str, float]]:
-    """Tells what a learner's plans leave missing on streams it does not learn from, without exploration.
+def rater(
+    kind: Kind, tables: Sequence[StreamTable], settings: Settings
+) -> Callable[[Actor], dict[str, float]]:
+    """Tells what a learner's plans leave missing on streams it does not learn from, without
+    exploration.
 
     Returns:
-        Of a learner: reward: minus the mean excess loss of a round, nats per token; mbit: mean payload sent in a round;
-        feasible: share of plans within the budget; value: what the best answer is chosen by, the reward. The default
-        policy learns for a shared budget, so its value is `episode_reward`, the reward there; its other figures are of
-        a budget for each round, like those of the other learners, where it plans at the price that was set.
+        Of a learner: reward: minus the mean excess loss of a round, nats per token; mbit: mean
+        payload sent in a round;
+        feasible: share of plans within the budget; value: what the best answer is chosen by, the
+            reward. The default
+        policy learns for a shared budget, so its value is `episode_reward`, the reward there; its
+        other figures are of a budget for each round, like those of the other learners, where it
+        plans at the price that was set.
     """
     as_set = _rate(_AsSet(), kind, tables, scoped(settings, "round")) if kind == "ours" else None
 
@@ -256,7 +292,9 @@ class _AsSet:
         return np.zeros((len(state), PACE_ACTIONS))
 
 
-def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings) -> dict[str, float]:
+def _rate(
+    learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: Settings
+) -> dict[str, float]:
     """Means over RATE_EPISODES episodes, the same ones every time."""
     venv = RankVectorEnv(RATE_EPISODES, tables=tables, settings=settings, **TRANSLATIONS[kind])
     state, _ = venv.reset(seed=SELECT_SEED)
@@ -268,7 +306,8 @@ def _rate(learner: Actor, kind: Kind, tables: Sequence[StreamTable], settings: S
         told.append(info["final_info"] if ended else info)
     return {
         "reward": -float(np.mean([one["excess_nats"] for one in told])),
-        "mbit": 1e-6 * float(np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])),
+        "mbit": 1e-6
+        * float(np.mean([np.where(one["feasible"], one["payload_bits"], 0) for one in told])),
         "feasible": float(np.mean([one["feasible"] for one in told])),
     }
 
@@ -289,16 +328,22 @@ def _board(folder: Path) -> Callable[[dict[str, Any]], None]:
     return write
 
 
-def _collect(runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_dir: Path) -> list[dict[str, Any]]:
+def _collect(
+    runs: Sequence[TrainJob], reference: Sequence[dict[str, Any]], out_dir: Path
+) -> list[dict[str, Any]]:
     """training.jsonl of all learners, and the weights of the best seed of each kind."""
     lines: list[dict[str, Any]] = []
     for job in runs:
-        lines += [json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()]
+        lines += [
+            json.loads(line) for line in (job.folder / "history.jsonl").read_text().splitlines()
+        ]
     text = "".join(json.dumps(e) + "\n" for e in (*reference, *lines))
     (out_dir / "training.jsonl").write_text(text, encoding="utf-8")
     folders: dict[tuple[str, int], Path] = {(job.kind, job.seed): job.folder for job in runs}
     for kind, entry in chosen_entries(lines).items():
-        shutil.copyfile(folders[kind, entry["seed"]] / "best.safetensors", out_dir / f"{kind}.safetensors")
+        shutil.copyfile(
+            folders[kind, entry["seed"]] / "best.safetensors", out_dir / f"{kind}.safetensors"
+        )
     return lines
 
 

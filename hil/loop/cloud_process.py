@@ -1,29 +1,33 @@
-"""`hil cloud`: the loop with an edge on another machine, joined to it by a radio and a broker alone."""
+"""`hil cloud`: the loop with an edge on another machine, joined to it by a radio and a broker
+alone."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
 
-from cloud.base_model import BaseModel
-from hil.buses import open_bus
-from hil.config import Settings
+from cloud.model.base_model import BaseModel
 from hil.contract import ScoreSet
-from hil.edge_peer import EdgePeer
-from hil.loop import Bench, Watcher, run
-from hil.radios.pluto_radio import PlutoSendingRadio
-from hil.radios.plutos import real_radio
+from hil.control.opening import open_bus
+from hil.loop.edge_client import EdgePeer
+from hil.loop.rounds import Bench, Watcher, run
+from hil.radio_kinds.pluto_radio import PlutoSendingRadio
+from hil.radio_kinds.plutos import real_radio
+from hil.settings.loading import Settings
 
 
 def run_cloud(settings: Settings, watcher: Watcher) -> Path:
-    """The closed loop with the edge of `hil edge`, from the first round to the last; the run's folder.
+    """The closed loop with the edge of `hil edge`, from the first round to the last; the run's
+    folder.
 
     Args:
-        settings: of the run; radio.uri is the radio here. The edge needs the same [radio] and [control].
+        settings: of the run; radio.uri is the radio here. The edge needs the same [radio] and
+            [control].
         watcher: hears of its progress.
     Raises:
         ConfigError: [radio] is simulated, or [control] names no broker.
-        ControlError: no edge answers within control.timeout_s, or one with another model or other score sets.
+        ControlError: no edge answers within control.timeout_s, or one with another model or other
+            score sets.
         HilError: as hil.loop.run.
     """
     real_radio(settings, "hil cloud")

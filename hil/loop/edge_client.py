@@ -8,11 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from hil.contract import ControlError, Receipt
-from hil.control import Bus
-from hil.messages import GONE, HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
+from hil.control.bus import Bus
+from hil.control.messages import (
+    GONE,
+    HelloMessage,
+    Message,
+    OfferMessage,
+    ReceiptMessage,
+    StatusMessage,
+)
 
 _REPEAT_S: Final = 5.0
-"""A hello or an offer is said again when nothing has answered it for so long: a broker may have died with it."""
+"""A hello or an offer is said again when nothing has answered it for so long: a broker may have
+died with it."""
 
 _PROVISION: Final = "provision the edge again with this configuration"
 _SUBJECTS: Final = {
@@ -35,10 +43,13 @@ class EdgePeer:
     Args:
         bus: the cloud's end.
         timeout_s: deadline of every answer.
-        attend: gives an edge in this process its turn after each message; nothing where the edge is another process.
+        attend: gives an edge in this process its turn after each message; nothing where the edge is
+            another process.
     """
 
-    def __init__(self, bus: Bus, timeout_s: float, attend: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, bus: Bus, timeout_s: float, attend: Callable[[], object] = lambda: None
+    ) -> None:
         self.run: Final = secrets.token_hex(4)
         self.status = GONE
         self._bus, self._timeout_s, self._attend = bus, timeout_s, attend
@@ -60,12 +71,21 @@ class EdgePeer:
         for name, value in expected.items():
             if (said := getattr(self.status, name)) != value:
                 subject, cure = _SUBJECTS[name]
-                raise ControlError(f"{subject}: the edge has {_short(said)}, the cloud {_short(value)}; {cure}")
+                raise ControlError(
+                    f"{subject}: the edge has {_short(said)}, the cloud {_short(value)}; {cure}"
+                )
 
     def settle(
-        self, round_id: int, session_id: int, payload_sha256: str, score_set: str, *, failure: str = ""
+        self,
+        round_id: int,
+        session_id: int,
+        payload_sha256: str,
+        score_set: str,
+        *,
+        failure: str = "",
     ) -> Receipt:
-        """Offer a round whose update the radio has carried, or not; the edge's receipt. See OfferMessage.
+        """Offer a round whose update the radio has carried, or not; the edge's receipt. See
+        OfferMessage.
 
         Raises:
             ControlError: no receipt within the deadline.
@@ -78,7 +98,9 @@ class EdgePeer:
             score_set=score_set,
             failure=failure,
         )
-        answer = self._ask(offer, ReceiptMessage, lambda m: m.run == self.run and m.round_id == round_id)
+        answer = self._ask(
+            offer, ReceiptMessage, lambda m: m.run == self.run and m.round_id == round_id
+        )
         while (status := self._bus.receive(StatusMessage, timeout_s=0.0)) is not None:
             self._is_ours(status)  # said before the receipt
         return answer.receipt()
@@ -90,7 +112,9 @@ class EdgePeer:
             self.status = status
         return ours
 
-    def _ask(self, question: HelloMessage | OfferMessage, kind: type[M], answers: Callable[[M], bool]) -> M:
+    def _ask(
+        self, question: HelloMessage | OfferMessage, kind: type[M], answers: Callable[[M], bool]
+    ) -> M:
         """Say something until it is answered."""
         deadline = time.monotonic() + self._timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
@@ -101,8 +125,10 @@ class EdgePeer:
                 return message
         state = f"; it last said {self.status.state!r}" if self.status is not GONE else ""
         raise ControlError(
-            f"no answer from the edge to a{'n' if question.kind == 'offer' else ''} {question.kind} within "
-            f"{self._timeout_s:g} s{state}; is hil edge running, with the same control.url and control.device?"
+            f"no answer from the edge to a{'n' if question.kind == 'offer' else ''} "
+            f"{question.kind} within "
+            f"{self._timeout_s:g} s{state}; is hil edge running, with the same control.url and "
+            "control.device?"
         )
 
     def _await(self, kind: type[M], answers: Callable[[M], bool], until_s: float) -> M | None:

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Final
 
 from edge_device.bundle import load_bundle
-from hil.buses import open_bus
-from hil.config import ControlSettings, Settings
 from hil.contract import ControlError
-from hil.control import BusFeedback
-from hil.edge_half import READY, EdgeHalf
-from hil.mqtt import MqttBus
-from hil.radios.plutos import open_receiver, real_radio
-from hil.radios.warm_up import warm_up
-from hil.signals import until_signalled
-from radio.block_store import BlockStore
-from radio.monotonic import MonotonicClock
-from radio.receiving import ReceivingEnd
+from hil.control.bus import BusFeedback
+from hil.control.mqtt import MqttBus
+from hil.control.opening import open_bus
+from hil.loop.edge_server import READY, EdgeHalf
+from hil.radio_kinds.plutos import open_receiver, real_radio
+from hil.radio_kinds.warm_up import warm_up
+from hil.settings.loading import ControlSettings, Settings
+from hil.system.signals import until_signalled
+from radio.clocks import MonotonicClock
+from radio.link.block_store import BlockStore
+from radio.link.receiving_end import ReceivingEnd
 
 _LISTEN_S: Final = 0.05
 """Air between two looks at the control channel."""
@@ -31,26 +31,36 @@ _log = logging.getLogger(__name__)
 
 
 def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
-    """Listen to the radio, take what the cloud offers, and answer, until SIGINT or SIGTERM; for the main thread.
+    """Listen to the radio, take what the cloud offers, and answer, until SIGINT or SIGTERM; for the
+    main thread.
 
     A cloud or a broker that goes away may come back at any time; a radio within radio.patience_s.
 
     Args:
-        settings: of which [radio], [control] and [edge] count; radio.receive_uri (or radio.uri) is the radio here.
+        settings: of which [radio], [control] and [edge] count; radio.receive_uri (or radio.uri) is
+            the radio here.
         bundle_dir: of `hil provision`.
-        state_dir: what is installed, and blocks of updates that are not whole yet; belongs to this process alone.
+        state_dir: what is installed, and blocks of updates that are not whole yet; belongs to this
+            process alone.
     Raises:
         ConfigError: [radio] is simulated, or [control] names no broker.
         ModelError: the bundle is damaged, or its model cannot be served.
-        DeviceError: the radio cannot be opened or stays away, the model process does not come back, the disk is full.
+        DeviceError: the radio cannot be opened or stays away, the model process does not come back,
+            the disk is full.
         ControlError: no broker answers within control.timeout_s, or it turns this edge away.
     """
     radio = real_radio(settings, "hil edge")
     bundle = load_bundle(bundle_dir)
     store = BlockStore(state_dir / "blocks")
     clock = MonotonicClock()
-    with until_signalled() as ended, _open_bus(settings.control) as bus, open_receiver(radio) as pluto:
-        end = ReceivingEnd(pluto, BusFeedback(clock, edge=bus), clock, epoch=secrets.randbits(32), store=store)
+    with (
+        until_signalled() as ended,
+        _open_bus(settings.control) as bus,
+        open_receiver(radio) as pluto,
+    ):
+        end = ReceivingEnd(
+            pluto, BusFeedback(clock, edge=bus), clock, epoch=secrets.randbits(32), store=store
+        )
         with EdgeHalf(
             bundle,
             state_dir / "updates",
@@ -68,7 +78,8 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
             while not ended.is_set():
                 end.listen(_LISTEN_S)
                 if half.attend(0.0):
-                    pluto.restart_receive()  # what came meanwhile has waited too long to be answered
+                    # what came meanwhile has waited too long to be answered
+                    pluto.restart_receive()
                     end.receiver.flush(radio.rate_hz)
             _log.info("ends")
 

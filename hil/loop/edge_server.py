@@ -1,6 +1,7 @@
 """The edge half of the loop: an edge device behind its end of the control channel.
 
-It needs no torch, no text and no policy: what the radio brought, what the cloud offers, and the edge's own model.
+It needs no torch, no text and no policy: what the radio brought, what the cloud offers, and the
+edge's own model.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from edge_device.agent import EdgeAgent
 from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
-from hil.config import EdgeSettings
 from hil.contract import ControlError, Receipt
-from hil.control import Bus
-from hil.messages import HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
+from hil.control.bus import Bus
+from hil.control.messages import HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
 from hil.score_sets import digest_of_all
+from hil.settings.loading import EdgeSettings
 
 READY: Final = "ready"
 """State of an edge that waits for what comes."""
@@ -100,7 +101,9 @@ class EdgeHalf:
     def _answer(self, offer: OfferMessage) -> None:
         """Send the receipt for an offer; for one that was answered before the same again."""
         if offer.score_set not in self.agent.bundle.score_sets:
-            self.report_status(f"the bundle has no score set {offer.score_set!r}; provision it again")
+            self.report_status(
+                f"the bundle has no score set {offer.score_set!r}; provision it again"
+            )
             return
         known = self._answered
         if known is None or (known.run, known.round_id) != (offer.run, offer.round_id):
@@ -127,12 +130,17 @@ class EdgeHalf:
             payload, failure = None, "what arrived is not what the cloud offered"
         if payload is None and self.agent.held_update().digest == offer.payload_sha256:
             return self.agent.confirm(offer.round_id, offer.score_set)
-        return self.agent.apply(offer.round_id, payload, offer.score_set, failure=failure if payload is None else "")
+        return self.agent.apply(
+            offer.round_id, payload, offer.score_set, failure=failure if payload is None else ""
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.agent.close()

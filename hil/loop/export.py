@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from cloud.base_model import open_base_model
+from cloud.model.base_model import open_base_model
 from edge_device.adapter import to_peft, write_adapter
 from edge_device.gguf_model import inspect
 from edge_device.slots import SlotStore
-from hil.config import load_settings
 from hil.contract import ConfigError
-from hil.provision import f16_model
+from hil.loop.provision import f16_model
+from hil.settings.loading import load_settings
 
 
 def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = None) -> Path:
@@ -19,7 +19,8 @@ def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = N
 
     Args:
         folder: the run's.
-        form: "peft": a folder for PeftModel.from_pretrained; "gguf": a file for llama-server --lora.
+        form: "peft": a folder for PeftModel.from_pretrained; "gguf": a file for llama-server
+            --lora.
         out: target; export-peft/ or export.gguf in the run's folder by default.
     Returns:
         What was written.
@@ -31,7 +32,9 @@ def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = N
     store = SlotStore(folder / "edge", base_identity=base.spec.identity)
     slot = store.active
     if slot is None:
-        raise ConfigError(f"run {folder}: the edge holds no update at its end, there is nothing to export")
+        raise ConfigError(
+            f"run {folder}: the edge holds no update at its end, there is nothing to export"
+        )
     update = store.update(slot)
     if form == "peft":
         target = out or folder / "export-peft"

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from cloud.base_model import BaseModel, open_base_model
-from cloud.text import load_domains
+from cloud.model.base_model import BaseModel, open_base_model
+from cloud.text.sources import load_domains
 from edge_device.bundle import Bundle, load_bundle, write_bundle
 from edge_device.gguf_model import convert, quantise
-from hil.config import EdgeSettings, Settings
 from hil.contract import ModelError, ScoreSet
+from hil.settings.loading import EdgeSettings, Settings
 
 PROBE_ITEMS = 16
 """Items of the small set that every update must stand before it is installed."""
@@ -47,14 +47,23 @@ def cached_bundle(base: BaseModel, score_sets: list[ScoreSet], edge: EdgeSetting
     return build_bundle(base, score_sets, edge, folder)
 
 
-def build_bundle(base: BaseModel, score_sets: list[ScoreSet], edge: EdgeSettings, folder: Path) -> Bundle:
+def build_bundle(
+    base: BaseModel, score_sets: list[ScoreSet], edge: EdgeSettings, folder: Path
+) -> Bundle:
     """Convert and quantise the base model, and write the bundle."""
     f16 = f16_model(base, edge)
     quantised = f16.with_name(f"{f16.stem}-{edge.quant}.gguf")
-    types = quantise(f16, quantised, edge.quant, timeout_s=max(600.0, edge.timeout_s), n_threads=edge.threads)
+    types = quantise(
+        f16, quantised, edge.quant, timeout_s=max(600.0, edge.timeout_s), n_threads=edge.threads
+    )
     _log.info("edge model %s: %s", edge.quant, types)
     return write_bundle(
-        folder, quantised, quant=edge.quant, types=types, score_sets=score_sets, probe=_probe(score_sets)
+        folder,
+        quantised,
+        quant=edge.quant,
+        types=types,
+        score_sets=score_sets,
+        probe=_probe(score_sets),
     )
 
 

@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cloud.base_model import BaseModel, open_base_model
-from cloud.policies import keep_all
-from cloud.text import load_domains
+from cloud.agent import CloudHalf, Trained
+from cloud.model.base_model import BaseModel, open_base_model
+from cloud.policies.baselines import keep_all
+from cloud.text.sources import load_domains
 from hil import codec
-from hil.buses import open_buses
-from hil.cloud_half import CloudHalf, Trained
-from hil.config import Settings, to_toml
 from hil.contract import (
     Budget,
     ChannelState,
@@ -31,13 +29,15 @@ from hil.contract import (
     RoundSummary,
     ScoreSet,
 )
-from hil.edge_peer import EdgePeer
-from hil.messages import StatusMessage
-from hil.radios.round_radio import RoundRadio
-from hil.rows import Round, Row, to_row
-from hil.runlog import RunLog
+from hil.control.messages import StatusMessage
+from hil.control.opening import open_buses
+from hil.loop.edge_client import EdgePeer
+from hil.loop.rows import Round, Row, to_row
+from hil.radio_kinds.round_radio import RoundRadio
+from hil.reporting.run_folder import RunLog
 from hil.score_sets import digest_of_all
-from radio.link import Sounding
+from hil.settings.loading import Settings, to_toml
+from radio.link.both_ends import Sounding
 
 
 @dataclass(slots=True)
@@ -61,7 +61,8 @@ class _Opened:
 
     Attributes:
         sounding: of this round.
-        measured: the one that it is planned by: an earlier round's where this one's went unanswered.
+        measured: the one that it is planned by: an earlier round's where this one's went
+            unanswered.
     """
 
     obs: RoundObservation
@@ -78,7 +79,8 @@ class Bench:
     Attributes:
         radio: to the edge.
         edge: in this process, or in another.
-        air: what its receiver has to be set to, where that is elsewhere: fields of the edge's status.
+        air: what its receiver has to be set to, where that is elsewhere: fields of the edge's
+            status.
         met: called with the status of an edge that was found to fit.
     """
 
@@ -89,7 +91,8 @@ class Bench:
 
 
 OpenBench = Callable[[Settings, Path, BaseModel, list[ScoreSet], ExitStack], Bench]
-"""Opens a bench for a run: settings, the run's folder, base model, score sets, and the stack that closes it."""
+"""Opens a bench for a run: settings, the run's folder, base model, score sets, and the stack that
+closes it."""
 
 
 def whole_bench(
@@ -101,9 +104,9 @@ def whole_bench(
         HilError: any part of it cannot be set up.
     """
     # The cloud half alone needs neither llama.cpp nor both radios.
-    from hil.edge_half import EdgeHalf
-    from hil.provision import cached_bundle
-    from hil.radios.open_radio import open_link_radio
+    from hil.loop.edge_server import EdgeHalf
+    from hil.loop.provision import cached_bundle
+    from hil.radio_kinds.opening import open_link_radio
 
     bundle = cached_bundle(base, score_sets, settings.edge)
     cloud, edge = open_buses(settings.control, stack)
@@ -130,7 +133,13 @@ class Loop:
         HilError: any part of the bench cannot be set up.
     """
 
-    def __init__(self, settings: Settings, folder: Path, stack: ExitStack, open_bench: OpenBench = whole_bench) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        stack: ExitStack,
+        open_bench: OpenBench = whole_bench,
+    ) -> None:
         self._settings, self._folder = settings, folder
         base = open_base_model(settings.model.base)
         domains, stream = load_domains(settings.text, settings.run.seed)
@@ -151,7 +160,11 @@ class Loop:
         obs = self.open_round(round_id, watcher)
         with self._watch("timing.plan_s"):
             plan = self._cloud.policy.plan(obs) if self.can_send else keep_all(obs)
-        return {**to_row(self.close_round(plan, watcher)), **self._radio.health, **self._watch.row()}
+        return {
+            **to_row(self.close_round(plan, watcher)),
+            **self._radio.health,
+            **self._watch.row(),
+        }
 
     def open_round(self, round_id: int, watcher: Watcher) -> RoundObservation:
         """The first half of a round, up to what a policy may look at: sounding and training."""
@@ -174,7 +187,8 @@ class Loop:
 
     @property
     def can_send(self) -> bool:
-        """The round that is open may have a link: the last sounding that was answered found one, or none was yet."""
+        """The round that is open may have a link: the last sounding that was answered found one, or
+        none was yet."""
         measured = self._open.measured
         return (not measured.reason or math.isnan(measured.snr_db)) and self._settings.run.deliver
 
@@ -191,7 +205,11 @@ class Loop:
         with self._watch("timing.encode_s"):
             held = self._edge.status.held_digest
             nothing = plan.sends_nothing
-            payload = b"" if nothing else self._cloud.encode(round_id, trained, plan, held, watcher.on_step)
+            payload = (
+                b""
+                if nothing
+                else self._cloud.encode(round_id, trained, plan, held, watcher.on_step)
+            )
             predicted_s = self._radio.predicted_airtime_s(payload, opened.measured)
         watcher.on_stage(round_id, "sending")
         with self._watch("timing.link_s"):
@@ -200,7 +218,9 @@ class Loop:
         watcher.on_stage(round_id, "installing and scoring")
         with self._watch("timing.edge_s"):
             receipt = self._settle(round_id, session_id, payload, report)
-        if receipt.status == "installed" and not report.delivered:  # the last answer was lost, the update was not
+        if (
+            receipt.status == "installed" and not report.delivered
+        ):  # the last answer was lost, the update was not
             report = replace(report, delivered=True, reason="", prefix_bytes=len(payload))
         self._last_link = report
         self._spent_s += report.airtime_s
@@ -222,7 +242,8 @@ class Loop:
         )
 
     def full_score(self, round_id: int) -> tuple[float, float]:
-        """Score and loss in nats per token of the trained model itself, unquantised, on the round's score set."""
+        """Score and loss in nats per token of the trained model itself, unquantised, on the round's
+        score set."""
         return self._cloud.full_score(round_id)
 
     @property
@@ -233,7 +254,9 @@ class Loop:
 
     def _observe(self, round_id: int, trained: Trained, measured: Sounding) -> RoundObservation:
         budget = self._budget(round_id, measured)
-        return self._cloud.observe(round_id, trained, self._channel(measured), budget, self._edge.status.held_ranks)
+        return self._cloud.observe(
+            round_id, trained, self._channel(measured), budget, self._edge.status.held_ranks
+        )
 
     def _budget(self, round_id: int, measured: Sounding) -> Budget:
         """This round's share of its airtime, or what is left of the airtime of all rounds."""
@@ -241,7 +264,9 @@ class Loop:
         if self._settings.budget.scope == "episode":
             left_s = max(0.0, airtime_s * rounds - self._spent_s)
             return self._radio.budget(left_s, measured, rounds=rounds - round_id, pooled=True)
-        return self._radio.budget(airtime_s * self._radio.airtime_share, measured, rounds=1, pooled=False)
+        return self._radio.budget(
+            airtime_s * self._radio.airtime_share, measured, rounds=1, pooled=False
+        )
 
     def _channel(self, measured: Sounding) -> ChannelState:
         last = self._last_link
@@ -256,15 +281,23 @@ class Loop:
             goodput_bps=last.goodput_bps if last else float("nan"),
         )
 
-    def _settle(self, round_id: int, session_id: int, payload: bytes, report: LinkReport) -> Receipt:
+    def _settle(
+        self, round_id: int, session_id: int, payload: bytes, report: LinkReport
+    ) -> Receipt:
         """Tell the edge what this round brought; its answer."""
-        on_air = report.blocks_sent > 0  # else there is nothing that could have arrived, or be held already
+        on_air = (
+            report.blocks_sent > 0
+        )  # else there is nothing that could have arrived, or be held already
         unusable = report.reason and not on_air and self._settings.run.deliver
         failure = f"link unusable: {report.reason}" if unusable else ""
         digest = codec.digest(payload) if on_air else ""
-        return self._edge.settle(round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure)
+        return self._edge.settle(
+            round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure
+        )
 
-    def _remember(self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt) -> None:
+    def _remember(
+        self, round_id: int, payload: bytes, report: LinkReport, receipt: Receipt
+    ) -> None:
         self._cloud.history.append(
             RoundSummary(
                 round_id=round_id,

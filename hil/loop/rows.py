@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from cloud.agent import Trained
 from hil import codec
-from hil.cloud_half import Trained
 from hil.contract import KEEP, LinkReport, RankPlan, Receipt, RoundObservation
-from hil.runlog import Value
+from hil.reporting.run_folder import Value
 
 Row = dict[str, Value | None]
 
@@ -46,7 +46,9 @@ class Round:
     def parameters(self) -> int:
         """Σ r (d_in + d_out) of what was sent."""
         shapes = self.obs.module_shapes
-        return sum(rank * sum(shapes[module]) for module, rank in self.plan.ranks.items() if rank != KEEP)
+        return sum(
+            rank * sum(shapes[module]) for module, rank in self.plan.ranks.items() if rank != KEEP
+        )
 
 
 def to_row(done: Round) -> Row:
@@ -72,7 +74,10 @@ def to_row(done: Round) -> Row:
         "payload.parameters": done.parameters,
         "payload.predicted_airtime_s": done.predicted_airtime_s,
         **link,
-        **{f"link.blocks_by_mcs.{name}": blocks for name, blocks in done.report.blocks_by_mcs.items()},
+        **{
+            f"link.blocks_by_mcs.{name}": blocks
+            for name, blocks in done.report.blocks_by_mcs.items()
+        },
         "link.goodput_bps": done.report.goodput_bps,
         "link.block_error_rate": done.report.block_error_rate,
         **edge,

@@ -1,7 +1,8 @@
-"""What the air is like in every round: the trajectories of [radio] as arrays, and the run's generators.
+"""What the air is like in every round: the trajectories of [radio] as arrays, and the run's
+generators.
 
-The loop's simulated radio and the training environments read the same functions here, so that one seed means the same
-channel in both.
+The loop's simulated radio and the training environments read the same functions here, so that one
+seed means the same channel in both.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from hil.contract import ConfigError
-from hil.radio_settings import (
+from hil.reporting.run_folder import read_run
+from hil.settings.radio import (
     AnyTrajectory,
     BandwidthTrajectory,
     Constant,
@@ -28,8 +30,7 @@ from hil.radio_settings import (
     SnrTrajectory,
     Steps,
 )
-from hil.runlog import read_run
-from radio.trajectory import constant, fading, gauss_markov, independent, steps
+from radio.channel.trajectory import constant, fading, gauss_markov, independent, steps
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class Conditions:
     """The air of n rounds.
 
     Attributes:
-        snr_db, bandwidth_hz, airtime_share: float64[n], as ChannelState, without any error of measurement.
+        snr_db, bandwidth_hz, airtime_share: float64[n], as ChannelState, without any error of
+            measurement.
     """
 
     snr_db: Floats
@@ -67,8 +69,12 @@ def conditions(settings: LoopbackRadio, rounds: int, seed: int) -> Conditions:
     """
     return Conditions(
         snr_db=values(settings.channel.snr_db, rounds, seeded(seed, "snr"), "channel.snr_db"),
-        bandwidth_hz=values(settings.bandwidth_hz, rounds, seeded(seed, "bandwidth"), "channel.bandwidth_hz"),
-        airtime_share=values(settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share"),
+        bandwidth_hz=values(
+            settings.bandwidth_hz, rounds, seeded(seed, "bandwidth"), "channel.bandwidth_hz"
+        ),
+        airtime_share=values(
+            settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share"
+        ),
     )
 
 
@@ -81,7 +87,8 @@ def values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator, column: 
         rng: of this trajectory alone.
         column: what a recorded run calls the quantity.
     Raises:
-        ConfigError: a run that is to be replayed is none, holds no number in that column, or one out of range.
+        ConfigError: a run that is to be replayed is none, holds no number in that column, or one
+            out of range.
     """
     match trajectory:
         case Constant(value=value):
@@ -103,7 +110,9 @@ def _recorded(folder: Path, column: str) -> list[float]:
     measured = read_run(folder).numbers(column)
     known: list[float] = measured[~np.isnan(measured)].tolist()
     if not known:
-        raise ConfigError(f"{folder}: no round of this run has a {column} to replay; name one that has")
+        raise ConfigError(
+            f"{folder}: no round of this run has a {column} to replay; name one that has"
+        )
     try:
         _RECORDED[column].validate_python({"kind": "steps", "values": known})
     except ValidationError as error:

@@ -1,4 +1,5 @@
-"""What the same link would have reached without radios: a run's payloads once more, over the pure loopback."""
+"""What the same link would have reached without radios: a run's payloads once more, over the pure
+loopback."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hil.conditions import seeded
 from hil.contract import LinkReport
-from hil.pluto_radio_settings import PlutoRadio
-from hil.runlog import Run, Value
+from hil.radio_kinds.conditions import seeded
+from hil.reporting.run_folder import Run, Value
+from hil.settings.pluto import PlutoRadio
 from radio.channel import figures
-from radio.link import Link
-from radio.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.link.both_ends import Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +25,8 @@ class Comparison:
         delivered: over the radios.
         payload_bytes: its length.
         snr_db: measured by the radios, and what the loopback was told.
-        goodput_bps, elapsed_goodput_bps: payload bits per second of air, and per second from the sounding to the last
-            answer, over the radios.
+        goodput_bps, elapsed_goodput_bps: payload bits per second of air, and per second from the
+            sounding to the last answer, over the radios.
         loopback_goodput_bps, loopback_elapsed_goodput_bps: the same over the loopback.
     """
 
@@ -50,10 +51,11 @@ class Comparison:
 
 
 def compare(run: Run, radio: PlutoRadio, seed: int) -> list[Comparison]:
-    """Every round of a run that sent something, beside the loopback at the same SNR, carrier and clock offset.
+    """Every round of a run that sent something, beside the loopback at the same SNR, carrier and
+    clock offset.
 
-    Both sides sound before they deliver, and both count it. A radio's oscillator makes its carrier and its sample
-    clock, so the measured carrier offset tells both.
+    Both sides sound before they deliver, and both count it. A radio's oscillator makes its carrier
+    and its sample clock, so the measured carrier offset tells both.
 
     Args:
         run: over real or emulated radios.
@@ -67,7 +69,10 @@ def compare(run: Run, radio: PlutoRadio, seed: int) -> list[Comparison]:
         rng=seeded(seed, "loopback twin"),
         snr_db=math.nan,
         sample_rate_hz=radio.rate_hz,
-        figures=figures(radio.channel.preset, **radio.channel.overrides() | {"clock_offset_ppm": ppm, "cfo_hz": 0.0}),
+        figures=figures(
+            radio.channel.preset,
+            **radio.channel.overrides() | {"clock_offset_ppm": ppm, "cfo_hz": 0.0},
+        ),
     )
     link = Link(loopback, QueueFeedback(clock, delay_s=radio.channel.feedback_delay_s), clock)
     payloads = seeded(seed, "loopback twin payloads")
@@ -98,5 +103,7 @@ def _comparison(row: Mapping[str, Value], report: LinkReport) -> Comparison:
 
 
 def _median_cfo_hz(run: Run) -> float:
-    measured = sorted(value for value in run.numbers("link.cfo_hz").tolist() if not math.isnan(value))
+    measured = sorted(
+        value for value in run.numbers("link.cfo_hz").tolist() if not math.isnan(value)
+    )
     return measured[len(measured) // 2] if measured else 0.0

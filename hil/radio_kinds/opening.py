@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hil.config import Settings
-from hil.control import Bus
-from hil.radio_settings import LoopbackRadio
-from hil.radios.round_radio import LinkRadio
-from hil.radios.simulated_radio import SimulatedRadio
+from hil.control.bus import Bus
+from hil.radio_kinds.round_radio import LinkRadio
+from hil.radio_kinds.simulated_radio import SimulatedRadio
+from hil.settings.loading import Settings
+from hil.settings.radio import LoopbackRadio
 
 
 def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | None) -> LinkRadio:
@@ -25,6 +25,6 @@ def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | N
     run = settings.run
     if isinstance(settings.radio, LoopbackRadio):
         return SimulatedRadio(settings.radio, run.rounds, run.seed, buses, iq_dir)
-    from hil.radios.pluto_radio import PlutoPairRadio  # its driver is an optional extra
+    from hil.radio_kinds.pluto_radio import PlutoPairRadio
 
     return PlutoPairRadio(settings.radio, settings.calibration, run.rounds, run.seed, buses, iq_dir)

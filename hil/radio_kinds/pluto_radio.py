@@ -9,26 +9,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from hil.conditions import seeded, values
-from hil.config import CalibrationSettings
 from hil.contract import LinkReport
-from hil.control import Bus, BusFeedback
-from hil.pluto_radio_settings import PlutoRadio
-from hil.radios.plutos import open_receiver, open_transmitter
-from hil.radios.round_radio import LinkRadio, Provenance, RoundRadio
-from hil.radios.thresholds import thresholds_of
-from hil.radios.warm_up import warm_up
-from radio.adaptation import Adaptation
-from radio.link import Limits, Sounding
-from radio.monotonic import MonotonicClock
-from radio.pluto_pair import PlutoPair
-from radio.pluto_settings import DeviceIdentity
-from radio.recorder import RecordingLink
-from radio.recording import Setup
-from radio.sending import SendingEnd
+from hil.control.bus import Bus, BusFeedback
+from hil.radio_kinds.conditions import seeded, values
+from hil.radio_kinds.plutos import open_receiver, open_transmitter
+from hil.radio_kinds.round_radio import LinkRadio, Provenance, RoundRadio
+from hil.radio_kinds.thresholds import thresholds_of
+from hil.radio_kinds.warm_up import warm_up
+from hil.settings.loading import CalibrationSettings
+from hil.settings.pluto import PlutoRadio
+from radio.clocks import MonotonicClock
+from radio.link.adaptation import Adaptation
+from radio.link.both_ends import Limits, Sounding
+from radio.link.sending_end import SendingEnd
+from radio.pluto.pair import PlutoPair
+from radio.pluto.settings import DeviceIdentity
+from radio.recordings.recorder import RecordingLink
+from radio.recordings.recording import Setup
 
 _ROUND_TRIP_S: Final = 0.1
-"""From the end of a burst to the answer, as budgets expect it: buffers of 16 ms on both sides, decoding, a broker."""
+"""From the end of a burst to the answer, as budgets expect it: buffers of 16 ms on both sides,
+decoding, a broker."""
 _FEEDBACK_TIMEOUT_S: Final = 0.5
 
 
@@ -41,10 +42,13 @@ def _limits(settings: PlutoRadio) -> Limits:
     )
 
 
-def _provenance(settings: PlutoRadio, devices: Mapping[str, DeviceIdentity], thresholds: str) -> Provenance:
+def _provenance(
+    settings: PlutoRadio, devices: Mapping[str, DeviceIdentity], thresholds: str
+) -> Provenance:
     channel = settings.channel
     emulated = [
-        f"{what}: {device.model}, {device.serial}, in software behind the libiio network protocol; the air between "
+        f"{what}: {device.model}, {device.serial}, in software behind the libiio network "
+        "protocol; the air between "
         f"emulated radios is simulated ({channel.preset})"
         for what, device in devices.items()
         if device.emulated
@@ -76,9 +80,13 @@ class PlutoPairRadio(LinkRadio):
     ) -> None:
         self._settings, self._calibration = settings, calibration
         self._thresholds = ""
-        self._shares = values(settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share")
+        self._shares = values(
+            settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share"
+        )
         transmitter = open_transmitter(settings)
-        self._pair = PlutoPair(transmitter, open_receiver(settings) if settings.has_two_radios else transmitter)
+        self._pair = PlutoPair(
+            transmitter, open_receiver(settings) if settings.has_two_radios else transmitter
+        )
         clock = MonotonicClock()
         cloud, edge = buses
         link = RecordingLink(self._pair, BusFeedback(clock, cloud=cloud, edge=edge), clock)
@@ -92,7 +100,9 @@ class PlutoPairRadio(LinkRadio):
         """
         warm_up()
         self._pair.__enter__()
-        known = thresholds_of(self._settings, self._calibration, self._pair.tx.identity, self._pair.rx.identity.serial)
+        known = thresholds_of(
+            self._settings, self._calibration, self._pair.tx.identity, self._pair.rx.identity.serial
+        )
         self.link.adaptation, self._thresholds = Adaptation(table=known.table), known.source
         return self
 
@@ -117,7 +127,11 @@ class PlutoPairRadio(LinkRadio):
     def setup(self, notes: Mapping[str, object]) -> Setup:
         """See LinkRadio."""
         settings, rx, provenance = self._settings, self._pair.rx, self.provenance
-        facts = {"simulated": False, "emulated": bool(provenance.emulated), "devices": provenance.devices}
+        facts = {
+            "simulated": False,
+            "emulated": bool(provenance.emulated),
+            "devices": provenance.devices,
+        }
         return Setup(
             hardware=f"{rx.identity.model}, {rx.identity.serial}",
             frequency_hz=settings.lo_hz,
@@ -126,7 +140,10 @@ class PlutoPairRadio(LinkRadio):
         )
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End a recording, and close the radios."""
         try:
@@ -147,18 +164,26 @@ class PlutoSendingRadio(RoundRadio):
     """
 
     def __init__(
-        self, settings: PlutoRadio, calibration: CalibrationSettings, rounds: int, seed: int, bus: Bus
+        self,
+        settings: PlutoRadio,
+        calibration: CalibrationSettings,
+        rounds: int,
+        seed: int,
+        bus: Bus,
     ) -> None:
         self._settings, self._calibration = settings, calibration
         self._thresholds, self._receiver = "loopback", ""
-        self._shares = values(settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share")
+        self._shares = values(
+            settings.airtime_share, rounds, seeded(seed, "airtime"), "channel.airtime_share"
+        )
         self._pluto = open_transmitter(settings)
         clock = MonotonicClock()
         self._link = SendingEnd(
             self._pluto,
             BusFeedback(clock, cloud=bus),
             clock,
-            first_session=1 + secrets.randbelow(2**31),  # the edge may remember sessions of earlier runs
+            first_session=1
+            + secrets.randbelow(2**31),  # the edge may remember sessions of earlier runs
             patience_s=settings.patience_s,
         )
         super().__init__(self._link, clock, _limits(settings), _ROUND_TRIP_S)
@@ -199,7 +224,10 @@ class PlutoSendingRadio(RoundRadio):
         return self._link.deliver(payload, self.limits, sounding=sounding)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the radio."""
         self._pluto.__exit__(kind, error, trace)

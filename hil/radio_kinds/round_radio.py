@@ -1,4 +1,5 @@
-"""The radio as the loop sees it, round by round, whatever lies behind it: simulated, real, or its sending half."""
+"""The radio as the loop sees it, round by round, whatever lies behind it: simulated, real, or its
+sending half."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from hil.contract import Budget, Clock, LinkReport, Transceiver
-from radio.adaptation import Adaptation
-from radio.budget import airtime_s, payload_bits
-from radio.link import Limits, Sounding
-from radio.recorder import RecordingLink
-from radio.recording import Setup
+from radio.link.adaptation import Adaptation
+from radio.link.both_ends import Limits, Sounding
+from radio.link.budget import airtime_s, payload_bits
+from radio.recordings.recorder import RecordingLink
+from radio.recordings.recording import Setup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +57,13 @@ class RoundRadio(ABC):
         clock: of the link.
         limits: of a sounding, and of a delivery.
         airtime_share: this round's share of the airtime budget.
-        snr_db, cfo_hz: what a simulator was told for this round, NaN where nobody knows: for reports, never for
-            decisions.
+        snr_db, cfo_hz: what a simulator was told for this round, NaN where nobody knows: for
+            reports, never for decisions.
     """
 
-    def __init__(self, link: _SendingLink, clock: Clock, limits: Limits, round_trip_s: float) -> None:
+    def __init__(
+        self, link: _SendingLink, clock: Clock, limits: Limits, round_trip_s: float
+    ) -> None:
         """Around a link.
 
         Args:
@@ -80,7 +83,8 @@ class RoundRadio(ABC):
 
     @property
     def health(self) -> Mapping[str, int]:
-        """Counts since it was opened that tell how a real radio does, by their name in rounds.jsonl."""
+        """Counts since it was opened that tell how a real radio does, by their name in
+        rounds.jsonl."""
         return {}
 
     @abstractmethod
@@ -111,12 +115,13 @@ class RoundRadio(ABC):
         return self._sending.sound(self.limits)
 
     def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int, pooled: bool) -> Budget:
-        """What the link expects to deliver in an airtime at the SNR last measured, before its deadline.
+        """What the link expects to deliver in an airtime at the SNR last measured, before its
+        deadline.
 
         Args:
             airtime_s: that may be spent.
-            sounding: the last one answered; before the first, the link counts as the worst that its slowest scheme
-                is made for.
+            sounding: the last one answered; before the first, the link counts as the worst that its
+                slowest scheme is made for.
             rounds: that the airtime must last, this one included.
             pooled: what this round leaves over is theirs.
         """
@@ -132,7 +137,8 @@ class RoundRadio(ABC):
         return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds, pooled=pooled)
 
     def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
-        """What the link model says that a payload takes at the SNR just measured; None without payload or SNR."""
+        """What the link model says that a payload takes at the SNR just measured; None without
+        payload or SNR."""
         if not payload or math.isnan(sounding.snr_db):
             return None
         expected_s = airtime_s(
@@ -150,7 +156,10 @@ class RoundRadio(ABC):
 
     @abstractmethod
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
@@ -162,7 +171,12 @@ class LinkRadio(RoundRadio):
     """
 
     def __init__(
-        self, link: RecordingLink, clock: Clock, limits: Limits, round_trip_s: float, iq_dir: Path | None
+        self,
+        link: RecordingLink,
+        clock: Clock,
+        limits: Limits,
+        round_trip_s: float,
+        iq_dir: Path | None,
     ) -> None:
         """Around a link; see RoundRadio.
 
@@ -193,7 +207,10 @@ class LinkRadio(RoundRadio):
         return report
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End a recording."""
         self.link.end()

@@ -1,21 +1,22 @@
-"""The simulated radio of an experiment: the loopback and its link, moved along the trajectories of hil.toml."""
+"""The simulated radio of an experiment: the loopback and its link, moved along the trajectories of
+hil.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from hil.conditions import conditions, seeded
 from hil.contract import ConfigError
-from hil.control import Bus, BusFeedback
-from hil.radio_settings import LoopbackRadio
-from hil.radios.round_radio import LinkRadio, Provenance
+from hil.control.bus import Bus, BusFeedback
+from hil.radio_kinds.conditions import conditions, seeded
+from hil.radio_kinds.round_radio import LinkRadio, Provenance
+from hil.settings.radio import LoopbackRadio
 from radio.channel import figures as channel_figures
-from radio.link import OCCUPIED_SUBCARRIERS, Limits
-from radio.loopback import Loopback, VirtualClock
-from radio.ofdm import N_FFT
-from radio.recorder import RecordingLink
-from radio.recording import Setup
+from radio.channel.loopback import Loopback, VirtualClock
+from radio.link.both_ends import OCCUPIED_SUBCARRIERS, Limits
+from radio.modem.ofdm import N_FFT
+from radio.recordings.recorder import RecordingLink
+from radio.recordings.recording import Setup
 
 HARDWARE = "loopback: a simulated channel, no radio"
 
@@ -34,7 +35,12 @@ class SimulatedRadio(LinkRadio):
     """
 
     def __init__(
-        self, settings: LoopbackRadio, rounds: int, seed: int, buses: tuple[Bus, Bus], iq_dir: Path | None = None
+        self,
+        settings: LoopbackRadio,
+        rounds: int,
+        seed: int,
+        buses: tuple[Bus, Bus],
+        iq_dir: Path | None = None,
     ) -> None:
         channel = settings.channel
         self._settings, self._seed = settings, seed
@@ -57,12 +63,17 @@ class SimulatedRadio(LinkRadio):
             feedback_timeout_s=2 * channel.feedback_delay_s + 0.1,
         )
         super().__init__(
-            RecordingLink(self._loopback, feedback, clock), clock, limits, channel.feedback_delay_s, iq_dir
+            RecordingLink(self._loopback, feedback, clock),
+            clock,
+            limits,
+            channel.feedback_delay_s,
+            iq_dir,
         )
         for rate_hz in {float(b) * N_FFT / OCCUPIED_SUBCARRIERS for b in self._air.bandwidth_hz}:
             if figures.cfo_hz > rate_hz / 32:
                 raise ConfigError(
-                    f"radio.channel.cfo_hz = {figures.cfo_hz:g}: the preamble resolves ±{rate_hz / 32:g} Hz at "
+                    f"radio.channel.cfo_hz = {figures.cfo_hz:g}: the preamble resolves "
+                    f"±{rate_hz / 32:g} Hz at "
                     f"{rate_hz:g} samples/s; lower it or widen radio.bandwidth_hz"
                 )
 
@@ -84,9 +95,14 @@ class SimulatedRadio(LinkRadio):
         self.airtime_share = float(self._air.airtime_share[round_id])
         self._loopback.snr_db = self.snr_db
         self._loopback.cfo_hz = self.cfo_hz
-        self._loopback.sample_rate_hz = float(self._air.bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
+        self._loopback.sample_rate_hz = (
+            float(self._air.bandwidth_hz[round_id]) * N_FFT / OCCUPIED_SUBCARRIERS
+        )
         super().start_round(round_id)
 
     def setup(self, notes: Mapping[str, object]) -> Setup:
         """See LinkRadio."""
-        return Setup(hardware=HARDWARE, notes={"simulated": True, "seed": self._seed, "snr_db": self.snr_db, **notes})
+        return Setup(
+            hardware=HARDWARE,
+            notes={"simulated": True, "seed": self._seed, "snr_db": self.snr_db, **notes},
+        )

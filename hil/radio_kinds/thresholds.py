@@ -1,4 +1,5 @@
-"""Which SNR each scheme needs on the bench at hand: as it was calibrated, or else as measured in loopback."""
+"""Which SNR each scheme needs on the bench at hand: as it was calibrated, or else as measured in
+loopback."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from calibration.store import load
-from hil.config import CalibrationSettings
 from hil.contract import CalibrationError
-from hil.pluto_radio_settings import PlutoRadio
-from radio.mcs import LOOPBACK, LossTable
-from radio.pluto_settings import DeviceIdentity
+from hil.settings.loading import CalibrationSettings
+from hil.settings.pluto import PlutoRadio
+from radio.modem.mcs import LOOPBACK, LossTable
+from radio.pluto.settings import DeviceIdentity
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class Thresholds:
 
     Attributes:
         table: what link and budget go by.
-        source: where it comes from, how old it is and how well it is known; a sentence for the manifest.
+        source: where it comes from, how old it is and how well it is known; a sentence for the
+            manifest.
     """
 
     table: LossTable
@@ -32,9 +34,13 @@ class Thresholds:
 
 
 def thresholds_of(
-    radio: PlutoRadio, calibration: CalibrationSettings, transmitter: DeviceIdentity, receiver_serial: str
+    radio: PlutoRadio,
+    calibration: CalibrationSettings,
+    transmitter: DeviceIdentity,
+    receiver_serial: str,
 ) -> Thresholds:
-    """The bench's own thresholds if they were measured and may be used; what is wrong with them is logged.
+    """The bench's own thresholds if they were measured and may be used; what is wrong with them is
+    logged.
 
     Args:
         radio: how the radios are set.

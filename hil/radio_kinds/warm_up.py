@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from radio.adaptation import Adaptation
-from radio.receiver import Receiver
-from radio.sender import Sender
+from radio.link.adaptation import Adaptation
+from radio.link.receiver import Receiver
+from radio.link.sender import Sender
 
 _RATE_HZ: Final = 1e6
 _SNR_DB: Final = 20.0

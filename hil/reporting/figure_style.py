@@ -1,7 +1,9 @@
-"""The look of a report's figures: colours, style, panels, legends and marks, and the way into a page as inline SVG.
+"""The look of a report's figures: colours, style, panels, legends and marks, and the way into a
+page as inline SVG.
 
-Every figure is drawn in one ink on a transparent ground and leaves as inline SVG in the page's text colour, so that
-it suits a light and a dark page. Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too.
+Every figure is drawn in one ink on a transparent ground and leaves as inline SVG in the page's text
+colour, so that it suits a light and a dark page. Colours are those of Okabe and Ito (2008), told
+apart by colour-blind readers too.
 """
 
 from __future__ import annotations
@@ -23,12 +25,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hil.runlog import Run
+from hil.reporting.run_folder import Run
 
 INK = "#1f1f1f"
 """Stands for the colour of the page's text."""
 
-BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#56B4E9",
+)
 GREY = "#8a8a8a"
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
 """Colours of domains and of runs, in this order, from the start again when they run out."""
@@ -41,7 +50,9 @@ WIDTH_IN = 7.4
 
 STYLE: Any = {
     **dict.fromkeys(("font.size", "axes.labelsize"), 8.0),
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    ),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "font.family": "DejaVu Sans",
@@ -65,9 +76,12 @@ STYLE: Any = {
 
 @mpl.rc_context(STYLE)
 def inline_svg(figure: Figure, prefix: str) -> str:
-    """The figure as an <svg> element for the body of a page: ids begin with `prefix`, the ink is currentColor."""
+    """The figure as an <svg> element for the body of a page: ids begin with `prefix`, the ink is
+    currentColor."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None}
+    )
     svg = re.sub(r"<!--.*?-->\s*|^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
     # HTML knows both namespaces by itself; the size comes from the style sheet and the viewBox.
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)
@@ -90,13 +104,17 @@ def _known_characters() -> frozenset[int]:
 
 
 def drawable(text: str, limit: int = 26) -> str:
-    """At most `limit` characters that the font can draw, without a leading "_", which hides it from legends."""
-    known = "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
+    """At most `limit` characters that the font can draw, without a leading "_", which hides it from
+    legends."""
+    known = (
+        "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
+    )
     return known if len(known) <= limit else known[: limit - 1] + "…"
 
 
 def stacked_panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels of `height_in` inches under each other that share the axis along, with lines across."""
+    """A figure of `n` panels of `height_in` inches under each other that share the axis along, with
+    lines across."""
     figure = Figure(figsize=(WIDTH_IN, 0.7 + n * height_in), layout="constrained")
     axes = list(figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0])
     for ax in axes:
@@ -105,7 +123,8 @@ def stacked_panels(n: int, height_in: float = 1.75) -> tuple[Figure, list[Axes]]
 
 
 def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Patch] = ()) -> None:
-    """Give the panels a round axis, and the figure one legend above everything: each name once, then `keys`."""
+    """Give the panels a round axis, and the figure one legend above everything: each name once,
+    then `keys`."""
     ids = round_ids(run)
     margin = max(0.5, (6 - np.ptp(ids)) / 2)  # a few rounds do not fill the width
     for ax in axes:
@@ -119,13 +138,22 @@ def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Pat
     named |= {str(key.get_label()): key for key in keys}
     if named:
         columns = _columns([len(name) for name in named])
-        figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, columnspacing=1.4)
+        figure.legend(
+            list(named.values()),
+            list(named),
+            loc="outside upper left",
+            ncols=columns,
+            columnspacing=1.4,
+        )
 
 
 def _columns(lengths: Sequence[int]) -> int:
-    """As many legend columns as fit the figure's width: about 122 characters, 7 of them for each handle."""
+    """As many legend columns as fit the figure's width: about 122 characters, 7 of them for each
+    handle."""
     wanted = range(len(lengths), 1, -1)
-    return next((n for n in wanted if sum(max(part) + 7 for part in np.array_split(lengths, n)) <= 122), 1)
+    return next(
+        (n for n in wanted if sum(max(part) + 7 for part in np.array_split(lengths, n)) <= 122), 1
+    )
 
 
 def domain_colours(run: Run) -> dict[str, str]:
@@ -135,10 +163,13 @@ def domain_colours(run: Run) -> dict[str, str]:
 
 
 def shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
-    """Tint each stretch of one domain; its name stands above it, or goes back for the legend if it does not fit."""
+    """Tint each stretch of one domain; its name stands above it, or goes back for the legend if it
+    does not fit."""
     ids, names = round_ids(run), run.texts("text.domain")
     colours = domain_colours(run)
-    stretches = [[i for i, _ in group] for _, group in groupby(enumerate(names), key=lambda item: item[1])]
+    stretches = [
+        [i for i, _ in group] for _, group in groupby(enumerate(names), key=lambda item: item[1])
+    ]
     room = 95 / len(names)  # characters that fit above one round
     named_above = all(len(drawable(names[s[0]])) <= room * len(s) for s in stretches)
     for s in stretches:
@@ -150,9 +181,15 @@ def shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
             ax.axvspan(left, right, color=colours[name], alpha=0.11, linewidth=0)
         if named_above:
             axes[0].text(
-                (left + right) / 2, 1.02, drawable(name), transform=axes[0].get_xaxis_transform(),
-                ha="center", va="bottom", fontweight="bold", fontsize=7.5,
-            )  # fmt: skip
+                (left + right) / 2,
+                1.02,
+                drawable(name),
+                transform=axes[0].get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontweight="bold",
+                fontsize=7.5,
+            )
     if named_above:
         return []
     return [
@@ -163,12 +200,15 @@ def shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
 
 
 def with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The points with a NaN wherever neighbours lie more than `widest` apart, which breaks the line there."""
+    """The points with a NaN wherever neighbours lie more than `widest` apart, which breaks the line
+    there."""
     breaks = np.flatnonzero(np.diff(x) > widest) + 1
     return np.insert(x.astype(float), breaks, np.nan), np.insert(y.astype(float), breaks, np.nan)
 
 
-def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str) -> None:
+def error_bars(
+    ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str
+) -> None:
     """Bars of two standard errors up and down at every point."""
     ax.errorbar(x, y, 2 * std_error, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
 
@@ -176,7 +216,20 @@ def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[An
 def mark_refused(axes: Sequence[Axes], run: Run) -> None:
     """Put a cross at the foot of every panel for each round whose update the edge refused."""
     ids = round_ids(run)[[status == "refused" for status in run.texts("edge.status")]]
-    style: dict[str, Any] = {"color": VERMILLION, "linestyle": "none", "markersize": 5.0, "markeredgewidth": 1.5}
+    style: dict[str, Any] = {
+        "color": VERMILLION,
+        "linestyle": "none",
+        "markersize": 5.0,
+        "markeredgewidth": 1.5,
+    }
     for ax in axes if len(ids) else ():
         foot = ax.get_xaxis_transform()  # rounds along, share of the panel's height up
-        ax.plot(ids, np.zeros(len(ids)), "x", transform=foot, clip_on=False, label="update refused", **style)
+        ax.plot(
+            ids,
+            np.zeros(len(ids)),
+            "x",
+            transform=foot,
+            clip_on=False,
+            label="update refused",
+            **style,
+        )

@@ -7,12 +7,13 @@ from html import escape
 from pathlib import Path
 
 from hil.contract import ConfigError
-from hil.figure_style import inline_svg
-from hil.plots import Plot
+from hil.reporting.figure_style import inline_svg
+from hil.reporting.plots import Plot
 
 
 def write_page(path: Path, title: str, body: Sequence[str]) -> None:
-    """One HTML file: nothing is loaded from anywhere, no script runs; equal parts give an equal file.
+    """One HTML file: nothing is loaded from anywhere, no script runs; equal parts give an equal
+    file.
 
     Args:
         path: the file.
@@ -36,8 +37,11 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> None:
 
 def figure_html(plot: Plot, prefix: str) -> str:
     """A figure with its heading and caption; ids in it begin with `prefix`."""
-    svg = inline_svg(plot.figure, prefix).replace("<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1)
-    return f"<figure><h3>{escape(plot.title)}</h3>{svg}<figcaption>{escape(plot.caption)}</figcaption></figure>"
+    svg = inline_svg(plot.figure, prefix).replace(
+        "<svg", f'<svg role="img" aria-label="{escape(plot.title)}"', 1
+    )
+    title, caption = escape(plot.title), escape(plot.caption)
+    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
 def table_html(
@@ -47,18 +51,24 @@ def table_html(
     text_columns: Collection[str] = (),
     marked: Sequence[bool] = (),
 ) -> str:
-    """A table that scrolls sideways: `text_columns` to the left, numbers to the right, marked rows stand out."""
+    """A table that scrolls sideways: `text_columns` to the left, numbers to the right, marked rows
+    stand out."""
     if not rows:
         return ""
     sides = [' class="t"' if head in text_columns else "" for head in heads]
     top = "".join(f"<th{side}>{escape(head)}</th>" for head, side in zip(heads, sides, strict=True))
     lines = []
     for i, row in enumerate(rows):
-        cells = "".join(f"<td{side}>{escape(text)}</td>" for text, side in zip(row, sides, strict=True))
+        cells = "".join(
+            f"<td{side}>{escape(text)}</td>" for text, side in zip(row, sides, strict=True)
+        )
         start = '<tr class="bad">' if i < len(marked) and marked[i] else "<tr>"
         lines.append(f"{start}{cells}</tr>")
     body = "\n".join(lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return (
+        "<div "
+        f'class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def facts_html(facts: Sequence[tuple[str, str]]) -> str:
@@ -79,17 +89,24 @@ def details_html(summary: str, text: str) -> str:
 
 
 STYLE_SHEET = """
-:root{color-scheme:light dark;--ink:#1b1e22;--soft:#5d6670;--page:#fff;--card:#f4f6f8;--line:#d9dee3;--bad:#b3400014}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--soft:#9aa4ae;--page:#14171a;--card:#1e2327;--line:#343b42;
+:root{color-scheme:light dark;--ink:#1b1e22;--soft:#5d6670;--page:#fff;--card:#f4f6f8;
+--line:#d9dee3;--bad:#b3400014}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--soft:#9aa4ae;--page:#14171a;--card:#1e2327;
+--line:#343b42;
 --bad:#ff8c4a26}}
 @media print{.scroll{overflow:visible}figure{break-inside:avoid}}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
+body{margin:0;background:var(--page);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:60rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
-h1{font-size:1.7rem;margin:.5rem 0 1rem}h2{font-size:1.3rem;margin:2.5rem 0 .75rem;border-top:1px solid var(--line);
-padding-top:1.5rem}h3{font-size:1.05rem;margin:0 0 .5rem}a{color:inherit}nav{margin:0 0 1rem;color:var(--soft)}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.5rem 1.5rem;margin:0 0 1.25rem}
+h1{font-size:1.7rem;margin:.5rem 0 1rem}h2{font-size:1.3rem;margin:2.5rem 0 .75rem;
+border-top:1px solid var(--line);
+padding-top:1.5rem}h3{font-size:1.05rem;margin:0 0 .5rem}a{color:inherit}nav{margin:0 0 1rem;
+color:var(--soft)}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.5rem 1.5rem;
+margin:0 0 1.25rem}
 .facts dt{font-size:.8rem;color:var(--soft);margin:0}.facts dd{margin:0;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem;margin:0 0 1.25rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.6rem;
+margin:0 0 1.25rem}
 .tiles div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
 .tiles b{display:block;font-size:1.15rem;font-weight:600;font-variant-numeric:tabular-nums}
 .tiles span{font-size:.8rem;color:var(--soft)}
@@ -97,11 +114,14 @@ padding-top:1.5rem}h3{font-size:1.05rem;margin:0 0 .5rem}a{color:inherit}nav{mar
 .note ul{margin:.25rem 0 0;padding-left:1.2rem}
 figure{margin:2.25rem 0}figure svg{display:block;width:100%;height:auto}
 figcaption{color:var(--soft);font-size:.87rem;margin-top:.4rem}
-.scroll{overflow:auto;max-height:36rem;border:1px solid var(--line);border-radius:.5rem;margin:0 0 1.25rem}
+.scroll{overflow:auto;max-height:36rem;border:1px solid var(--line);border-radius:.5rem;
+margin:0 0 1.25rem}
 table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:.28rem .55rem;text-align:right;white-space:nowrap}th{position:sticky;top:0;background:var(--card);
+th,td{padding:.28rem .55rem;text-align:right;white-space:nowrap}th{position:sticky;top:0;
+background:var(--card);
 font-weight:600;white-space:normal;vertical-align:bottom}.t{text-align:left}
 tbody tr+tr td{border-top:1px solid var(--line)}.bad td{background:var(--bad)}
-details{margin:.5rem 0}summary{cursor:pointer;color:var(--soft)}pre{background:var(--card);padding:.75rem;overflow:auto;
+details{margin:.5rem 0}summary{cursor:pointer;color:var(--soft)}pre{background:var(--card);
+padding:.75rem;overflow:auto;
 border-radius:.5rem;font-size:.8rem}dt{font-weight:600;margin-top:.5rem}dd{margin:0 0 0 1rem}
 """

@@ -1,4 +1,5 @@
-"""The figures of a report: one run by round, and several runs over each other; one function a figure."""
+"""The figures of a report: one run by round, and several runs over each other; one function a
+figure."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hil.contract import KEEP
-from hil.figure_style import (
+from hil.reporting.figure_style import (
     BLUE,
     CYCLE,
     GREEN,
@@ -39,9 +40,12 @@ from hil.figure_style import (
     stacked_panels,
     with_gaps,
 )
-from hil.runlog import Run
+from hil.reporting.run_folder import Run
 
-_GAINS = (("labels", "Gain in accuracy\n(percentage points)", 100.0), ("text", "Gain in loss\n(nats/token)", 1.0))
+_GAINS = (
+    ("labels", "Gain in accuracy\n(percentage points)", 100.0),
+    ("text", "Gain in loss\n(nats/token)", 1.0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,34 +59,50 @@ class Plot:
 
 @mpl.rc_context(STYLE)
 def run_plots(run: Run, *, brief: bool = False) -> list[Plot]:
-    """The figures of one run, only scores and ranks if `brief`; those without numbers are left out."""
-    chosen = (_scores, _ranks) if brief else (_scores, _gains, _ranks, _spending, _snr, _link, _text)
+    """The figures of one run, only scores and ranks if `brief`; those without numbers are left
+    out."""
+    chosen = (
+        (_scores, _ranks) if brief else (_scores, _gains, _ranks, _spending, _snr, _link, _text)
+    )
     made = (plot(run) for plot in chosen) if run.rows else ()
     return [plot for plot in made if plot is not None]
 
 
 def score_kinds(run: Run) -> list[str]:
-    """What each round was scored on: "labels", "text" (a language-model set), or "" when it was not scored."""
-    labels, losses = np.isfinite(run.numbers("edge.score")), np.isfinite(run.numbers("edge.loss_nats_per_token"))
-    return ["labels" if label else "text" if loss else "" for label, loss in zip(labels, losses, strict=True)]
+    """What each round was scored on: "labels", "text" (a language-model set), or "" when it was not
+    scored."""
+    labels, losses = (
+        np.isfinite(run.numbers("edge.score")),
+        np.isfinite(run.numbers("edge.loss_nats_per_token")),
+    )
+    return [
+        "labels" if label else "text" if loss else ""
+        for label, loss in zip(labels, losses, strict=True)
+    ]
 
 
 def short_names(modules: Sequence[str]) -> list[str]:
-    """Module names as "layer.projection" ("0.q", "3.down"), or unchanged where that would make two of them equal."""
-    short = [re.sub(r"^.*?(\d+)\.(?:.*\.)?(\w+?)(?:_proj)?$", r"\1.\2", module) for module in modules]
+    """Module names as "layer.projection" ("0.q", "3.down"), or unchanged where that would make two
+    of them equal."""
+    short = [
+        re.sub(r"^.*?(\d+)\.(?:.*\.)?(\w+?)(?:_proj)?$", r"\1.\2", module) for module in modules
+    ]
     return short if len(set(short)) == len(short) else list(modules)
 
 
 def _by_set(run: Run, kind: str) -> dict[str, NDArray[np.int64]]:
     """Score set → places of the rows scored on it, for the sets of one kind."""
     sets: dict[str, list[int]] = {}
-    for i, (name, found) in enumerate(zip(run.texts("edge.score_set"), score_kinds(run), strict=True)):
+    for i, (name, found) in enumerate(
+        zip(run.texts("edge.score_set"), score_kinds(run), strict=True)
+    ):
         if found == kind:
             sets.setdefault(name, []).append(i)
     return {name: np.array(places) for name, places in sets.items()}
 
 
-# ------------------------------------------------------------------------------------------------ one run
+# ------------------------------------------------------------------------------------------------
+# one run
 
 
 def _scores(run: Run) -> Plot | None:
@@ -113,7 +133,8 @@ def _scores(run: Run) -> Plot | None:
     finish(figure, axes, run, keys=shade_domains(axes, run))
     return Plot(
         title="Score and loss on the edge",
-        caption="The quantised model on the edge, with the update it holds and untouched, on the score set of each "
+        caption="The quantised model on the edge, with the update it holds and untouched, on the "
+        "score set of each "
         "round's domain. Bars: two standard errors of the paired difference between the two.",
         figure=figure,
     )
@@ -130,8 +151,18 @@ def _gains(run: Run) -> Plot | None:
     for ax, (label, scale, sets) in zip(axes, kinds, strict=True):
         for name, at in sets.items():
             colour = colours[name]
-            for chosen, fill in ((at[status[at] == "installed"], colour), (at[status[at] != "installed"], "none")):
-                ax.bar(ids[chosen], scale * gain[chosen], 0.72, color=fill, edgecolor=colour, linewidth=0.9)
+            for chosen, fill in (
+                (at[status[at] == "installed"], colour),
+                (at[status[at] != "installed"], "none"),
+            ):
+                ax.bar(
+                    ids[chosen],
+                    scale * gain[chosen],
+                    0.72,
+                    color=fill,
+                    edgecolor=colour,
+                    linewidth=0.9,
+                )
             error_bars(ax, ids[at], scale * gain[at], scale * error[at], INK)
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set_ylabel(label)
@@ -143,7 +174,8 @@ def _gains(run: Run) -> Plot | None:
     finish(figure, axes, run, keys=keys + shade_domains(axes, run))
     return Plot(
         title="What the update is worth",
-        caption="Gain over the untouched model, upwards is better: accuracy on label questions, loss on plain text. "
+        caption="Gain over the untouched model, upwards is better: accuracy on label questions, "
+        "loss on plain text. "
         "Bars on the columns: two standard errors from the differences item by item.",
         figure=figure,
     )
@@ -165,30 +197,53 @@ def _ranks(run: Run) -> Plot | None:
     shades = ListedColormap(mpl.colormaps["viridis_r"](np.linspace(0.0, 1.0, top)))
     shown = np.ma.masked_where(~(ranks > 0), ranks)
     extent = (-0.5, n_rounds - 0.5, n_modules - 0.5, -0.5)
-    image = ax.imshow(shown, shades, vmin=0.5, vmax=top + 0.5, aspect="auto", interpolation="none", extent=extent)
-    ax.add_patch(PathPatch(_cells(kept), facecolor="#c4c4c4", edgecolor="#6f6f6f", hatch="//////", linewidth=0.0))
+    image = ax.imshow(
+        shown, shades, vmin=0.5, vmax=top + 0.5, aspect="auto", interpolation="none", extent=extent
+    )
+    ax.add_patch(
+        PathPatch(
+            _cells(kept), facecolor="#c4c4c4", edgecolor="#6f6f6f", hatch="//////", linewidth=0.0
+        )
+    )
     if n_rounds <= 16 and n_modules <= 60:
         for (module, i), rank in np.ndenumerate(ranks):
             if rank > 0:
                 colour = "white" if rank > 0.45 * top else "#202020"
-                ax.text(i, module, f"{rank:.0f}", ha="center", va="center_baseline", fontsize=6, color=colour)
+                ax.text(
+                    i,
+                    module,
+                    f"{rank:.0f}",
+                    ha="center",
+                    va="center_baseline",
+                    fontsize=6,
+                    color=colour,
+                )
     step = int(np.ceil(0.1 / row_in))
     ax.set_yticks(range(0, n_modules, step), names[::step], fontsize=6.5)
     every = max(1, int(np.ceil(n_rounds / 20)))
     ax.set_xticks(range(0, n_rounds, every), [f"{i:.0f}" for i in round_ids(run)[::every]])
     ax.tick_params(length=2)
     ax.set_xlabel("Round")
-    bar = figure.colorbar(image, ax=ax, fraction=0.02, aspect=40, pad=0.012, ticks=MaxNLocator(integer=True, nbins=8))
+    bar = figure.colorbar(
+        image, ax=ax, fraction=0.02, aspect=40, pad=0.012, ticks=MaxNLocator(integer=True, nbins=8)
+    )
     bar.set_label("Rank r: directions sent")
     bar.outline.set_visible(False)
     key = [
-        Patch(facecolor="#c4c4c4", edgecolor="#6f6f6f", hatch="//////", linewidth=0, label="kept as the edge holds it"),
+        Patch(
+            facecolor="#c4c4c4",
+            edgecolor="#6f6f6f",
+            hatch="//////",
+            linewidth=0,
+            label="kept as the edge holds it",
+        ),
         Patch(facecolor="#e9e9e9", label="rank 0: no update"),
     ]
     figure.legend(handles=key, loc="outside upper left", ncols=2)
     return Plot(
         title="Rank plan",
-        caption="Directions sent of each adapted module, by layer and projection (0.q: query projection of layer 0).",
+        caption="Directions sent of each adapted module, by layer and projection (0.q: query "
+        "projection of layer 0).",
         figure=figure,
     )
 
@@ -199,7 +254,13 @@ def _cells(marked: NDArray[np.bool_]) -> Path:
     for y, line in enumerate(marked):
         edges = np.flatnonzero(np.diff(np.concatenate(([0], line.astype(int), [0]))))
         for left, right in edges.reshape(-1, 2) - 0.5:
-            corners = [(left, y - 0.5), (right, y - 0.5), (right, y + 0.5), (left, y + 0.5), (left, y - 0.5)]
+            corners = [
+                (left, y - 0.5),
+                (right, y - 0.5),
+                (right, y + 0.5),
+                (left, y + 0.5),
+                (left, y - 0.5),
+            ]
             boxes.append(Path(corners, closed=True))
     return Path.make_compound_path(*boxes)
 
@@ -207,7 +268,14 @@ def _cells(marked: NDArray[np.bool_]) -> Path:
 def _spending(run: Run) -> Plot | None:
     ids = round_ids(run)
     figure, (bits, air) = stacked_panels(2)
-    bits.bar(ids, run.numbers("link.bits_on_air") / 1e3, 0.72, color=SKY, alpha=0.75, label="bits on the air")
+    bits.bar(
+        ids,
+        run.numbers("link.bits_on_air") / 1e3,
+        0.72,
+        color=SKY,
+        alpha=0.75,
+        label="bits on the air",
+    )
     bits.bar(ids, 8e-3 * run.numbers("payload.bytes"), 0.36, color=BLUE, label="payload")
     budget: dict[str, Any] = {"color": INK, "linewidth": 1.4, "label": "budget"}
     bits.hlines(run.numbers("budget.bits") / 1e3, ids - 0.46, ids + 0.46, **budget)
@@ -221,8 +289,10 @@ def _spending(run: Run) -> Plot | None:
     finish(figure, (bits, air), run)
     return Plot(
         title="What the round cost, against its budget",
-        caption="Top: payload against the payload bits that the link expected to deliver, and all modulated data bits, "
-        "which hold coding and retransmissions too. Bottom: time on the air against the time allowed.",
+        caption="Top: payload against the payload bits that the link expected to deliver, and all "
+        "modulated data bits, "
+        "which hold coding and retransmissions too. Bottom: time on the air against the time "
+        "allowed.",
         figure=figure,
     )
 
@@ -247,7 +317,12 @@ def _snr(run: Run) -> Plot | None:
         axes[1].grid()
     for key, name, colour, marker, shift in sources:
         measured, sigma = run.numbers(f"{key}_db"), run.numbers(f"{key}_std_db")
-        dots: dict[str, Any] = {"fmt": marker, "color": colour, "markersize": 3.2, "elinewidth": 0.8}
+        dots: dict[str, Any] = {
+            "fmt": marker,
+            "color": colour,
+            "markersize": 3.2,
+            "elinewidth": 0.8,
+        }
         ax.errorbar(ids + shift, measured, 2 * sigma, label=name, **dots)
         if known:
             axes[1].plot(true, measured, marker, color=colour, markersize=3.0, alpha=0.75)
@@ -255,7 +330,8 @@ def _snr(run: Run) -> Plot | None:
     finish(figure, [ax], run)
     return Plot(
         title="Signal-to-noise ratio",
-        caption="Es/N0 per used subcarrier, measured from received bursts; bars: two sigma of the measurement."
+        caption="Es/N0 per used subcarrier, measured from received bursts; bars: two sigma of the "
+        "measurement."
         + (" Right: against what the simulator was told; on the line they agree." if known else ""),
         figure=figure,
     )
@@ -274,13 +350,21 @@ def _link(run: Run) -> Plot | None:
     base = np.zeros(len(ids))
     for key, shade in zip(keys, shades, strict=False):
         sent = np.nan_to_num(run.numbers(key))
-        blocks.bar(ids, sent, 0.72, bottom=base, color=shade, label=drawable(key.removeprefix("link.blocks_by_mcs.")))
+        blocks.bar(
+            ids,
+            sent,
+            0.72,
+            bottom=base,
+            color=shade,
+            label=drawable(key.removeprefix("link.blocks_by_mcs.")),
+        )
         base += sent
     blocks.set_ylabel("Blocks sent\nby MCS")
     finish(figure, (goodput, errors, blocks), run)
     return Plot(
         title="How the link did",
-        caption="Payload bits delivered per second of air (0 when the payload did not arrive), share of data blocks "
+        caption="Payload bits delivered per second of air (0 when the payload did not arrive), "
+        "share of data blocks "
         "that failed their check, and the modulation and coding schemes that carried the blocks.",
         figure=figure,
     )
@@ -289,7 +373,9 @@ def _link(run: Run) -> Plot | None:
 def _by_rate(mcs: str) -> list[tuple[int, str]]:
     """Sort key: points of the constellation first, then every number by its value."""
     points = mcs.replace("BPSK", "2").replace("QPSK", "4")
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", points)]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", points)
+    ]
 
 
 def _text(run: Run) -> Plot | None:
@@ -302,17 +388,20 @@ def _text(run: Run) -> Plot | None:
     finish(figure, (entropy, oov), run, keys=shade_domains((entropy, oov), run))
     return Plot(
         title="How hard the text is",
-        caption="Entropy of the batch's words, and the share of words that the base model's lexicon lacks.",
+        caption="Entropy of the batch's words, and the share of words that the base model's "
+        "lexicon lacks.",
         figure=figure,
     )
 
 
-# ---------------------------------------------------------------------------------------------- several runs
+# ----------------------------------------------------------------------------------------------
+# several runs
 
 
 @mpl.rc_context(STYLE)
 def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
-    """Gain by round and bits on the air, added up, of all runs that have rounds; None when none has."""
+    """Gain by round and bits on the air, added up, of all runs that have rounds; None when none
+    has."""
     chosen = [(run, name) for run, name in zip(runs, names, strict=True) if run.rows]
     if not chosen:
         return None
@@ -320,7 +409,11 @@ def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
     figure, axes = stacked_panels(len(kinds) + 1)
     for i, (run, name) in enumerate(chosen):
         ids = round_ids(run)
-        style: dict[str, Any] = {"color": CYCLE[i % 6], "marker": MARKERS[i % 6], "label": drawable(name, 40)}
+        style: dict[str, Any] = {
+            "color": CYCLE[i % 6],
+            "marker": MARKERS[i % 6],
+            "label": drawable(name, 40),
+        }
         for ax, (kind, label, scale) in zip(axes, kinds, strict=False):
             scored = np.array(score_kinds(run)) == kind
             gain = np.where(scored, scale * run.numbers("edge.gain"), np.nan)
@@ -333,7 +426,8 @@ def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
     finish(figure, axes, longest)
     return Plot(
         title="The runs over each other",
-        caption="Gain over the untouched model by round, upwards is better, with two standard errors, "
+        caption="Gain over the untouched model by round, upwards is better, with two standard "
+        "errors, "
         "and what it cost on the air so far.",
         figure=figure,
     )

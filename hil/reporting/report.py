@@ -1,4 +1,5 @@
-"""Runs as one HTML page that opens offline, as a table for the terminal, and as a few main figures."""
+"""Runs as one HTML page that opens offline, as a table for the terminal, and as a few main
+figures."""
 
 from __future__ import annotations
 
@@ -16,9 +17,16 @@ from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from hil.contract import KEEP, ConfigError
-from hil.page import details_html, facts_html, figure_html, glossary_html, table_html, write_page
-from hil.plots import comparison_plot, run_plots, score_kinds
-from hil.runlog import Run, Value, comparable
+from hil.reporting.page import (
+    details_html,
+    facts_html,
+    figure_html,
+    glossary_html,
+    table_html,
+    write_page,
+)
+from hil.reporting.plots import comparison_plot, run_plots, score_kinds
+from hil.reporting.run_folder import Run, Value, comparable
 
 Row = Mapping[str, Value]
 NONE = "–"
@@ -26,11 +34,12 @@ NONE = "–"
 
 
 def summary(run: Run) -> dict[str, Value]:
-    """The main figures of a run as one flat row, units in the names; NaN where there is nothing to average.
+    """The main figures of a run as one flat row, units in the names; NaN where there is nothing to
+    average.
 
-    Totals are over all rounds. Goodput counts delivered payload bits only, over all airtime. Gains are means over the
-    rounds scored on label questions (accuracy, 0..1) and on plain text (nats per token); rounds on one score set share
-    its items, so these means carry no standard error.
+    Totals are over all rounds. Goodput counts delivered payload bits only, over all airtime. Gains
+    are means over the rounds scored on label questions (accuracy, 0..1) and on plain text (nats per
+    token); rounds on one score set share its items, so these means carry no standard error.
     """
     status, kinds = run.texts("edge.status"), np.array(score_kinds(run), dtype=str)
     delivered = np.nan_to_num(run.numbers("link.delivered")) > 0
@@ -51,11 +60,16 @@ def summary(run: Run) -> dict[str, Value]:
         "link.airtime_s": airtime_s,
         "budget.airtime_s": float(np.nansum(run.numbers("budget.airtime_s"))),
         "link.elapsed_s": float(np.nansum(run.numbers("link.elapsed_s"))),
-        "link.goodput_bps": 8 * float(np.nansum(run.numbers("link.payload_bytes")[delivered])) / airtime_s
+        "link.goodput_bps": 8
+        * float(np.nansum(run.numbers("link.payload_bytes")[delivered]))
+        / airtime_s
         if airtime_s
         else math.nan,
         "link.block_error_rate": _total(run, "link.blocks_lost") / blocks if blocks else math.nan,
-        "link.snr_rms_error_db": _mean((run.numbers("link.snr_db") - run.numbers("truth.snr_db")) ** 2) ** 0.5,
+        "link.snr_rms_error_db": _mean(
+            (run.numbers("link.snr_db") - run.numbers("truth.snr_db")) ** 2
+        )
+        ** 0.5,
         "link.feedback_bytes": _total(run, "link.feedback_bytes"),
         "control.bytes": _total(run, "control.bytes"),
         "timing.round_s": _mean(run.numbers("timing.round_s")),
@@ -65,8 +79,12 @@ def summary(run: Run) -> dict[str, Value]:
 def terminal_table(run: Run) -> Table:
     """The rounds as a table for rich, with the most telling columns and the totals below."""
     total = summary(run)
-    caption = f"{total['rounds']} rounds, {run.outcome}: " + ", ".join(f"{head} {text}" for head, text in _tiles(total))
-    table = Table(title=escape_markup(f"{run.name} · {_policy(run)}"), caption=escape_markup(caption))
+    caption = f"{total['rounds']} rounds, {run.outcome}: " + ", ".join(
+        f"{head} {text}" for head, text in _tiles(total)
+    )
+    table = Table(
+        title=escape_markup(f"{run.name} · {_policy(run)}"), caption=escape_markup(caption)
+    )
     shown = [(head, cell) for head, cell, in_terminal in _COLUMNS if in_terminal]
     for head, _ in shown:
         table.add_column(head, justify="left" if head in _TEXT_COLUMNS else "right")
@@ -76,10 +94,11 @@ def terminal_table(run: Run) -> Table:
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
-    """One HTML file on all `runs`, everything inside: nothing is loaded from anywhere, no script runs.
+    """One HTML file on all `runs`, everything inside: nothing is loaded from anywhere, no script
+    runs.
 
-    Equal runs give an equal file. Several runs are first laid over each other, then shown one by one with fewer
-    figures than a report on one run has.
+    Equal runs give an equal file. Several runs are first laid over each other, then shown one by
+    one with fewer figures than a report on one run has.
 
     Raises:
         ConfigError: no run was given, or `path` cannot be written.
@@ -90,12 +109,15 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     body = [f"<h1>{escape(title)}</h1>"]
     if len(runs) > 1:
         body.append(_comparison(runs))
-    body += [_run_section(run, f"r{i}", one_of_many=len(runs) > 1) for i, run in enumerate(runs, start=1)]
+    body += [
+        _run_section(run, f"r{i}", one_of_many=len(runs) > 1) for i, run in enumerate(runs, start=1)
+    ]
     body.append(glossary_html(_GLOSSARY))
     write_page(path, title, body)
 
 
-# ------------------------------------------------------------------------------------------- what a run says
+# ----------------------------------------------------------------------------------------- what a
+# run says
 
 
 def _config(run: Run, table: str, key: str) -> str:
@@ -109,15 +131,25 @@ def _config(run: Run, table: str, key: str) -> str:
 
 def _policy(run: Run) -> str:
     named = list(dict.fromkeys(name for name in run.texts("policy.name") if name))
-    return ", ".join(named) or str(run.manifest.get("policy") or _config(run, "policy", "kind") or NONE)
+    return ", ".join(named) or str(
+        run.manifest.get("policy") or _config(run, "policy", "kind") or NONE
+    )
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     manifest = run.manifest
     seeds = manifest.get("seeds")
-    named = ", ".join(f"{k} {v}" for k, v in seeds.items()) if isinstance(seeds, Mapping) else str(seeds or "")
+    named = (
+        ", ".join(f"{k} {v}" for k, v in seeds.items())
+        if isinstance(seeds, Mapping)
+        else str(seeds or "")
+    )
     git = manifest.get("git")
-    commit = f"{git.get('sha', '?')}{' with local changes' if git.get('dirty') else ''}" if git else "not in a checkout"
+    commit = (
+        f"{git.get('sha', '?')}{' with local changes' if git.get('dirty') else ''}"
+        if git
+        else "not in a checkout"
+    )
     return [
         ("Policy", _policy(run)),
         ("Model", str(manifest.get("model") or _config(run, "model", "base") or NONE)),
@@ -132,7 +164,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _duration(manifest: Mapping[str, Any]) -> str:
     try:
-        start, end = (datetime.fromisoformat(str(manifest[key])) for key in ("started_utc", "finished_utc"))
+        start, end = (
+            datetime.fromisoformat(str(manifest[key])) for key in ("started_utc", "finished_utc")
+        )
     except (KeyError, ValueError):
         return NONE
     minutes, seconds = divmod(round((end - start).total_seconds()), 60)
@@ -155,7 +189,8 @@ def _show(value: Value | None, form: str, scale: float = 1.0) -> str:
     return format(value * scale, form)
 
 
-# ------------------------------------------------------------------------------------------ tables' columns
+# ---------------------------------------------------------------------------------------- tables'
+# columns
 
 
 def _number(key: str, form: str, scale: float = 1.0) -> Callable[[Row], str]:
@@ -228,22 +263,33 @@ def _tiles(total: Mapping[str, Value]) -> list[tuple[str, str]]:
         ("SNR error, rms", "link.snr_rms_error_db", ".2f", 1.0, " dB"),
     )
     texts = [(head, _show(total[key], form, scale), unit) for head, key, form, scale, unit in shown]
-    counts = ("installed / kept / refused", " / ".join(str(total[word]) for word in ("installed", "kept", "refused")))
+    counts = (
+        "installed / kept / refused",
+        " / ".join(str(total[word]) for word in ("installed", "kept", "refused")),
+    )
     return [counts, *((head, text + unit) for head, text, unit in texts if text != NONE)]
 
 
-# --------------------------------------------------------------------------------------------------- HTML
+# ------------------------------------------------------------------------------------------------
+# HTML
 
 
 def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
-    tiles = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in _tiles(summary(run)))
-    versions = json.dumps({k: run.manifest.get(k) for k in ("platform", "versions")}, indent=2, default=str)
+    tiles = "".join(
+        f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in _tiles(summary(run))
+    )
+    versions = json.dumps(
+        {k: run.manifest.get(k) for k in ("platform", "versions")}, indent=2, default=str
+    )
     parts = [
         f"<h2>{escape(f'{anchor[1:]} {run.name}')}</h2>" if one_of_many else "",
         facts_html(_facts(run)),
         f'<div class="tiles">{tiles}</div>',
         _reality(run),
-        *(figure_html(plot, f"{anchor}f{i}") for i, plot in enumerate(run_plots(run, brief=one_of_many))),
+        *(
+            figure_html(plot, f"{anchor}f{i}")
+            for i, plot in enumerate(run_plots(run, brief=one_of_many))
+        ),
         "<h3>All rounds</h3>" if run.rows else '<p class="note">No round was completed.</p>',
         table_html(
             [head for head, _, _ in _COLUMNS],
@@ -261,13 +307,19 @@ def _reality(run: Run) -> str:
     """What of the bench was not the real thing, in the words of the manifest."""
     if not {"simulated", "emulated"} & run.manifest.keys():
         return '<p class="note">The manifest does not say what was simulated.</p>'
-    lines = [(word, line) for word in ("simulated", "emulated") for line in run.manifest.get(word) or ()]
+    lines = [
+        (word, line) for word in ("simulated", "emulated") for line in run.manifest.get(word) or ()
+    ]
     items = "".join(f"<li><b>{word}</b> {escape(str(line))}</li>" for word, line in lines)
-    return f'<div class="note">What was not real in this run:<ul>{items or "<li>nothing</li>"}</ul></div>'
+    return (
+        '<div class="note">What was not real in this '
+        f"run:<ul>{items or '<li>nothing</li>'}</ul></div>"
+    )
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    """Runs side by side: main figures, whether the rounds are equal, and the curves over each other."""
+    """Runs side by side: main figures, whether the rounds are equal, and the curves over each
+    other."""
     names = [f"{i} {run.name} ({_policy(run)})" for i, run in enumerate(runs, start=1)]
     first = comparable(runs[0].rows)
     rows = []
@@ -291,7 +343,9 @@ def _comparison(runs: Sequence[Run]) -> str:
         "Run|Outcome|Rounds|Refused|On air Mbit|Airtime s|Goodput kbit/s|"
         "Mean gain, accuracy points|Mean gain, nats/token|Rounds equal to the first run's"
     ).split("|")
-    links = " · ".join(f'<a href="#r{i}">{escape(name)}</a>' for i, name in enumerate(names, start=1))
+    links = " · ".join(
+        f'<a href="#r{i}">{escape(name)}</a>' for i, name in enumerate(names, start=1)
+    )
     plot = comparison_plot(runs, names)
     return (
         f"<nav>{links}</nav>"
@@ -301,21 +355,55 @@ def _comparison(runs: Sequence[Run]) -> str:
 
 
 _GLOSSARY = (
-    ("Accuracy", "Share of label questions that the model on the edge answers right, by the next word's probability."),
-    ("Loss", "Cross-entropy in nats per token: of the label word, or of all tokens of a plain-text score set."),
+    (
+        "Accuracy",
+        "Share of label questions that the model on the edge answers right, by the next word's "
+        "probability.",
+    ),
+    (
+        "Loss",
+        "Cross-entropy in nats per token: of the label word, or of all tokens of a plain-text "
+        "score set.",
+    ),
     ("Untouched", "The same quantised model without any update, on the same score set."),
-    ("Gain", "Accuracy minus untouched accuracy; on plain text untouched loss minus loss. Upwards is better."),
-    ("Standard error", "Of the gain, from the differences item by item; twice as much covers about 95 %."),
-    ("Installed, kept, refused", "A new update is active; none was sent; it did not arrive or was turned down."),
-    ("Directions, rank", "Number of rank-one terms of a module's low-rank update; a kept module costs none."),
+    (
+        "Gain",
+        "Accuracy minus untouched accuracy; on plain text untouched loss minus loss. Upwards is "
+        "better.",
+    ),
+    (
+        "Standard error",
+        "Of the gain, from the differences item by item; twice as much covers about 95 %.",
+    ),
+    (
+        "Installed, kept, refused",
+        "A new update is active; none was sent; it did not arrive or was turned down.",
+    ),
+    (
+        "Directions, rank",
+        "Number of rank-one terms of a module's low-rank update; a kept module costs none.",
+    ),
     ("Payload", "The encoded update in bytes, before channel coding."),
-    ("Budget", "Airtime allowed in a round, and the payload bits the link expects to deliver in it."),
-    ("Bits on the air", "Modulated bits of all data blocks sent, coding and retransmissions included; no headers."),
+    (
+        "Budget",
+        "Airtime allowed in a round, and the payload bits the link expects to deliver in it.",
+    ),
+    (
+        "Bits on the air",
+        "Modulated bits of all data blocks sent, coding and retransmissions included; no headers.",
+    ),
     ("Airtime", "Transmitted samples divided by the sample rate, sounding included."),
-    ("Goodput", "Delivered payload bits per second of airtime; 0 for a payload that did not arrive whole."),
+    (
+        "Goodput",
+        "Delivered payload bits per second of airtime; 0 for a payload that did not arrive whole.",
+    ),
     ("Block errors", "Share of data blocks sent that failed their check."),
     ("MCS", "Modulation and coding scheme of a block."),
-    ("SNR", "Es/N0 per used subcarrier in dB, measured from received bursts, before the plan and while sending."),
+    (
+        "SNR",
+        "Es/N0 per used subcarrier in dB, measured from received bursts, before the plan and "
+        "while sending.",
+    ),
     ("True SNR", "What the simulator was told; a real radio has none."),
     ("Lexical entropy", "Shannon entropy of the batch's word distribution, in bits per word."),
     ("OOV", "Share of words that the base model's lexicon lacks."),

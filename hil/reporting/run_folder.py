@@ -1,4 +1,5 @@
-"""The folder of one run: what it was, and one flat line a round; readable while it grows and after a crash.
+"""The folder of one run: what it was, and one flat line a round; readable while it grows and after
+a crash.
 
 In runs/<UTC stamp>-<name>/ lie config.toml, manifest.json, rounds.jsonl and log.txt.
 """
@@ -31,25 +32,29 @@ Value = str | int | float | bool
 """One entry of a round's row; a number that is not finite travels as JSON's null."""
 
 WALL_CLOCK = "timing."
-"""Keys with this prefix hold wall-clock figures: the only ones that may differ between two equal runs."""
+"""Keys with this prefix hold wall-clock figures: the only ones that may differ between two equal
+runs."""
 
 _CONFIG, _MANIFEST, _ROUNDS, _LOG = "config.toml", "manifest.json", "rounds.jsonl", "log.txt"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LOGGERS = ("hil", "cloud", "radio", "edge_device", "calibration")
 _PACKAGES = (
-    "hil-lora-testbed numpy scipy pydantic paho-mqtt matplotlib torch transformers peft safetensors tokenizers "
+    "hil-lora-testbed numpy scipy pydantic paho-mqtt matplotlib torch transformers peft "
+    "safetensors tokenizers "
     "llama-cpp-python gguf pyadi-iio pylibiio"
 ).split()
 
 
-# ---------------------------------------------------------------------------------------------- writing
+# ----------------------------------------------------------------------------------------------
+# writing
 
 
 class RunLog:
     """An open run folder; `with` decides its outcome and keeps log.txt.
 
-    The outcome in manifest.json is "running" until the block is left: "finished" at its end, "interrupted" by Ctrl-C
-    or a termination, "failed: ..." by any other exception (which goes on). A killed process leaves "running".
+    The outcome in manifest.json is "running" until the block is left: "finished" at its end,
+    "interrupted" by Ctrl-C or a termination, "failed: ..." by any other exception (which goes on).
+    A killed process leaves "running".
 
     Attributes:
         folder: where everything is written; other files of the run may be put there too.
@@ -66,17 +71,25 @@ class RunLog:
 
     @classmethod
     def create(
-        cls, out_dir: Path, name: str, *, config_toml: str, manifest: Mapping[str, object], now_utc: datetime
+        cls,
+        out_dir: Path,
+        name: str,
+        *,
+        config_toml: str,
+        manifest: Mapping[str, object],
+        now_utc: datetime,
     ) -> Self:
-        """A new folder below `out_dir`, never one that exists: in the same second the next gets "-2", "-3", ...
+        """A new folder below `out_dir`, never one that exists: in the same second the next gets
+        "-2", "-3", ...
 
         Args:
             out_dir: made when missing.
             name: letters, digits, dot, dash, underscore.
             config_toml: the resolved configuration, as text.
-            manifest: what else describes the run; must turn into JSON. Reports look for "policy", "model", "seeds"
-                (name → int) and "simulated", "emulated" (lists of sentences). The keys name, outcome, started_utc,
-                finished_utc, rounds, git, platform and versions are the log's own.
+            manifest: what else describes the run; must turn into JSON. Reports look for "policy",
+                "model", "seeds" (name → int) and "simulated", "emulated" (lists of sentences). The
+                keys name, outcome, started_utc, finished_utc, rounds, git, platform and versions
+                are the log's own.
             now_utc: the start, with a time zone.
         Raises:
             ConfigError: the name does not fit, or the folder cannot be made.
@@ -85,7 +98,9 @@ class RunLog:
         if now_utc.tzinfo is None:
             raise ValueError("now_utc has no time zone; pass datetime.now(UTC)")
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"run name {name!r}: only letters, digits, '.', '_' and '-'; change [run] name")
+            raise ConfigError(
+                f"run name {name!r}: only letters, digits, '.', '_' and '-'; change [run] name"
+            )
         started = now_utc.astimezone(UTC)
         own: dict[str, object] = {
             "name": name,
@@ -94,7 +109,11 @@ class RunLog:
             "finished_utc": "",
             "rounds": 0,
             "git": git_state(Path(__file__)),
-            "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+            "platform": {
+                "system": platform.platform(),
+                "machine": platform.machine(),
+                "cpus": os.cpu_count(),
+            },
             "versions": _versions(),
         }
         try:
@@ -104,11 +123,14 @@ class RunLog:
             (folder / _ROUNDS).touch()
             log._save_manifest()
         except OSError as error:
-            raise ConfigError(f"run folder below {out_dir}: {error.strerror}; choose another [run] out") from error
+            raise ConfigError(
+                f"run folder below {out_dir}: {error.strerror}; choose another [run] out"
+            ) from error
         return log
 
     def describe(self, facts: Mapping[str, object]) -> None:
-        """Add to the manifest what is known only now that the bench is open; see create for what reports look for."""
+        """Add to the manifest what is known only now that the bench is open; see create for what
+        reports look for."""
         self._manifest |= facts
         self._save_manifest()
 
@@ -116,11 +138,16 @@ class RunLog:
         """Append one row and bring it to the disk before returning.
 
         Args:
-            row: dotted key → text, number or truth value (NumPy scalars too). None, NaN and ±inf become null.
+            row: dotted key → text, number or truth value (NumPy scalars too). None, NaN and ±inf
+                become null.
         Raises:
             TypeError: a value is a list, a mapping or some other object.
         """
-        line = json.dumps({key: _plain(key, value) for key, value in row.items()}, allow_nan=False, ensure_ascii=False)
+        line = json.dumps(
+            {key: _plain(key, value) for key, value in row.items()},
+            allow_nan=False,
+            ensure_ascii=False,
+        )
         with (self.folder / _ROUNDS).open("ab") as file:
             file.write(line.encode() + b"\n")
             file.flush()
@@ -129,19 +156,25 @@ class RunLog:
 
     def __enter__(self) -> Self:
         handler = logging.FileHandler(self.folder / _LOG, encoding="utf-8")
-        formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        formatter = logging.Formatter(
+            "%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
         formatter.converter = time.gmtime
         handler.setFormatter(formatter)
         logging.getLogger().addHandler(handler)
         self._handler = handler
-        # Own messages from INFO up; of libraries only what the root logger lets through, as a rule warnings.
+        # Own messages from INFO up; of libraries only what the root logger lets through, as a rule
+        # warnings.
         self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level or logging.INFO)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         outcome = _outcome(error)
         logger = logging.getLogger(__name__)
@@ -155,13 +188,20 @@ class RunLog:
             logging.getLogger().removeHandler(self._handler)
             self._handler.close()
         finished_utc = self._started_utc + timedelta(seconds=time.monotonic() - self._started_s)
-        self._manifest |= {"outcome": outcome, "finished_utc": _iso(finished_utc), "rounds": self._rounds}
+        self._manifest |= {
+            "outcome": outcome,
+            "finished_utc": _iso(finished_utc),
+            "rounds": self._rounds,
+        }
         self._save_manifest()
 
     def _save_manifest(self) -> None:
         # Written beside and moved over, so that a reader never meets half a manifest.
         draft = self.folder / (_MANIFEST + ".tmp")
-        draft.write_text(json.dumps(self._manifest, indent=2, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.write_text(
+            json.dumps(self._manifest, indent=2, default=str, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
         draft.replace(self.folder / _MANIFEST)
 
 
@@ -186,7 +226,10 @@ def _plain(key: str, value: object) -> Value | None:
         return None
     if isinstance(value, str | int | float):
         return value
-    raise TypeError(f"{key} = {type(value).__name__}: a row holds texts, numbers and truth values; use dotted keys")
+    raise TypeError(
+        f"{key} = {type(value).__name__}: a row holds texts, numbers and truth values; use dotted "
+        "keys"
+    )
 
 
 def _outcome(error: BaseException | None) -> str:
@@ -212,25 +255,34 @@ def _versions() -> dict[str, str]:
 
 
 def git_state(source: Path) -> dict[str, object] | None:
-    """Commit that `source` is tracked in, and whether tracked files or new Python files differ from it; else None."""
+    """Commit that `source` is tracked in, and whether tracked files or new Python files differ from
+    it; else None."""
     program = shutil.which("git")
     if program is None:
         return None
 
     def git(*args: str) -> str:
         command = [program, "-C", str(source.parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=20
+        ).stdout
 
     try:
-        git("ls-files", "--error-unmatch", source.name)  # an installed copy may lie inside somebody else's checkout
+        git(
+            "ls-files", "--error-unmatch", source.name
+        )  # an installed copy may lie inside somebody else's checkout
         sha = git("rev-parse", "HEAD").strip()
         changes = git("status", "--porcelain", "--untracked-files=all").splitlines()
     except (subprocess.SubprocessError, OSError):
         return None
-    return {"sha": sha, "dirty": any(not line.startswith("??") or line.endswith(".py") for line in changes)}
+    return {
+        "sha": sha,
+        "dirty": any(not line.startswith("??") or line.endswith(".py") for line in changes),
+    }
 
 
-# ---------------------------------------------------------------------------------------------- reading
+# ----------------------------------------------------------------------------------------------
+# reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,8 +293,8 @@ class Run:
         folder: where it was read from.
         config_toml: the resolved configuration.
         manifest: see RunLog.create.
-        rows: one flat row a round, oldest first. Null is read as NaN, in every column: it is only ever written for a
-            number that is missing or not finite; a text that is missing is "".
+        rows: one flat row a round, oldest first. Null is read as NaN, in every column: it is only
+            ever written for a number that is missing or not finite; a text that is missing is "".
         truncated: the last line was cut off and left out.
     """
 
@@ -272,7 +324,9 @@ class Run:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, in the order in which the rows bring them up."""
-        return list(dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix)))
+        return list(
+            dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix))
+        )
 
 
 def _number(value: Value | None) -> float:
@@ -292,12 +346,17 @@ def read_run(folder: Path) -> Run:
     except OSError as error:
         missing = Path(error.filename or folder).name
         raise ConfigError(
-            f"{folder} is not a run: {missing}: {error.strerror}; give a folder that hil run has made"
+            f"{folder} is not a run: {missing}: {error.strerror}; give a folder that hil run has "
+            "made"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{folder / _MANIFEST}: damaged ({error}); the run cannot be read without it") from error
+        raise ConfigError(
+            f"{folder / _MANIFEST}: damaged ({error}); the run cannot be read without it"
+        ) from error
     if not isinstance(manifest, dict):
-        raise ConfigError(f"{folder / _MANIFEST}: holds no table of keys; give a folder that hil run has made")
+        raise ConfigError(
+            f"{folder / _MANIFEST}: holds no table of keys; give a folder that hil run has made"
+        )
     rows: list[dict[str, Value]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -306,9 +365,16 @@ def read_run(folder: Path) -> Run:
             rows.append(_row(line))
         except ValueError as error:
             if number == len(lines):
-                return Run(folder=folder, config_toml=config_toml, manifest=manifest, rows=rows, truncated=True)
+                return Run(
+                    folder=folder,
+                    config_toml=config_toml,
+                    manifest=manifest,
+                    rows=rows,
+                    truncated=True,
+                )
             raise ConfigError(
-                f"{folder / _ROUNDS} line {number}: damaged ({error}); remove the line to read the others"
+                f"{folder / _ROUNDS} line {number}: damaged ({error}); remove the line to read "
+                "the others"
             ) from error
     return Run(folder=folder, config_toml=config_toml, manifest=manifest, rows=rows)
 
@@ -325,4 +391,6 @@ def comparable(rows: Iterable[Mapping[str, Value | None]]) -> list[dict[str, Val
 
     Numbers that are not finite become None, because NaN differs from itself.
     """
-    return [{k: _plain(k, v) for k, v in row.items() if not k.startswith(WALL_CLOCK)} for row in rows]
+    return [
+        {k: _plain(k, v) for k, v in row.items() if not k.startswith(WALL_CLOCK)} for row in rows
+    ]

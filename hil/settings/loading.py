@@ -1,9 +1,9 @@
 """hil.toml → validated settings.
 
-Precedence: the defaults here < the file < `--set key=value`. Every key carries its unit. `kind` picks an
-implementation, and its table holds only that kind's keys. An unknown key, a wrong type or a value out of range is a
-ConfigError that names the key, the value, the limit and the nearest known key. Relative paths start at the working
-directory.
+Precedence: the defaults here < the file < `--set key=value`. Every key carries its unit. `kind`
+picks an implementation, and its table holds only that kind's keys. An unknown key, a wrong type or
+a value out of range is a ConfigError that names the key, the value, the limit and the nearest known
+key. Relative paths start at the working directory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Validatio
 from pydantic_core import ErrorDetails
 
 from hil.contract import ConfigError
-from hil.pluto_radio_settings import PlutoRadio
-from hil.policy_settings import AnyPolicy, OursPolicy, Table
-from hil.radio_settings import LoopbackRadio
+from hil.settings.pluto import PlutoRadio
+from hil.settings.policy import AnyPolicy, OursPolicy, Table
+from hil.settings.radio import LoopbackRadio
 
 _Kind = Discriminator("kind")
 
@@ -34,7 +34,8 @@ class RunSettings(Table):
     rounds: int = Field(default=10, ge=1, le=100_000)
     out: str = "runs"
     deliver: bool = True
-    """False: the control run. Everything happens but the transmission, so the edge keeps its untouched model."""
+    """False: the control run. Everything happens but the transmission, so the edge keeps its
+    untouched model."""
 
 
 class BudgetSettings(Table):
@@ -49,7 +50,9 @@ class DefaultText(Table):
     """[text] kind = "default": generated reports and standard-library prose, by domain."""
 
     kind: Literal["default"] = "default"
-    stream: list[str] = Field(default=["jargon40", "jargon150", "jargon400", "mixed200", "email+http"], min_length=1)
+    stream: list[str] = Field(
+        default=["jargon40", "jargon150", "jargon400", "mixed200", "email+http"], min_length=1
+    )
     dwell: int = Field(default=2, ge=1)
     train_examples: int = Field(default=4000, ge=1, le=1_000_000)
     score_examples: int = Field(default=400, ge=2, le=100_000)
@@ -73,11 +76,13 @@ class FileText(_LabelColumns):
     score_path: str = ""
     """File to score on; "" = a tenth of `path`, held out."""
     columns: list[str] = Field(default=[])
-    """Names of the columns of a TSV or CSV without a header line; [] = the first line names them."""
+    """Names of the columns of a TSV or CSV without a header line; [] = the first line names
+    them."""
 
 
 class HubText(_LabelColumns):
-    """[text] kind = "hub": a Hugging Face data set by name, where the `datasets` package is installed."""
+    """[text] kind = "hub": a Hugging Face data set by name, where the `datasets` package is
+    installed."""
 
     kind: Literal["hub"]
     name: str
@@ -87,9 +92,26 @@ class HubText(_LabelColumns):
 
 
 Projection = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "out_proj", "fc1", "fc2"
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "out_proj",
+    "fc1",
+    "fc2",
 ]
-PROJECTIONS: list[Projection] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: list[Projection] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+]
 """Of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
 
 
@@ -114,14 +136,17 @@ class FinetuneSettings(Table):
     threads: int = Field(default=2, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plan_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns to do without what is
-    not sent. The training at r_max takes them too, and goes on from there. 0 = what is sent is cut from that."""
+    """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns
+    to do without what is not sent. The training at r_max takes them too, and goes on from there. 0
+    = what is sent is cut from that."""
     resume_from: str = ""
-    """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the base model."""
+    """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the
+    base model."""
 
     @property
     def plan_steps(self) -> int:
-        """Steps of a round that are taken within its plan; at least one if there is a share of them."""
+        """Steps of a round that are taken within its plan; at least one if there is a share of
+        them."""
         return max(1, round(self.plan_share * self.steps)) if self.plan_share else 0
 
 
@@ -139,11 +164,13 @@ class EnvironmentSettings(Table):
     snr_age_rounds: int = Field(default=0, ge=0, le=1000)
     """Rounds that the reported SNR lags behind."""
     snr_missing_rate: float = Field(default=0.0, ge=0, le=1)
-    """Share of rounds whose sounding goes unanswered: they are planned by the last one that was answered."""
+    """Share of rounds whose sounding goes unanswered: they are planned by the last one that was
+    answered."""
 
 
 class StreamsSettings(Table):
-    """[streams]: rounds that are trained once at r_max and kept, to train and compare policies on."""
+    """[streams]: rounds that are trained once at r_max and kept, to train and compare policies
+    on."""
 
     rounds: int = Field(default=6, ge=2, le=64)
     dwell: int = Field(default=2, ge=1, le=64)
@@ -158,7 +185,15 @@ class StreamsSettings(Table):
     steps: int = Field(default=60, ge=1, le=100_000)
     batch: int = Field(default=16, ge=1, le=4096)
     domains: list[str] = Field(
-        default=["jargon40", "jargon150", "jargon400", "mixed100", "mixed200", "email+http", "logging+xml"],
+        default=[
+            "jargon40",
+            "jargon150",
+            "jargon400",
+            "mixed100",
+            "mixed200",
+            "email+http",
+            "logging+xml",
+        ],
         min_length=1,
     )
     """Of the default text; each stream draws its own order from these."""
@@ -169,7 +204,8 @@ class CodecSettings(Table):
     """[codec]: how an update becomes bytes."""
 
     coefficient_bits: Literal[4, 8] = 4
-    """Of a direction's vectors. With 4 the same loss takes half the payload that it takes with 8 (docs/results.md)."""
+    """Of a direction's vectors. With 4 the same loss takes half the payload that it takes with 8
+    (docs/results.md)."""
 
 
 class ControlSettings(Table):
@@ -177,7 +213,8 @@ class ControlSettings(Table):
 
     url: str = Field(default="inprocess:", pattern=r"^(inprocess:|mqtt://[^/\s]+)$")
     secrets_file: str = ""
-    """File with the broker's user on the first line and the password on the second; "" = anonymous."""
+    """File with the broker's user on the first line and the password on the second; "" =
+    anonymous."""
     device: str = Field(default="edge-0", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
 
@@ -202,7 +239,9 @@ class CalibrationSettings(Table):
 
 def _default_kind(kind: str) -> BeforeValidator:
     """A table that does not name its kind is of the default kind."""
-    return BeforeValidator(lambda table: {"kind": kind, **table} if isinstance(table, dict) else table)
+    return BeforeValidator(
+        lambda table: {"kind": kind, **table} if isinstance(table, dict) else table
+    )
 
 
 class Settings(Table):
@@ -210,12 +249,16 @@ class Settings(Table):
 
     run: RunSettings = RunSettings()
     budget: BudgetSettings = BudgetSettings()
-    text: Annotated[Annotated[DefaultText | FileText | HubText, _Kind], _default_kind("default")] = DefaultText()
+    text: Annotated[
+        Annotated[DefaultText | FileText | HubText, _Kind], _default_kind("default")
+    ] = DefaultText()
     model: ModelSettings = ModelSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     policy: Annotated[Annotated[AnyPolicy, _Kind], _default_kind("ours")] = OursPolicy()
     codec: CodecSettings = CodecSettings()
-    radio: Annotated[Annotated[LoopbackRadio | PlutoRadio, _Kind], _default_kind("loopback")] = LoopbackRadio()
+    radio: Annotated[Annotated[LoopbackRadio | PlutoRadio, _Kind], _default_kind("loopback")] = (
+        LoopbackRadio()
+    )
     control: ControlSettings = ControlSettings()
     edge: EdgeSettings = EdgeSettings()
     environment: EnvironmentSettings = EnvironmentSettings()
@@ -227,10 +270,14 @@ class Settings(Table):
         """[radio], where the air has to be simulated. Raises ConfigError for real radios."""
         if isinstance(self.radio, LoopbackRadio):
             return self.radio
-        raise ConfigError(f"radio.kind = {self.radio.kind!r}: this needs simulated air; set radio.kind = 'loopback'")
+        raise ConfigError(
+            f"radio.kind = {self.radio.kind!r}: this needs simulated air; set radio.kind = "
+            "'loopback'"
+        )
 
 
-# -------------------------------------------------------------------------------------------- loading
+# --------------------------------------------------------------------------------------------
+# loading
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
@@ -238,7 +285,8 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
 
     Args:
         path: a TOML file.
-        overrides: "table.key=value"; the value is read as TOML, and as a plain string where it is not TOML.
+        overrides: "table.key=value"; the value is read as TOML, and as a plain string where it is
+            not TOML.
     Raises:
         ConfigError: the file is missing or not TOML, or a key or value is not allowed.
     """
@@ -282,7 +330,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts[:-1]):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is a value, not a table")
+            raise ConfigError(
+                f"--set {override}: {'.'.join(parts[: depth + 1])} is a value, not a table"
+            )
     if parts[-1] == "kind" and table.get("kind", value) != value:
         table.clear()  # the keys of another kind would only be in the way
     table[parts[-1]] = value
@@ -306,7 +356,9 @@ def _explain(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _path_in(data: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[list[str], Mapping[str, Any]]:
+def _path_in(
+    data: Mapping[str, Any], location: tuple[int | str, ...]
+) -> tuple[list[str], Mapping[str, Any]]:
     """A pydantic location without the tags of unions, and the table that its last key stands in."""
     path: list[str] = []
     here: Any = data

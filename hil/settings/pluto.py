@@ -1,4 +1,5 @@
-"""[radio] of hil.toml, kind = "pluto": real radios, what they may send, and what the emulated ones hear."""
+"""[radio] of hil.toml, kind = "pluto": real radios, what they may send, and what the emulated ones
+hear."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hil.policy_settings import Table
-from hil.radio_settings import ChannelSettings, Constant, ShareTrajectory
+from hil.settings.policy import Table
+from hil.settings.radio import ChannelSettings, Constant, ShareTrajectory
 
 
 class BandSettings(Table):
@@ -32,10 +33,12 @@ class AllowSettings(Table):
 
 
 class EmulatorSettings(Table):
-    """[radio.emulator]: what `hil emulate-pluto` puts on its ether beside [radio.channel]; real radios ignore it."""
+    """[radio.emulator]: what `hil emulate-pluto` puts on its ether beside [radio.channel]; real
+    radios ignore it."""
 
     ppm: list[float] = Field(default=[0.0, 3.0], min_length=1, max_length=8)
-    """Error of each node's oscillator, for carrier and sample clock; nodes beyond the list have none."""
+    """Error of each node's oscillator, for carrier and sample clock; nodes beyond the list have
+    none."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     dwell_s: float = Field(default=10.0, gt=0, le=86_400)
     """Time for which each value of radio.channel.snr_db holds."""
@@ -54,11 +57,13 @@ class PlutoRadio(Table):
     lo_hz: float = Field(default=2.45e9, ge=325e6, le=3.8e9)
     """Carrier of the link."""
     cfo_ppm: float = Field(default=0.0, ge=-100, le=100)
-    """Carrier offset of transmitter over receiver, as `hil calibrate cfo` finds it; the receiver is tuned by it."""
+    """Carrier offset of transmitter over receiver, as `hil calibrate cfo` finds it; the receiver is
+    tuned by it."""
     tx_attenuation_db: float = Field(default=20.0, ge=0, le=89.75)
     rx_gain_db: float = Field(default=40.0, ge=-3, le=71)
     loopback: Literal["none", "digital"] = "none"
-    """"digital": the chip hands what it would send back to its receiver; for one radio without a cable."""
+    """"digital": the chip hands what it would send back to its receiver; for one radio without a
+    cable."""
     path: str = Field(default="", max_length=200)
     """What lies between the radios, for the records: "cable, 40 dB"."""
     patience_s: float = Field(default=30.0, ge=1, le=3600)
@@ -69,7 +74,9 @@ class PlutoRadio(Table):
     record: bool = False
     """Write every round's received samples into the run's folder, iq/*.sigmf-*, for hil replay."""
     allow: AllowSettings = AllowSettings()
-    channel: ChannelSettings = ChannelSettings(preset="lab_cable", snr_db=Constant(value=20.0), max_delay_samples=0)
+    channel: ChannelSettings = ChannelSettings(
+        preset="lab_cable", snr_db=Constant(value=20.0), max_delay_samples=0
+    )
     """Between emulated radios alone."""
     emulator: EmulatorSettings = EmulatorSettings()
 
@@ -80,5 +87,6 @@ class PlutoRadio(Table):
 
     @property
     def receive_lo_hz(self) -> float:
-        """What a receiver that is another radio is tuned to; one oscillator has no offset to itself."""
+        """What a receiver that is another radio is tuned to; one oscillator has no offset to
+        itself."""
         return self.lo_hz * (1 + self.cfo_ppm * 1e-6) if self.has_two_radios else self.lo_hz

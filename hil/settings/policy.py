@@ -1,4 +1,5 @@
-"""[policy] of hil.toml: a table for every kind of rank policy; and what all tables of settings are."""
+"""[policy] of hil.toml: a table for every kind of rank policy; and what all tables of settings
+are."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Table(BaseModel):
-    """A table of hil.toml: unknown keys, other types and numbers that are not finite are refused."""
+    """A table of hil.toml: unknown keys, other types and numbers that are not finite are
+    refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 NATS_PER_S: Final = 0.15
-"""Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the reward of
-arXiv 2507.11515 gives its cost a weight of 0.1."""
+"""Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the
+reward of arXiv 2507.11515 gives its cost a weight of 0.1."""
 
 
 class FixedPolicy(Table):
@@ -43,33 +45,39 @@ class GreedyPolicy(Table):
 
     kind: Literal["greedy"]
     per: Literal["rank", "parameter", "kfac"] = "rank"
-    """Share of the module's energy for each direction, for each parameter of it, or loss by K-FAC for each bit."""
+    """Share of the module's energy for each direction, for each parameter of it, or loss by K-FAC
+    for each bit."""
 
 
 class WaterfillPolicy(Table):
-    """[policy] kind = "waterfill": every direction above one level of energy per parameter for the whole model."""
+    """[policy] kind = "waterfill": every direction above one level of energy per parameter for the
+    whole model."""
 
     kind: Literal["waterfill"]
 
 
 class PricePolicy(Table):
-    """[policy] kind = "price": the exact plan at one price of a bit, constant or steered by what is left to spend."""
+    """[policy] kind = "price": the exact plan at one price of a bit, constant or steered by what is
+    left to spend."""
 
     kind: Literal["price"]
     nats_per_mbit: float = Field(default=0.01, ge=0, le=1000)
     feedback: bool = False
-    """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes slower."""
+    """Raise the price when an episode's airtime goes faster than its rounds, lower it when it goes
+    slower."""
 
 
 class AdaLoraPolicy(Table):
-    """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is sent."""
+    """[policy] kind = "adalora": PEFT's AdaLoRA trains to this average rank, and all it keeps is
+    sent."""
 
     kind: Literal["adalora"]
     rank: int = Field(default=4, ge=1, le=64)
 
 
 class EvaPolicy(Table):
-    """[policy] kind = "eva": PEFT's EVA spreads this average rank by the activations, and all of it is sent."""
+    """[policy] kind = "eva": PEFT's EVA spreads this average rank by the activations, and all of it
+    is sent."""
 
     kind: Literal["eva"]
     rank: int = Field(default=4, ge=1, le=64)
@@ -89,7 +97,8 @@ class AirLlmPolicy(Table):
     kind: Literal["airllm"]
     weights: str = ""
     project: bool = True
-    """Bring a plan that is too large down to the budget; false = it is not sent, as in the paper."""
+    """Bring a plan that is too large down to the budget; false = it is not sent, as in the
+    paper."""
 
 
 class OursPolicy(Table):
@@ -99,7 +108,8 @@ class OursPolicy(Table):
     nats_per_s: float = Field(default=NATS_PER_S, ge=0, le=1000)
     """Loss that a second of air must save; where rounds share a budget a third of it."""
     pace: Literal["even", "learnt"] = "even"
-    """Of a budget that rounds share: even shares of what is left, or shares and prices that PPO has learnt."""
+    """Of a budget that rounds share: even shares of what is left, or shares and prices that PPO has
+    learnt."""
     weights: str = ""
     """File of `hil train ours` for pace = "learnt"; "" = the one that ships."""
 
@@ -137,7 +147,8 @@ Method = Literal["lora", "adalora", "eva"]
 
 
 def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
-    """How the update that a policy plans for is trained: the method, and its average rank where it has one."""
+    """How the update that a policy plans for is trained: the method, and its average rank where it
+    has one."""
     match policy:
         case AdaLoraPolicy(rank=rank):
             return "adalora", rank

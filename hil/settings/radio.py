@@ -1,4 +1,5 @@
-"""[radio] of hil.toml, kind = "loopback": the trajectories from round to round, the channel's presets and figures."""
+"""[radio] of hil.toml, kind = "loopback": the trajectories from round to round, the channel's
+presets and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
-from hil.policy_settings import Table
+from hil.settings.policy import Table
 
 
 class Constant(Table):
@@ -44,14 +45,16 @@ class Independent(Table):
 
 
 class Fading(Table):
-    """Block fading of the mean power: Rayleigh, or Rician where a line of sight is given; in dB, held within limits."""
+    """Block fading of the mean power: Rayleigh, or Rician where a line of sight is given; in dB,
+    held within limits."""
 
     kind: Literal["fading"]
     mean: float
     k_factor_db: float = Field(default=-40.0, ge=-40, le=40)
     """Power of the line of sight over the scattered power; -40 dB is Rayleigh."""
     doppler_per_round: float = Field(default=0.1, gt=0, le=0.5)
-    """Doppler frequency times the time from round to round: J0(2 pi x) is the correlation of two rounds."""
+    """Doppler frequency times the time from round to round: J0(2 pi x) is the correlation of two
+    rounds."""
     low: float
     high: float
 
@@ -81,7 +84,10 @@ def _within(low: float, high: float) -> Callable[[AnyTrajectory], AnyTrajectory]
             case Replay():
                 return trajectory  # its values are checked when the run is read
             case GaussMarkov() | Fading():
-                if not trajectory.low <= trajectory.mean <= trajectory.high or trajectory.low == trajectory.high:
+                if (
+                    not trajectory.low <= trajectory.mean <= trajectory.high
+                    or trajectory.low == trajectory.high
+                ):
                     raise ValueError("low ≤ mean ≤ high and low < high must hold")
                 values = [trajectory.low, trajectory.high]
         if min(values) < low or max(values) > high:
@@ -93,13 +99,19 @@ def _within(low: float, high: float) -> Callable[[AnyTrajectory], AnyTrajectory]
 
 _Kind = Discriminator("kind")
 SnrTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(-30.0, 60.0))
+    Annotated[AnyTrajectory, _Kind],
+    BeforeValidator(_number_is_constant),
+    AfterValidator(_within(-30.0, 60.0)),
 ]
 BandwidthTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(50e3, 50e6))
+    Annotated[AnyTrajectory, _Kind],
+    BeforeValidator(_number_is_constant),
+    AfterValidator(_within(50e3, 50e6)),
 ]
 ShareTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind], BeforeValidator(_number_is_constant), AfterValidator(_within(0.0, 1.0))
+    Annotated[AnyTrajectory, _Kind],
+    BeforeValidator(_number_is_constant),
+    AfterValidator(_within(0.0, 1.0)),
 ]
 
 
@@ -156,9 +168,12 @@ class ChannelSettings(ChannelFigures):
     """[radio.channel]: what the simulated air does."""
 
     preset: ChannelPreset = "awgn"
-    """"awgn": noise and carrier offset alone; "lab_cable": with a converter and nearly equal clocks; "indoor_los",
-    "indoor_nlos", "pedestrian": with multipath and Doppler; "harsh": all impairments of the radios themselves."""
-    snr_db: SnrTrajectory = GaussMarkov(kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0)
+    """"awgn": noise and carrier offset alone; "lab_cable": with a converter and nearly equal
+    clocks; "indoor_los", "indoor_nlos", "pedestrian": with multipath and Doppler; "harsh": all
+    impairments of the radios themselves."""
+    snr_db: SnrTrajectory = GaussMarkov(
+        kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0
+    )
     """Mean SNR of each round; fading comes on top."""
     max_delay_samples: int = Field(default=2000, ge=0, le=10_000_000)
     feedback_delay_s: float = Field(default=0.02, ge=0, le=60)

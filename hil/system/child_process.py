@@ -1,4 +1,5 @@
-"""A module of this program in a process of its own, asked over a pipe; what it holds cannot take its parent with it."""
+"""A module of this program in a process of its own, asked over a pipe; what it holds cannot take
+its parent with it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
+import hil
 from hil.contract import DeviceError
-from hil.pipe import Pipe
+from hil.system.pipe import Pipe
 
 _LAST_WORDS_BYTES: Final = 1000
 
@@ -33,7 +35,7 @@ class ChildProcess:
             environment: beside the parent's own; threads of BLAS are pinned.
         """
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(hil.__file__).resolve().parent.parent)
         python_path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.popen = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -41,7 +43,12 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": python_path, "OPENBLAS_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": python_path,
+                "OPENBLAS_NUM_THREADS": "1",
+                **environment,
+            },
             process_group=0,
         )
         if self.popen.stdin is None or self.popen.stdout is None:

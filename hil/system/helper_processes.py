@@ -1,4 +1,5 @@
-"""Programs that an experiment starts beside itself, each ended by its process id, none left behind."""
+"""Programs that an experiment starts beside itself, each ended by its process id, none left
+behind."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from hil.contract import ControlError, HilError
 _END_S: Final = 20.0
 _KILL_S: Final = 2.0
 _POLL_S: Final = 0.05
-_PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin:/opt/homebrew/bin"
+_PATH: Final = (
+    "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin:/opt/homebrew/bin"
+)
 
 
 class HelperError(HilError):
@@ -31,7 +34,8 @@ class HelperError(HilError):
 
 
 class HelperProcess:
-    """One program, started by `with` and ended with it: told to end, then killed, with all that it had started.
+    """One program, started by `with` and ended with it: told to end, then killed, with all that it
+    had started.
 
     Args:
         name: of the program, for messages.
@@ -52,7 +56,8 @@ class HelperProcess:
                 stderr=log,
                 text=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
-                process_group=0,  # Ctrl-C in a terminal is for the parent, which ends this one in its turn
+                # Ctrl-C in a terminal is for the parent, which ends this one in its turn
+                process_group=0,
             )
         self._reader = threading.Thread(target=self._read, name=self._name, daemon=True)
         self._reader.start()
@@ -70,7 +75,8 @@ class HelperProcess:
             raise HelperError(f"{self._name} ended with status {code}: {self._last_words()}")
 
     def wait_for_line(self, deadline: float) -> str:
-        """The next line of its output. Raises HelperError when it ends before, or none comes by the deadline."""
+        """The next line of its output. Raises HelperError when it ends before, or none comes by the
+        deadline."""
         for line in self.relay(deadline):
             return line
         raise HelperError(f"{self._name} ended without a word")
@@ -96,7 +102,10 @@ class HelperProcess:
             self.check()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """End it. Raises HelperError if it, or a process of its own, had to be killed."""
         family = _family(self._process.pid)
@@ -115,7 +124,9 @@ class HelperProcess:
         if self._process.stdout is not None:
             self._process.stdout.close()
         if kind is None and (left or self._process.returncode == -9):
-            raise HelperError(f"{self._name} did not end by itself, {len(left)} of its processes had to be killed")
+            raise HelperError(
+                f"{self._name} did not end by itself, {len(left)} of its processes had to be killed"
+            )
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -143,10 +154,13 @@ def mosquitto(port: int, folder: Path) -> HelperProcess:
     """
     program = find_program("mosquitto")
     if program is None:
-        raise ControlError("the MQTT broker Mosquitto 2 is not installed; type: apt-get install mosquitto")
+        raise ControlError(
+            "the MQTT broker Mosquitto 2 is not installed; type: apt-get install mosquitto"
+        )
     config = folder / "mosquitto.conf"
     config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser {getpass.getuser()}\n",
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser "
+        f"{getpass.getuser()}\n",
         encoding="utf-8",
     )
     return HelperProcess("mosquitto", [program, "-c", str(config)], folder / "mosquitto.log")

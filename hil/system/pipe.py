@@ -1,4 +1,5 @@
-"""Messages over a pair of pipes, with a deadline on every byte: a JSON header and raw bytes behind it."""
+"""Messages over a pair of pipes, with a deadline on every byte: a JSON header and raw bytes behind
+it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class Pipe:
     """One end of a two-way message pipe; not safe for several threads at once.
 
     Args:
-        read_fd, write_fd: file descriptors; they become non-blocking and stay the caller's to close.
+        read_fd, write_fd: file descriptors; they become non-blocking and stay the caller's to
+            close.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
@@ -28,7 +30,8 @@ class Pipe:
         os.set_blocking(write_fd, False)
 
     def send(self, header: Header, blob: bytes = b"", *, timeout_s: float | None = None) -> None:
-        """Write one message; None waits for ever. Raises TimeoutError, or BrokenPipeError if the other end is gone."""
+        """Write one message; None waits for ever. Raises TimeoutError, or BrokenPipeError if the
+        other end is gone."""
         text = json.dumps(header).encode()
         rest = memoryview(_LENGTHS.pack(len(text), len(blob)) + text + blob)
         deadline_s = _deadline(timeout_s)
@@ -37,7 +40,8 @@ class Pipe:
             rest = rest[os.write(self._write_fd, rest) :]
 
     def receive(self, *, timeout_s: float | None = None) -> tuple[Header, bytes]:
-        """The next message; None waits for ever. Raises TimeoutError, or EOFError if the other end is gone."""
+        """The next message; None waits for ever. Raises TimeoutError, or EOFError if the other end
+        is gone."""
         deadline_s = _deadline(timeout_s)
         n_header, n_blob = _LENGTHS.unpack(self._read(_LENGTHS.size, deadline_s))
         header = json.loads(self._read(n_header, deadline_s))

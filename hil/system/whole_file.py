@@ -10,10 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends, on disk and complete.
+    """A temporary path beside `path` that takes its place when the block ends, on disk and
+    complete.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. Power may fail at any moment:
-    either the old file is there or the new one (file and folder are flushed; POSIX rename).
+    If the block raises, the temporary file is removed and `path` stays as it was. Power may fail at
+    any moment: either the old file is there or the new one (file and folder are flushed; POSIX
+    rename).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

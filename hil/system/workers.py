@@ -1,4 +1,5 @@
-"""Independent jobs over a few processes, one thread each; whatever happens, no process is left behind."""
+"""Independent jobs over a few processes, one thread each; whatever happens, no process is left
+behind."""
 
 from __future__ import annotations
 
@@ -77,10 +78,15 @@ def _settle_in() -> None:
 
 def _checked(done: set[Future[Done]], timeout_s: float) -> set[Future[Done]]:
     if not done:
-        raise DeviceError(f"no worker finished a job within {timeout_s:g} s; raise the deadline or make jobs smaller")
+        raise DeviceError(
+            f"no worker finished a job within {timeout_s:g} s; raise the deadline or make jobs "
+            "smaller"
+        )
     for future in done:
         if isinstance(error := future.exception(), BrokenProcessPool):
-            raise DeviceError("a worker process died, as a rule for want of memory; use fewer workers") from error
+            raise DeviceError(
+                "a worker process died, as a rule for want of memory; use fewer workers"
+            ) from error
     return done
 
 
@@ -92,7 +98,8 @@ def _end(processes: set[Any]) -> None:
         if process.is_alive():
             process.kill()
             process.join(_GRACE_S)
-    # the pool's own thread may be the one that reaped a worker: join() then returns before that thread has noted it
+    # the pool's own thread may be the one that reaped a worker: join() then returns before that
+    # thread has noted it
     until_s = time.monotonic() + _GRACE_S
     while processes & set(multiprocessing.active_children()) and time.monotonic() < until_s:
         time.sleep(0.01)
@@ -100,7 +107,8 @@ def _end(processes: set[Any]) -> None:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Children started in here compute with one thread each: libraries read this when they are imported."""
+    """Children started in here compute with one thread each: libraries read this when they are
+    imported."""
     before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
     os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
     try:

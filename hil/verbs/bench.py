@@ -8,19 +8,28 @@ from typing import Annotated
 
 import typer
 
-from hil.config import load_settings
-from hil.terminal import console_of_terminal, counter, print_figures, progress_bar
-from hil.verbs.options import CONTROLLER_CONFIG, DEFAULT_CONFIG, ConfigOption, JsonOption, SetOption, WorkersOption
+from hil.settings.loading import load_settings
+from hil.verbs.options import (
+    CONTROLLER_CONFIG,
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    WorkersOption,
+)
+from hil.verbs.terminal import console_of_terminal, counter, print_figures, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and size.")
 
 
 @app.command("edge")
-def bench_edge(config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None, json_path: JsonOption = None) -> None:
+def bench_edge(
+    config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None, json_path: JsonOption = None
+) -> None:
     """Swap time under load, scoring speed, memory of the llama.cpp process."""
     settings = load_settings(config, sets or [])
-    from cloud.base_model import open_base_model
-    from edge_device.bench import bench
+    from cloud.model.base_model import open_base_model
+    from hil.benchmarks.edge import bench
 
     figures = bench(open_base_model(settings.model.base).folder, quant=settings.edge.quant)
     print_figures(figures)
@@ -32,16 +41,26 @@ def bench_edge(config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None, js
 def bench_link(
     json_path: JsonOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="A short form, about a minute.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for link.json and link.html.")] = Path("runs/bench"),
-    only: Annotated[list[str] | None, typer.Option(metavar="STUDY", help="One study; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for link.json and link.html.")] = Path(
+        "runs/bench"
+    ),
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="STUDY", help="One study; repeatable.")
+    ] = None,
     workers: WorkersOption = 0,
 ) -> None:
     """The modem and the link against their bars: figures with intervals, curves, one page."""
-    from hil.link_bench.bench import bar_table, measure, write_json
+    from hil.benchmarks.link.bench import bar_table, measure, write_json
 
     console = console_of_terminal()
     with progress_bar(console) as progress:
-        done = measure(quick=quick, out_dir=out, only=only or [], workers=workers, on_progress=counter(progress))
+        done = measure(
+            quick=quick,
+            out_dir=out,
+            only=only or [],
+            workers=workers,
+            on_progress=counter(progress),
+        )
     console.print(bar_table(done))
     if json_path:
         write_json(done, json_path)
@@ -52,13 +71,16 @@ def bench_controller(
     config: ConfigOption = CONTROLLER_CONFIG,
     sets: SetOption = None,
     json_path: JsonOption = None,
-    random_states: Annotated[int, typer.Option(min=1, help="States that the allocator is checked on.")] = 1_000_000,
+    random_states: Annotated[
+        int, typer.Option(min=1, help="States that the allocator is checked on.")
+    ] = 1_000_000,
 ) -> None:
-    """Environment steps a second, time of a plan, forward passes a second, infeasible plans of random states."""
+    """Environment steps a second, time of a plan, forward passes a second, infeasible plans of
+    random states."""
     settings = load_settings(config, sets or [])
     import torch
 
-    from hil.evaluation.controller_bench import bench
+    from hil.benchmarks.controller import bench
 
     torch.set_num_threads(1)
     figures = bench(settings, random_states=random_states)
@@ -69,8 +91,9 @@ def bench_controller(
 
 @app.command("pluto")
 def bench_pluto(json_path: JsonOption = None) -> None:
-    """Driver and emulated Plutos: samples a second through the whole stack, and how true SNR and offsets are."""
-    from hil.pluto_bench import bench
+    """Driver and emulated Plutos: samples a second through the whole stack, and how true SNR and
+    offsets are."""
+    from hil.benchmarks.pluto import bench
 
     console = console_of_terminal()
     with progress_bar(console) as progress:

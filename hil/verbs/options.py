@@ -8,11 +8,17 @@ from typing import Annotated
 import typer
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The experiment, a TOML file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures into this file, too.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures into this file, too.")
+]
 
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0 = one a core.")]
-QuickOption = Annotated[bool, typer.Option("--quick", help="A short form, minutes: few and short streams.")]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="A short form, minutes: few and short streams.")
+]
 
 DEFAULT_CONFIG = Path("hil.toml")
 CONTROLLER_CONFIG = Path("configs/controller.toml")

@@ -1,4 +1,5 @@
-"""Seeded impairments of the air and of the radios at its ends. Each takes samples and a Generator and gives samples."""
+"""Seeded impairments of the air and of the radios at its ends. Each takes samples and a Generator
+and gives samples."""
 
 from radio.channel.chain import Chain, Medium, RandomDelay
 from radio.channel.clock_offset import ClockOffset

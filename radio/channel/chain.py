@@ -12,7 +12,8 @@ from hil.contract import IQ, ChannelModel
 
 @runtime_checkable
 class Medium(Protocol):
-    """A ChannelModel with a time of its own: what it does to one call goes on where the last call ended.
+    """A ChannelModel with a time of its own: what it does to one call goes on where the last call
+    ended.
 
     Attributes:
         sample_rate_hz: of the samples, > 0; may be changed between calls.

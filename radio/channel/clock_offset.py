@@ -13,11 +13,13 @@ from radio.channel.interpolation import BEFORE, TAPS, fractional_taps
 from radio.compiled import compiled
 
 _PHASES: Final = 256
-"""Fractions for which taps are tabled; linear interpolation between them errs by less than -95 dB."""
+"""Fractions for which taps are tabled; linear interpolation between them errs by less than -95
+dB."""
 
 
 class ClockOffset:
-    """A transmitter whose sample clock runs `ppm` faster than the receiver's: n samples become n / (1 + ppm·1e-6).
+    """A transmitter whose sample clock runs `ppm` faster than the receiver's: n samples become n /
+    (1 + ppm·1e-6).
 
     The fraction of a sample at which the clocks stand to each other is kept from call to call.
 
@@ -29,7 +31,8 @@ class ClockOffset:
     tail_samples = TAPS - BEFORE
 
     def __init__(self, ppm: float, sample_rate_hz: float) -> None:
-        """Clocks that stand at a whole sample. Raises ConfigError for an offset beyond ±1000 ppm."""
+        """Clocks that stand at a whole sample. Raises ConfigError for an offset beyond ±1000
+        ppm."""
         if not abs(ppm) <= 1000:
             raise ConfigError(f"sample clock offset is {ppm} ppm; it must lie within ±1000")
         self.ppm = ppm
@@ -43,7 +46,8 @@ class ClockOffset:
         self._fraction = (self._fraction + seconds * self.sample_rate_hz * self.ppm * 1e-6) % 1.0
 
     def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
-        """The samples as the receiver's clock takes them; what still needs samples to come waits for the next call."""
+        """The samples as the receiver's clock takes them; what still needs samples to come waits
+        for the next call."""
         samples = np.concatenate([self._held, iq])
         step = 1 + self.ppm * 1e-6
         start = BEFORE + self._fraction
@@ -72,7 +76,8 @@ def _resample(
     step: float,
     out: IQ,
 ) -> None:
-    """Fill `out` with the values at start, start + step, ... ; `taps` are of the fractions 0, 1/phases, ..., 1."""
+    """Fill `out` with the values at start, start + step, ... ; `taps` are of the fractions 0,
+    1/phases, ..., 1."""
     phases = taps.shape[0] - 1
     for m in range(len(out)):
         position = start + m * step

@@ -14,26 +14,31 @@ from radio.channel.profiles import power_delay_profile
 from radio.compiled import compiled
 
 _WAVES: Final = 32
-"""Plane waves that make up a path: the fourth moment of their sum lies 1 / (2 _WAVES) below a Gaussian's."""
+"""Plane waves that make up a path: the fourth moment of their sum lies 1 / (2 _WAVES) below a
+Gaussian's."""
 _SIGHT_DOPPLER: Final = 0.7
 """Doppler shift of a line of sight over the largest one (TR 38.901 §7.7.2)."""
 _TURNS_PER_KNOT: Final = 1 / 64
-"""Turns of the fastest wave between two evaluations of the gains: a straight line between errs by less than -60 dB."""
+"""Turns of the fastest wave between two evaluations of the gains: a straight line between errs by
+less than -60 dB."""
 _KNOTS_AT_ONCE: Final = 16
 _LATENCY: Final = TAPS - BEFORE - 1
 """Samples by which every path is late, so that a filter may reach back before it."""
 
 
 class PlaneWaves:
-    """Gains of paths on which waves arrive evenly from all round: Rayleigh fading with Jakes' Doppler spectrum.
+    """Gains of paths on which waves arrive evenly from all round: Rayleigh fading with Jakes'
+    Doppler spectrum.
 
-    Gains that lie t apart correlate by J0(2π · doppler · t); paths are independent and have unit mean power.
+    Gains that lie t apart correlate by J0(2π · doppler · t); paths are independent and have unit
+    mean power.
 
     Args:
         n_paths: paths, ≥ 1.
         rng: source of angles and phases.
         n_waves: on each path.
-    Source: Clarke, Bell System Technical Journal 47(6), 1968; Zheng and Xiao, IEEE Trans. Commun. 51(6), 2003.
+    Source: Clarke, Bell System Technical Journal 47(6), 1968; Zheng and Xiao, IEEE Trans. Commun.
+    51(6), 2003.
     """
 
     def __init__(self, n_paths: int, rng: np.random.Generator, n_waves: int = _WAVES) -> None:
@@ -42,19 +47,24 @@ class PlaneWaves:
         self._starts = rng.uniform(size=(n_paths, n_waves))
 
     def __call__(self, turns: NDArray[np.float64]) -> NDArray[np.complex64]:
-        """Gains complex64[n, n_paths] at the times `turns`, float64[n], in periods of the Doppler frequency."""
+        """Gains complex64[n, n_paths] at the times `turns`, float64[n], in periods of the Doppler
+        frequency."""
         waves = phasors(turns[:, None, None] * self._shifts + self._starts)
-        return np.asarray(waves.sum(axis=2) / np.float32(self._shifts.shape[1] ** 0.5), np.complex64)
+        return np.asarray(
+            waves.sum(axis=2) / np.float32(self._shifts.shape[1] ** 0.5), np.complex64
+        )
 
 
 class TappedDelayLine:
-    """Echoes with fractional delays and fading gains; mean power 1, and one continuous channel from call to call.
+    """Echoes with fractional delays and fading gains; mean power 1, and one continuous channel from
+    call to call.
 
-    The gains are functions of the channel's own time, which calls and pauses move on. They are evaluated at knots and
-    drawn straight between them, within a burst as well.
+    The gains are functions of the channel's own time, which calls and pauses move on. They are
+    evaluated at knots and drawn straight between them, within a burst as well.
 
     Attributes:
-        sample_rate_hz: of the samples, > 0; may be changed between calls: paths and gains stay the same.
+        sample_rate_hz: of the samples, > 0; may be changed between calls: paths and gains stay the
+            same.
         profile: delays and mean powers.
     """
 
@@ -76,13 +86,16 @@ class TappedDelayLine:
             rng: source of the realisation.
             delay_spread_ns: rms; without meaning for "flat".
             doppler_hz: largest shift, ≥ 0; 0 = the channel stands still.
-            k_factor_db: power of the line of sight over all scattered power; None = the profile's own.
+            k_factor_db: power of the line of sight over all scattered power; None = the profile's
+                own.
 
         Raises:
             ConfigError: for an unknown profile, or a figure out of range.
         """
         if not doppler_hz >= 0:
-            raise ConfigError(f"channel Doppler frequency is {doppler_hz} Hz; it must be at least 0")
+            raise ConfigError(
+                f"channel Doppler frequency is {doppler_hz} Hz; it must be at least 0"
+            )
         self.profile = power_delay_profile(name, delay_spread_ns * 1e-9, k_factor_db)
         self._doppler_hz = doppler_hz
         self._sight_start = rng.uniform()
@@ -109,10 +122,13 @@ class TappedDelayLine:
         return int(self._responses.shape[1]) - 1
 
     def gains(self, t_s: NDArray[np.float64]) -> NDArray[np.complex64]:
-        """Gains complex64[n, n_paths + 1] at times of the channel; the last column is the line of sight."""
+        """Gains complex64[n, n_paths + 1] at times of the channel; the last column is the line of
+        sight."""
         turns = self._doppler_hz * t_s
         scattered = self._waves(turns) * np.sqrt(self.profile.powers).astype(np.float32)
-        sight = phasors(_SIGHT_DOPPLER * turns + self._sight_start) * np.float32(self.profile.sight_power**0.5)
+        sight = phasors(_SIGHT_DOPPLER * turns + self._sight_start) * np.float32(
+            self.profile.sight_power**0.5
+        )
         return np.concatenate([scattered, sight[:, None]], axis=1)
 
     def advance(self, seconds: float) -> None:
@@ -120,7 +136,8 @@ class TappedDelayLine:
         self._now_s += seconds
 
     def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
-        """The samples behind the channel, as many as went in; what is still under way comes with the next call."""
+        """The samples behind the channel, as many as went in; what is still under way comes with
+        the next call."""
         samples = np.concatenate([self._held, iq])
         re, im = samples.real.copy(), samples.imag.copy()
         out = np.empty(len(iq), np.complex64)
@@ -147,7 +164,8 @@ class TappedDelayLine:
 
 
 def _responses(delays: NDArray[np.float64]) -> NDArray[np.complex64]:
-    """What a unit path of each delay does, complex64[n_paths, n_taps]; the last tap meets the newest sample.
+    """What a unit path of each delay does, complex64[n_paths, n_taps]; the last tap meets the
+    newest sample.
 
     Args:
         delays: float64[n_paths], in samples, ≥ 0.
@@ -202,5 +220,7 @@ def _filter(
                 sums[3, i] += slope_a * y + slope_b * x
         for i in range(n):
             along = np.float32(first + (begin + i) * step - row)
-            out[begin + i] = complex(sums[0, i] + along * sums[2, i], sums[1, i] + along * sums[3, i])
+            out[begin + i] = complex(
+                sums[0, i] + along * sums[2, i], sums[1, i] + along * sums[3, i]
+            )
         begin = end

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hil.contract import IQ, ConfigError
-from radio.ofdm import RMS_LEVEL
+from radio.modem.ofdm import RMS_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class RappAmplifier:
     Attributes:
         backoff_db: saturation power over the modem's mean transmit power (`ofdm.RMS_LEVEL`).
         smoothness: p > 0; the larger, the sharper the bend.
-    Source: Rapp, Effects of HPA nonlinearity on a 4-DPSK/OFDM signal, Proc. 2nd European Conf. on Satellite
-    Communications, 1991.
+    Source: Rapp, Effects of HPA nonlinearity on a 4-DPSK/OFDM signal, Proc. 2nd European Conf. on
+    Satellite Communications, 1991.
     """
 
     backoff_db: float
@@ -42,9 +42,11 @@ class RappAmplifier:
 
 @dataclass(frozen=True, slots=True)
 class IqImbalance:
-    """A mixer whose branches differ in gain and are not at right angles: a mirror image of the spectrum is added.
+    """A mixer whose branches differ in gain and are not at right angles: a mirror image of the
+    spectrum is added.
 
-    What the mixer does to the signal itself (a constant factor near 1) is left out, so that levels stay.
+    What the mixer does to the signal itself (a constant factor near 1) is left out, so that levels
+    stay.
 
     Attributes:
         gain_db: amplitude of one branch over the other.
@@ -91,7 +93,8 @@ class Clipping:
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """A converter of `bits` bits for each of I and Q, two's complement over ±1: rounds and saturates."""
+    """A converter of `bits` bits for each of I and Q, two's complement over ±1: rounds and
+    saturates."""
 
     bits: int
 

@@ -12,18 +12,21 @@ TAPS: Final = 24
 BEFORE: Final = TAPS // 2 - 1
 """Taps before the sample that the fraction counts from."""
 _BAND: Final = 0.4
-"""Half width of the band for which the filters are made, in units of the sample rate; the used band ends at 0.391."""
+"""Half width of the band for which the filters are made, in units of the sample rate; the used band
+ends at 0.391."""
 
 
 def fractional_taps(fraction: NDArray[np.float64]) -> NDArray[np.float32]:
     """Taps float32[n, TAPS] that give x(i + fraction) as Σ taps[k] · x[i - BEFORE + k].
 
-    They have the least mean square error over ±0.4 of the sample rate, where the ideal filter e^{jω·fraction} and the
-    taps' response are compared; the normal equations of that band are sinc functions of differences of places.
+    They have the least mean square error over ±0.4 of the sample rate, where the ideal filter
+    e^{jω·fraction} and the taps' response are compared; the normal equations of that band are sinc
+    functions of differences of places.
 
     Args:
         fraction: float64[n], 0..1.
-    Source: Laakso et al., Splitting the unit delay, IEEE Signal Processing Magazine 13(1), 1996, §3.2.
+    Source: Laakso et al., Splitting the unit delay, IEEE Signal Processing Magazine 13(1), 1996,
+    §3.2.
     """
     places = np.arange(TAPS)
     band = np.sinc(2 * _BAND * (places[:, None] - places))

@@ -1,4 +1,5 @@
-"""A radio without a radio: transmit, a seeded channel, receive; and a clock that counts air time."""
+"""A radio without a radio: transmit, a seeded channel, receive; and a clock that counts air
+time."""
 
 from __future__ import annotations
 
@@ -34,16 +35,18 @@ class VirtualClock:
 class Loopback:
     """A Transceiver whose receiver hears its transmitter through a simulated channel.
 
-    What a signal meets, in order: the transmitter's front end, further impairments, multipath, sample clock, phase
-    noise and carrier offset, delay, noise, the receiver's front end. The channel is one medium in time: fading, clocks
-    and phases go on from transmission to transmission, and through the pauses between them on the clock.
+    What a signal meets, in order: the transmitter's front end, further impairments, multipath,
+    sample clock, phase noise and carrier offset, delay, noise, the receiver's front end. The
+    channel is one medium in time: fading, clocks and phases go on from transmission to
+    transmission, and through the pauses between them on the clock.
 
     All attributes may be changed between transmissions, for example round by round.
 
     Attributes:
         sample_rate_hz: of both directions, > 0; a transmission takes samples / rate on the clock.
         snr_db: mean Es/N0 per used subcarrier (channel.Awgn).
-        max_delay_samples: each transmission comes 0..this many samples late, uniform; less than link.GUARD_SAMPLES.
+        max_delay_samples: each transmission comes 0..this many samples late, uniform; less than
+            link.GUARD_SAMPLES.
         impairments: further models, applied behind the transmitter's front end.
     """
 
@@ -125,7 +128,8 @@ class Loopback:
         self._clock.sleep_until(self._clock.now() + len(iq) / self.sample_rate_hz)
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
-        """The next samples, at most n_samples; fewer when no more were sent: nothing else can come within timeout_s."""
+        """The next samples, at most n_samples; fewer when no more were sent: nothing else can come
+        within timeout_s."""
         parts: list[IQ] = [np.zeros(0, np.complex64)]
         wanted = n_samples
         while wanted > 0 and self._air:
@@ -141,14 +145,18 @@ class Loopback:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Samples not yet received are dropped."""
         self._air.clear()
 
 
 class QueueFeedback:
-    """A FeedbackPath within one process: messages arrive delay_s later on the virtual clock, in order."""
+    """A FeedbackPath within one process: messages arrive delay_s later on the virtual clock, in
+    order."""
 
     def __init__(self, clock: VirtualClock, *, delay_s: float = 0.05) -> None:
         self.delay_s = delay_s

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from hil.contract import IQ, ConfigError
-from radio.ofdm import AMPLITUDE
+from radio.modem.ofdm import AMPLITUDE
 
 
 @dataclass(frozen=True, slots=True)
 class Awgn:
     """White Gaussian noise at a stated Es/N0 per used subcarrier.
 
-    The modem sends a unit symbol with amplitude `ofdm.AMPLITUDE` on each used subcarrier, and its transform is
-    unitary, so that complex noise of variance AMPLITUDE² / (Es/N0) on every sample gives every subcarrier that ratio.
-    The level is absolute: pauses get the same noise as bursts, an attenuation before this lowers the SNR, and behind
-    fading of unit mean power the ratio is the mean SNR.
+    The modem sends a unit symbol with amplitude `ofdm.AMPLITUDE` on each used subcarrier, and its
+    transform is unitary, so that complex noise of variance AMPLITUDE² / (Es/N0) on every sample
+    gives every subcarrier that ratio. The level is absolute: pauses get the same noise as bursts,
+    an attenuation before this lowers the SNR, and behind fading of unit mean power the ratio is the
+    mean SNR.
     """
 
     snr_db: float

@@ -1,4 +1,5 @@
-"""What the difference of two oscillators does to a carrier: an offset that drifts, and phase noise."""
+"""What the difference of two oscillators does to a carrier: an offset that drifts, and phase
+noise."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from radio.channel.phasors import phasors
 
 
 class FrequencyOffset:
-    """A carrier that lies above the receiver's oscillator, with a random start phase that runs on between calls.
+    """A carrier that lies above the receiver's oscillator, with a random start phase that runs on
+    between calls.
 
     Attributes:
         cfo_hz: the offset now; a value that is set drifts on from there.
@@ -31,7 +33,9 @@ class FrequencyOffset:
     def advance(self, seconds: float) -> None:
         """Turn on through a pause."""
         if self._cycles is not None:
-            self._cycles = (self._cycles + (self.cfo_hz + self.drift_hz_s * seconds / 2) * seconds) % 1.0
+            self._cycles = (
+                self._cycles + (self.cfo_hz + self.drift_hz_s * seconds / 2) * seconds
+            ) % 1.0
         self.cfo_hz += self.drift_hz_s * seconds
 
     def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
@@ -47,19 +51,26 @@ class FrequencyOffset:
 class PhaseNoise:
     """Phase noise with the spectrum of an oscillator, alone or held by a phase-locked loop.
 
-    Single-sideband level L(f) ∝ 1 / (f² + B²): a free-running oscillator (B = 0) has a phase that walks at random and
-    a Lorentzian line; a loop of bandwidth B holds the slow part down to a plateau. Both are a first-order recursion.
+    Single-sideband level L(f) ∝ 1 / (f² + B²): a free-running oscillator (B = 0) has a phase that
+    walks at random and a Lorentzian line; a loop of bandwidth B holds the slow part down to a
+    plateau. Both are a first-order recursion.
 
     Attributes:
         sample_rate_hz: of the samples, > 0; may be changed between calls.
 
-    Source: Demir, Mehrotra and Roychowdhury, Phase noise in oscillators, IEEE Trans. Circuits Syst. I 47(5), 2000.
+    Source: Demir, Mehrotra and Roychowdhury, Phase noise in oscillators, IEEE Trans. Circuits Syst.
+    I 47(5), 2000.
     """
 
     tail_samples = 0
 
     def __init__(
-        self, level_dbc_hz: float, sample_rate_hz: float, *, offset_hz: float = 10e3, pll_bandwidth_hz: float = 0.0
+        self,
+        level_dbc_hz: float,
+        sample_rate_hz: float,
+        *,
+        offset_hz: float = 10e3,
+        pll_bandwidth_hz: float = 0.0,
     ) -> None:
         """An oscillator.
 
@@ -74,14 +85,20 @@ class PhaseNoise:
         """
         if not (offset_hz > 0 and pll_bandwidth_hz >= 0):
             raise ConfigError(
-                f"phase noise: offset {offset_hz} Hz (must be > 0), loop bandwidth {pll_bandwidth_hz} Hz (>= 0)"
+                f"phase noise: offset {offset_hz} Hz (must be > 0), loop bandwidth "
+                f"{pll_bandwidth_hz} Hz (>= 0)"
             )
         self.sample_rate_hz = sample_rate_hz
         self._pole_hz = pll_bandwidth_hz
-        # two-sided phase density (rad²/Hz) is A / (f² + B²); the white noise that drives it has density 4π²A
-        self._drive = 4 * math.pi**2 * 10 ** (level_dbc_hz / 10) * (offset_hz**2 + pll_bandwidth_hz**2)
+        # two-sided phase density (rad²/Hz) is A / (f² + B²); the white noise that drives it has
+        # density 4π²A
+        self._drive = (
+            4 * math.pi**2 * 10 ** (level_dbc_hz / 10) * (offset_hz**2 + pll_bandwidth_hz**2)
+        )
         self._phase = 0.0
-        self._pause_s = math.inf if pll_bandwidth_hz else 0.0  # a loop starts from its stationary distribution
+        self._pause_s = (
+            math.inf if pll_bandwidth_hz else 0.0
+        )  # a loop starts from its stationary distribution
 
     def advance(self, seconds: float) -> None:
         """Let the phase wander through a pause; where to is drawn in the next call."""

@@ -1,4 +1,5 @@
-"""Channels by name, and the models that their figures stand for, in the order in which a signal meets them."""
+"""Channels by name, and the models that their figures stand for, in the order in which a signal
+meets them."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ LINEAR_BACKOFF_DB: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a channel does beside noise and delay; the defaults are a channel that does nothing else.
+    """What a channel does beside noise and delay; the defaults are a channel that does nothing
+    else.
 
     Attributes:
-        profile: "none" (no multipath), "flat" (one fading path), or "TDL-A" to "TDL-E" of TR 38.901.
+        profile: "none" (no multipath), "flat" (one fading path), or "TDL-A" to "TDL-E" of TR
+            38.901.
         delay_spread_ns: rms delay spread of a TDL profile.
         doppler_hz: largest Doppler shift.
         k_factor_db: power of a line of sight over all scattered power; None = the profile's own.
@@ -90,8 +93,9 @@ PRESETS: Final[Mapping[str, Figures]] = {
         adc_bits=12,
     ),
 }
-"""What hil.toml may name. Delay spreads and profiles of the three fading ones are those of TS 38.101-4's TDLD30,
-TDLB100 and TDLC300. "harsh" has every impairment of the radios themselves, and no multipath."""
+"""What hil.toml may name. Delay spreads and profiles of the three fading ones are those of TS
+38.101-4's TDLD30, TDLB100 and TDLC300. "harsh" has every impairment of the radios themselves, and
+no multipath."""
 
 _NEEDS: Final = {
     "delay_spread_ns": ("profile", ("none", "flat")),
@@ -121,7 +125,8 @@ def figures(preset: str, **overrides: Any) -> Figures:
     for name, (needed, idle) in _NEEDS.items():
         if name in overrides and getattr(found, needed) in idle:
             raise ConfigError(
-                f"channel figure {name} = {overrides[name]} does nothing while {needed} = {getattr(found, needed)}; "
+                f"channel figure {name} = {overrides[name]} does nothing while {needed} = "
+                f"{getattr(found, needed)}; "
                 f"set {needed} as well"
             )
     return found

@@ -23,12 +23,15 @@ def steps(values: Sequence[float], dwell: int, n: int) -> NDArray[np.float64]:
         ConfigError: for no values, or a dwell below 1 round.
     """
     if len(values) == 0 or dwell < 1:
-        raise ConfigError(f"trajectory steps: {len(values)} values, dwell {dwell} rounds; both must be at least 1")
+        raise ConfigError(
+            f"trajectory steps: {len(values)} values, dwell {dwell} rounds; both must be at least 1"
+        )
     return np.asarray(values, np.float64)[np.arange(n) // dwell % len(values)]
 
 
 def independent(values: Sequence[float], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """float64[n]: in every round one of `values`, each as likely as the others, whatever came before.
+    """float64[n]: in every round one of `values`, each as likely as the others, whatever came
+    before.
 
     Raises:
         ConfigError: for no values.
@@ -39,9 +42,16 @@ def independent(values: Sequence[float], n: int, rng: np.random.Generator) -> ND
 
 
 def gauss_markov(
-    mean: float, std: float, correlation: float, low: float, high: float, n: int, rng: np.random.Generator
+    mean: float,
+    std: float,
+    correlation: float,
+    low: float,
+    high: float,
+    n: int,
+    rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """float64[n]: a first-order Gauss-Markov walk, x' = mean + ρ(x - mean) + √(1-ρ²)·std·noise, held in low..high.
+    """float64[n]: a first-order Gauss-Markov walk, x' = mean + ρ(x - mean) + √(1-ρ²)·std·noise,
+    held in low..high.
 
     The walk itself is not limited, only what is read from it, so that it does not stick to a limit.
 
@@ -59,7 +69,8 @@ def gauss_markov(
     """
     if not (0 <= correlation <= 1 and std >= 0 and low <= high):
         raise ConfigError(
-            f"trajectory gauss_markov: correlation {correlation} (0..1), std {std} (>= 0), low {low} <= high {high}"
+            f"trajectory gauss_markov: correlation {correlation} (0..1), std {std} (>= 0), low "
+            f"{low} <= high {high}"
         )
     noise = rng.standard_normal(n)
     walk = np.empty(n)
@@ -71,7 +82,8 @@ def gauss_markov(
 
 
 _WAVES = 64
-"""Scattered waves that are summed: the fourth moment of their sum lies 1 / (2 _WAVES) below a Gaussian's."""
+"""Scattered waves that are summed: the fourth moment of their sum lies 1 / (2 _WAVES) below a
+Gaussian's."""
 
 
 def fading(
@@ -83,10 +95,12 @@ def fading(
     n: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """float64[n]: power in dB of a Rician channel that stands still within a round, held in low..high.
+    """float64[n]: power in dB of a Rician channel that stands still within a round, held in
+    low..high.
 
     The scattered part (channel.PlaneWaves) comes evenly from all round: its power is exponentially
-    distributed, and rounds that lie k apart correlate by J0(2π·doppler·k). The line of sight has no Doppler shift.
+    distributed, and rounds that lie k apart correlate by J0(2π·doppler·k). The line of sight has no
+    Doppler shift.
 
     Args:
         mean: 10 log10 of the mean power before the limits.
@@ -101,7 +115,10 @@ def fading(
         ConfigError: for a negative Doppler frequency, or high < low.
     """
     if not (doppler_per_round >= 0 and low <= high):
-        raise ConfigError(f"trajectory fading: doppler_per_round {doppler_per_round} (>= 0), low {low} <= high {high}")
+        raise ConfigError(
+            f"trajectory fading: doppler_per_round {doppler_per_round} (>= 0), low {low} <= high "
+            f"{high}"
+        )
     scattered = PlaneWaves(1, rng, _WAVES)(doppler_per_round * np.arange(n, dtype=np.float64))[:, 0]
     line_of_sight = np.exp(2j * np.pi * rng.uniform())
     k_factor = 10 ** (k_factor_db / 10)

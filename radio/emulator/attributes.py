@@ -1,6 +1,8 @@
-"""The table of devices, channels and attributes of a Pluto: what a client may read and write, as text.
+"""The table of devices, channels and attributes of a Pluto: what a client may read and write, as
+text.
 
-Attributes that the driver keeps in one sysfs file (both directions' sample rate, for example) act on one setting here.
+Attributes that the driver keeps in one sysfs file (both directions' sample rate, for example) act
+on one setting here.
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class Device:
     debug_attributes: tuple[Attribute, ...] = ()
 
 
-# ------------------------------------------------------------------------------------- kinds of attribute
+# ------------------------------------------------------------------------------------- kinds of
+# attribute
 
 
 def _switch(name: str, file: str) -> Attribute:
@@ -81,7 +84,9 @@ def _switch(name: str, file: str) -> Attribute:
     return Attribute(name, file, lambda state: str(int(state.switches.get(file, True))), write)
 
 
-def _words(name: str, file: str, allowed: Sequence[str], default: str) -> tuple[Attribute, Attribute]:
+def _words(
+    name: str, file: str, allowed: Sequence[str], default: str
+) -> tuple[Attribute, Attribute]:
     def write(state: RadioState, text: str) -> None:
         state.choices[file] = values.choice(text, allowed)
 
@@ -108,7 +113,12 @@ def _oscillator(index: int, path: str) -> Channel:
             lambda state, text: state.set_lo(path, values.whole(text)),
         ),
         _available("frequency", f"{prefix}_frequency", *limits.LO_RANGE_HZ),
-        Attribute("powerdown", f"{prefix}_powerdown", lambda state: str(int(not state.lo_on[path])), set_power),
+        Attribute(
+            "powerdown",
+            f"{prefix}_powerdown",
+            lambda state: str(int(not state.lo_on[path])),
+            set_power,
+        ),
     )
     return Channel("out", f"altvoltage{index}", attributes, name=name)
 
@@ -136,7 +146,8 @@ def _bandwidth(direction: Direction, path: str) -> tuple[Attribute, Attribute]:
 
 
 def _core_rate(direction: Direction) -> tuple[Attribute, Attribute]:
-    """The rate of a converter core: that of the chip; the division by 8 in the FPGA that it offers is refused."""
+    """The rate of a converter core: that of the chip; the division by 8 in the FPGA that it offers
+    is refused."""
 
     def write(state: RadioState, text: str) -> None:
         if int(values.decimal(text)) != state.rate_hz:
@@ -154,7 +165,8 @@ def _core_rate(direction: Direction) -> tuple[Attribute, Attribute]:
 
 
 def _register_access(device: str) -> Attribute:
-    """One address written selects a register, address and value written set it; reading gives the selected one."""
+    """One address written selects a register, address and value written set it; reading gives the
+    selected one."""
 
     def write(state: RadioState, text: str) -> None:
         match [values.whole(word) for word in text.split()]:
@@ -166,11 +178,15 @@ def _register_access(device: str) -> Attribute:
                 raise RefusedError(errno.EINVAL)
 
     return Attribute(
-        "direct_reg_access", "direct_reg_access", lambda state: f"0x{state.read_register(device):X}", write
+        "direct_reg_access",
+        "direct_reg_access",
+        lambda state: f"0x{state.read_register(device):X}",
+        write,
     )
 
 
-# --------------------------------------------------------------------------------------------- the devices
+# -------------------------------------------------------------------------------------------- the
+# devices
 
 
 def _receiver() -> Channel:
@@ -179,7 +195,12 @@ def _receiver() -> Channel:
 
     low, high = limits.GAIN_RANGE_DB
     attributes = (
-        Attribute("gain_control_mode", "in_voltage0_gain_control_mode", lambda state: state.gain_mode, set_mode),
+        Attribute(
+            "gain_control_mode",
+            "in_voltage0_gain_control_mode",
+            lambda state: state.gain_mode,
+            set_mode,
+        ),
         Attribute(
             "gain_control_mode_available",
             "in_voltage_gain_control_mode_available",
@@ -245,7 +266,9 @@ def _phy() -> Device:
         lambda state: str(int(state.fir_enabled)),
         lambda state, text: state.enable_fir(values.flag(text)),
     )
-    temperature = Attribute("input", "in_temp0_input", lambda state: str(round(1000 * state.temperature_c)))
+    temperature = Attribute(
+        "input", "in_temp0_input", lambda state: str(round(1000 * state.temperature_c))
+    )
     return Device(
         "iio:device0",
         PHY,
@@ -290,25 +313,41 @@ def _tone(index: int, name: str) -> Channel:
 
     prefix = f"out_altvoltage{index}_{name}"
     attributes = (
-        Attribute("raw", f"{prefix}_raw", lambda state: str(int(state.dds[index].enabled)), set_enabled),
+        Attribute(
+            "raw", f"{prefix}_raw", lambda state: str(int(state.dds[index].enabled)), set_enabled
+        ),
         Attribute(
             "frequency",
             f"{prefix}_frequency",
             lambda state: str(round(state.dds[index].frequency_hz)),
             lambda state, text: state.set_tone_frequency(index, values.decimal(text)),
         ),
-        Attribute("phase", f"{prefix}_phase", lambda state: str(state.dds[index].phase_mdeg), set_phase),
-        Attribute("scale", f"{prefix}_scale", lambda state: f"{state.dds[index].scale:.6f}", set_scale),
+        Attribute(
+            "phase", f"{prefix}_phase", lambda state: str(state.dds[index].phase_mdeg), set_phase
+        ),
+        Attribute(
+            "scale", f"{prefix}_scale", lambda state: f"{state.dds[index].scale:.6f}", set_scale
+        ),
     )
     return Channel("out", f"altvoltage{index}", attributes, name=name)
 
 
-def _converter(device_id: str, name: str, direction: Direction, scan_format: str, tones: Sequence[Channel]) -> Device:
+def _converter(
+    device_id: str, name: str, direction: Direction, scan_format: str, tones: Sequence[Channel]
+) -> Device:
     samples = (
-        Channel(direction, f"voltage{index}", _core_rate(direction), scan_index=index, scan_format=scan_format)
+        Channel(
+            direction,
+            f"voltage{index}",
+            _core_rate(direction),
+            scan_index=index,
+            scan_format=scan_format,
+        )
         for index in (0, 1)
     )
-    return Device(device_id, name, channels=(*samples, *tones), debug_attributes=(_register_access(name),))
+    return Device(
+        device_id, name, channels=(*samples, *tones), debug_attributes=(_register_access(name),)
+    )
 
 
 DEVICES: Final = (
@@ -318,11 +357,16 @@ DEVICES: Final = (
         TX_CORE,
         "out",
         "le:S16/16>>0",
-        [_tone(index, name) for index, name in enumerate(("TX1_I_F1", "TX1_I_F2", "TX1_Q_F1", "TX1_Q_F2"))],
+        [
+            _tone(index, name)
+            for index, name in enumerate(("TX1_I_F1", "TX1_I_F2", "TX1_Q_F1", "TX1_Q_F2"))
+        ],
     ),
     _converter("iio:device2", RX_CORE, "in", "le:S12/16>>0", []),
 )
-_BY_NAME: Final[Mapping[str, Device]] = {key: device for device in DEVICES for key in (device.device_id, device.name)}
+_BY_NAME: Final[Mapping[str, Device]] = {
+    key: device for device in DEVICES for key in (device.device_id, device.name)
+}
 
 
 def device(name: str) -> Device:
@@ -345,7 +389,11 @@ def attribute(name: AttributeName) -> Attribute:
     owner = device(name.device)
     if name.channel is not None:
         direction, wanted = name.channel
-        channels = [c for c in owner.channels if c.direction == direction and wanted in (c.channel_id, c.name)]
+        channels = [
+            c
+            for c in owner.channels
+            if c.direction == direction and wanted in (c.channel_id, c.name)
+        ]
         candidates = channels[0].attributes if channels else ()
     else:
         candidates = owner.debug_attributes if name.debug else owner.attributes
@@ -365,10 +413,12 @@ def read(state: RadioState, name: AttributeName) -> str:
 
 
 def write(state: RadioState, name: AttributeName, value: bytes) -> None:
-    """Set an attribute from the bytes of a client; a closing NUL and blanks around the value do not count.
+    """Set an attribute from the bytes of a client; a closing NUL and blanks around the value do not
+    count.
 
     Raises:
-        RefusedError: as `attribute`; EPERM for a read-only one; what its setting refuses; EINVAL for other text.
+        RefusedError: as `attribute`; EPERM for a read-only one; what its setting refuses; EINVAL
+            for other text.
     """
     found = attribute(name)
     if found.write is None:

@@ -1,4 +1,5 @@
-"""The emulator's time: real, which paces streams, or virtual, which jumps to whatever is waited for."""
+"""The emulator's time: real, which paces streams, or virtual, which jumps to whatever is waited
+for."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class Clock(Protocol):
         """Seconds since the start."""
         ...
 
-    def wait_until(self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]) -> None:
+    def wait_until(
+        self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]
+    ) -> None:
         """Return when now() ≥ t_s.
 
         Args:
@@ -38,7 +41,8 @@ class Clock(Protocol):
 
 
 class RealTime:
-    """The computer's monotonic clock. Waits end at absolute times, so that the pace of a stream cannot drift."""
+    """The computer's monotonic clock. Waits end at absolute times, so that the pace of a stream
+    cannot drift."""
 
     def __init__(self) -> None:
         self._start_s = time.monotonic()
@@ -47,7 +51,9 @@ class RealTime:
         """Seconds since the start."""
         return time.monotonic() - self._start_s
 
-    def wait_until(self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]) -> None:
+    def wait_until(
+        self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]
+    ) -> None:
         """Sleep until now() ≥ t_s; see Clock."""
         now_s = self.now()
         limit_s = t_s if timeout_s is None else min(t_s, now_s + timeout_s)
@@ -63,7 +69,8 @@ class RealTime:
 
 
 class VirtualTime:
-    """Time that passes only when someone waits, and then at once: runs as fast as the computer does.
+    """Time that passes only when someone waits, and then at once: runs as fast as the computer
+    does.
 
     With one thread that waits at a time everything that happens is the same from run to run.
     """
@@ -76,7 +83,9 @@ class VirtualTime:
         """Seconds since the start."""
         return self._now_s
 
-    def wait_until(self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]) -> None:
+    def wait_until(
+        self, t_s: float, *, timeout_s: float | None, cancelled: Callable[[], bool]
+    ) -> None:
         """Move the clock to t_s, unless it is later already; see Clock."""
         if cancelled():
             raise Cancelled

@@ -1,4 +1,5 @@
-"""The XML that tells a client what an emulated Pluto consists of, written from the table of attributes."""
+"""The XML that tells a client what an emulated Pluto consists of, written from the table of
+attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from xml.sax.saxutils import quoteattr
 from radio.emulator.attributes import DEVICES, Channel, Device
 
 VERSION: Final = (0, 24, "v0.24  ")
-"""Major and minor version and tag of the libiio that the server speaks like; the tag needs seven characters."""
+"""Major and minor version and tag of the libiio that the server speaks like; the tag needs seven
+characters."""
 
 _CONTENTS: Final = {
     "context": "(context-attribute | device)*",
@@ -58,9 +60,14 @@ def _channel(channel: Channel) -> str:
     head = {"id": channel.channel_id, "type": "input" if channel.direction == "in" else "output"}
     if channel.name:
         head["name"] = channel.name
-    contents = "".join(_tag("attribute", {"name": a.name, "filename": a.file}) for a in channel.attributes)
+    contents = "".join(
+        _tag("attribute", {"name": a.name, "filename": a.file}) for a in channel.attributes
+    )
     if channel.scan_index is not None:
-        contents = _tag("scan-element", {"index": channel.scan_index, "format": channel.scan_format}) + contents
+        contents = (
+            _tag("scan-element", {"index": channel.scan_index, "format": channel.scan_format})
+            + contents
+        )
     return _tag("channel", head, contents)
 
 
@@ -87,6 +94,10 @@ def context_xml(serial: str) -> str:
         "fw_version": "emulated",
         "ad9361-phy,model": "ad9364",
     }
-    contents = "".join(_tag("context-attribute", {"name": name, "value": value}) for name, value in facts.items())
+    contents = "".join(
+        _tag("context-attribute", {"name": name, "value": value}) for name, value in facts.items()
+    )
     contents += "".join(_device(device) for device in DEVICES)
-    return f'<?xml version="1.0" encoding="utf-8"?>{_document_type()}{_tag("context", head, contents)}'
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?>{_document_type()}{_tag("context", head, contents)}'
+    )

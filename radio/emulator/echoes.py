@@ -1,4 +1,5 @@
-"""Multipath between two emulated radios: one channel in time, however the receiver's samples are asked for."""
+"""Multipath between two emulated radios: one channel in time, however the receiver's samples are
+asked for."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ class Echoes:
         """Samples by which what is sent may still be heard later."""
         return sum(medium.tail_samples for medium in self._media)
 
-    def pass_through(self, begin: int, end: int, rate_hz: float, arriving: Callable[[int, int], IQ]) -> IQ:
+    def pass_through(
+        self, begin: int, end: int, rate_hz: float, arriving: Callable[[int, int], IQ]
+    ) -> IQ:
         """What is heard at counts begin..end, which never fall from call to call.
 
         Args:

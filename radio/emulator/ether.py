@@ -31,16 +31,18 @@ _MEMORY_S: Final = 5e-3
 class Ether:
     """Emulated radios that all hear each other.
 
-    Every radio has a sample clock and two carriers of its own, all off by its ppm. A receiver hears every transmitter
-    whose band reaches into its own, its own transmitter included, over path_loss_db or coupling_loss_db, late by 16
-    transmitted samples. What it hears is worked out when a buffer is read, from what was sent and set at the time at
-    which the buffer filled. Samples of one radio are counted from time 0 on, and noise hangs on that count alone, so
-    that the same is heard however it is read.
+    Every radio has a sample clock and two carriers of its own, all off by its ppm. A receiver hears
+    every transmitter whose band reaches into its own, its own transmitter included, over
+    path_loss_db or coupling_loss_db, late by 16 transmitted samples. What it hears is worked out
+    when a buffer is read, from what was sent and set at the time at which the buffer filled.
+    Samples of one radio are counted from time 0 on, and noise hangs on that count alone, so that
+    the same is heard however it is read.
 
-    Of the figures, each receiver has the multipath (a channel of its own for each other radio), phase noise, mixer, DC
-    and limiter, each transmitter the mixer, DC (its carrier leaks as long as it is powered) and amplifier, whose
-    levels are over the converter's full scale. cfo_hz, cfo_drift_hz_s and clock_offset_ppm do not act: that is what
-    the radios' ppm are for; nor adc_bits: the converters have 12.
+    Of the figures, each receiver has the multipath (a channel of its own for each other radio),
+    phase noise, mixer, DC and limiter, each transmitter the mixer, DC (its carrier leaks as long as
+    it is powered) and amplifier, whose levels are over the converter's full scale. cfo_hz,
+    cfo_drift_hz_s and clock_offset_ppm do not act: that is what the radios' ppm are for; nor
+    adc_bits: the converters have 12.
 
     Methods may be called from any thread.
 
@@ -89,11 +91,13 @@ class Ether:
         self._rings: dict[int, RxRing] = {}
         self._queues: dict[int, TxQueue] = {}
 
-    # ------------------------------------------------------------------------------------------- what is set, and when
+    # -------------------------------------------------------------------------------------------
+    # what is set, and when
 
     @property
     def path_loss_db(self) -> float:
-        """Between any two radios; what is set holds from now on. Infinite = they do not hear each other."""
+        """Between any two radios; what is set holds from now on. Infinite = they do not hear each
+        other."""
         return self._path_loss.latest
 
     @path_loss_db.setter
@@ -132,16 +136,19 @@ class Ether:
             self._stations[node].set_silent(False)
 
     def snr_db(self, tx: int, rx: int, tx_rms_dbfs: float) -> float:
-        """Es/N0 per used subcarrier that a receiver should measure for the kit's OFDM, as all is set now.
+        """Es/N0 per used subcarrier that a receiver should measure for the kit's OFDM, as all is
+        set now.
 
-        Noise of receiver and converter and the rounding at both ends are counted; multipath has unit mean gain;
-        clipping and what the figures do beside are not counted.
+        Noise of receiver and converter and the rounding at both ends are counted; multipath has
+        unit mean gain; clipping and what the figures do beside are not counted.
 
         Args:
             tx, rx: transmitter and receiver; the same one for its coupling to itself.
             tx_rms_dbfs: rms level of the burst at the transmitter's converter.
         """
-        return front_end.snr_db(*self._ends(tx, rx), loss_db=self._loss(tx, rx).latest, tx_rms_dbfs=tx_rms_dbfs)
+        return front_end.snr_db(
+            *self._ends(tx, rx), loss_db=self._loss(tx, rx).latest, tx_rms_dbfs=tx_rms_dbfs
+        )
 
     def set_snr(self, tx: int, rx: int, snr_db: float, tx_rms_dbfs: float) -> None:
         """Choose the path loss (the coupling loss where tx is rx) that gives an SNR, from now on.
@@ -149,24 +156,33 @@ class Ether:
         Raises:
             ConfigError: 12-bit samples at that level cannot have that SNR.
         """
-        loss_db = front_end.loss_for_snr_db(*self._ends(tx, rx), snr_db=snr_db, tx_rms_dbfs=tx_rms_dbfs)
+        loss_db = front_end.loss_for_snr_db(
+            *self._ends(tx, rx), snr_db=snr_db, tx_rms_dbfs=tx_rms_dbfs
+        )
         with self._lock:
             self._loss(tx, rx).set(self.clock.now(), loss_db)
 
     def _ends(self, tx: int, rx: int) -> tuple[NodeSpec, RfSettings, NodeSpec, RfSettings]:
         sender, receiver = self._stations[tx], self._stations[rx]
-        return sender.spec, sender.states.latest.settings, receiver.spec, receiver.states.latest.settings
+        return (
+            sender.spec,
+            sender.states.latest.settings,
+            receiver.spec,
+            receiver.states.latest.settings,
+        )
 
     def _loss(self, tx: int, rx: int) -> Timeline[float]:
         return self._coupling_loss if tx == rx else self._path_loss
 
     def _beat_hz(self, tx: int, rx: int) -> float:
-        """By how much the sender's carrier lies above the receiver's; small differences of large figures stay exact."""
+        """By how much the sender's carrier lies above the receiver's; small differences of large
+        figures stay exact."""
         sender, sent, receiver, heard = self._ends(tx, rx)
         errors_hz = (sent.tx_lo_hz * sender.ppm - heard.rx_lo_hz * receiver.ppm) * 1e-6
         return sent.tx_lo_hz - heard.rx_lo_hz + errors_hz
 
-    # --------------------------------------------------------------------------------------------------------- streams
+    # ---------------------------------------------------------------------------------------------
+    # streams
 
     def open_rx(self, node: int, samples: int, kernel_buffers: int) -> RxRing:
         """Start to receive.
@@ -183,7 +199,10 @@ class Ether:
             if node in self._rings and not self._rings[node].closed:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             ring = RxRing(
-                self._stations[node], samples, kernel_buffers, lambda begin, end: self._hear(node, begin, end)
+                self._stations[node],
+                samples,
+                kernel_buffers,
+                lambda begin, end: self._hear(node, begin, end),
             )
             self._rings[node] = ring
         return ring
@@ -207,7 +226,8 @@ class Ether:
             self._queues[node] = queue
         return queue
 
-    # --------------------------------------------------------------------------------------------------- what is heard
+    # ---------------------------------------------------------------------------------------------
+    # what is heard
 
     def _hear(self, node: int, begin: int, end: int) -> bytes:
         with self._lock:
@@ -215,7 +235,8 @@ class Ether:
         return self._listeners[node].capture(pieces).astype("<i2", copy=False).tobytes()
 
     def _pieces(self, node: int, begin: int, end: int) -> list[Piece]:
-        """The samples cut where anything changes, with all that is needed to work them out without the lock."""
+        """The samples cut where anything changes, with all that is needed to work them out without
+        the lock."""
         station = self._stations[node]
         lines: list[Timeline[float] | Timeline[State]] = [self._path_loss, self._coupling_loss]
         lines += [other.states for other in self._stations]
@@ -238,7 +259,11 @@ class Ether:
         for tx, sender in enumerate(self._stations):
             sent = sender.transmission(now_s)
             if sent.state.settings.tx_lo_on and not (sent.state.silent or state.silent):
-                sources.append(Source(tx, sent, self._beats[tx, node].at(now_s), self._loss(tx, node).at(now_s)))
+                sources.append(
+                    Source(
+                        tx, sent, self._beats[tx, node].at(now_s), self._loss(tx, node).at(now_s)
+                    )
+                )
         return Piece(begin, end, state, station.transmission(now_s), tuple(sources))
 
     def _forget(self) -> None:
@@ -248,7 +273,9 @@ class Ether:
         for node, ring in self._rings.items():
             station = self._stations[node]
             for begin, end in ring.unread:
-                spans_s.append((station.time_of(begin) - _MEMORY_S, station.time_of(end) + _MEMORY_S))
+                spans_s.append(
+                    (station.time_of(begin) - _MEMORY_S, station.time_of(end) + _MEMORY_S)
+                )
         earliest_s = min(begin_s for begin_s, _ in spans_s)
         for loss in (self._path_loss, self._coupling_loss):
             loss.forget(earliest_s)

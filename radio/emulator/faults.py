@@ -28,7 +28,8 @@ class Connections(Protocol):
 class Faults:
     """Faults of one node. Each call asks for faults to come; the ones asked for before stay.
 
-    Buffer transfers are READBUF and WRITEBUF commands: one of each rx() or tx() of a client. Thread-safe.
+    Buffer transfers are READBUF and WRITEBUF commands: one of each rx() or tx() of a client.
+    Thread-safe.
     """
 
     def __init__(self, connections: Connections) -> None:

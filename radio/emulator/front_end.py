@@ -1,7 +1,7 @@
 """What a radio of the emulator is made of, how it is set, and which level comes out of that where.
 
-Levels at an antenna are in dBm. In dBFS, the constant 1.0 has 0 dBFS: a complex tone of amplitude 1, I and Q each just
-reaching full scale. SNR is Es/N0 per used subcarrier.
+Levels at an antenna are in dBm. In dBFS, the constant 1.0 has 0 dBFS: a complex tone of amplitude
+1, I and Q each just reaching full scale. SNR is Es/N0 per used subcarrier.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hil.contract import ConfigError
-from radio.ofdm import N_FFT, N_USED
+from radio.modem.ofdm import N_FFT, N_USED
 
 CONVERTER_BITS: Final = 12
 CODES: Final = 1 << (CONVERTER_BITS - 1)
@@ -29,14 +29,16 @@ class NodeSpec:
     """One radio's own figures.
 
     Attributes:
-        ppm: error of its reference oscillator: acts on both carriers and on the sample clock, -1000..1000.
-        tx_full_scale_dbm: transmitted power of 0 dBFS without attenuation. AD9363 data sheet, "maximum output power":
-            about +7 dBm.
+        ppm: error of its reference oscillator: acts on both carriers and on the sample clock,
+            -1000..1000.
+        tx_full_scale_dbm: transmitted power of 0 dBFS without attenuation. AD9363 data sheet,
+            "maximum output power": about +7 dBm.
         noise_figure_db: of the receiver. AD9363 data sheet: 3 dB.
-        adc_full_scale_dbm: antenna power that reaches 0 dBFS at 0 dB gain. AD9361 reference manual (UG-570): full
-            scale is 0.625 V peak, across 50 Ω.
-        adc_noise_dbfs: noise behind the gain stage. The data sheets give none; the default is 0.73 codes rms in each
-            of I and Q, enough for the rounding to act as noise whatever the signal is.
+        adc_full_scale_dbm: antenna power that reaches 0 dBFS at 0 dB gain. AD9361 reference manual
+            (UG-570): full scale is 0.625 V peak, across 50 Ω.
+        adc_noise_dbfs: noise behind the gain stage. The data sheets give none; the default is 0.73
+            codes rms in each of I and Q, enough for the rounding to act as noise whatever the
+            signal is.
         rx_dc_dbfs: DC offset at the converter, magnitude, equal in I and Q; -200 = none.
         rx_iq_gain_db, rx_iq_phase_deg: of the receiver's mixer.
     """
@@ -57,7 +59,8 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tone:
-    """One tone of the transmitter's direct digital synthesis: scale · sin(2π · frequency · t + phase) on I or Q.
+    """One tone of the transmitter's direct digital synthesis: scale · sin(2π · frequency · t +
+    phase) on I or Q.
 
     Attributes:
         frequency_hz: 0..rate / 2.
@@ -99,8 +102,11 @@ class RfSettings:
     tones: tuple[Tone, ...] = ()
 
 
-def received_dbfs(tx: NodeSpec, tx_set: RfSettings, rx: NodeSpec, rx_set: RfSettings, loss_db: float) -> float:
-    """Level at the receiver's converter of 0 dBFS at the transmitter's, over a path that loses loss_db."""
+def received_dbfs(
+    tx: NodeSpec, tx_set: RfSettings, rx: NodeSpec, rx_set: RfSettings, loss_db: float
+) -> float:
+    """Level at the receiver's converter of 0 dBFS at the transmitter's, over a path that loses
+    loss_db."""
     arriving_dbm = tx.tx_full_scale_dbm - tx_set.tx_attenuation_db - loss_db
     return arriving_dbm + rx_set.rx_gain_db - rx.adc_full_scale_dbm
 
@@ -112,9 +118,16 @@ def noise_dbfs(rx: NodeSpec, rx_set: RfSettings) -> float:
 
 
 def snr_db(
-    tx: NodeSpec, tx_set: RfSettings, rx: NodeSpec, rx_set: RfSettings, *, loss_db: float, tx_rms_dbfs: float
+    tx: NodeSpec,
+    tx_set: RfSettings,
+    rx: NodeSpec,
+    rx_set: RfSettings,
+    *,
+    loss_db: float,
+    tx_rms_dbfs: float,
 ) -> float:
-    """Es/N0 per used subcarrier of the kit's OFDM: thermal and converter noise, and the rounding at both ends.
+    """Es/N0 per used subcarrier of the kit's OFDM: thermal and converter noise, and the rounding at
+    both ends.
 
     Clipping, multipath about its mean, and imperfect front ends are not counted.
     """
@@ -124,7 +137,13 @@ def snr_db(
 
 
 def loss_for_snr_db(
-    tx: NodeSpec, tx_set: RfSettings, rx: NodeSpec, rx_set: RfSettings, *, snr_db: float, tx_rms_dbfs: float
+    tx: NodeSpec,
+    tx_set: RfSettings,
+    rx: NodeSpec,
+    rx_set: RfSettings,
+    *,
+    snr_db: float,
+    tx_rms_dbfs: float,
 ) -> float:
     """Path loss that gives an SNR: the inverse of snr_db.
 
@@ -136,7 +155,8 @@ def loss_for_snr_db(
     if not wanted > own:
         limit_db = tx_rms_dbfs + _SPREAD_DB - _ROUNDING_DBFS
         raise ConfigError(
-            f"emulated SNR of {snr_db} dB at {tx_rms_dbfs} dBFS: 12-bit samples at that level cannot exceed "
+            f"emulated SNR of {snr_db} dB at {tx_rms_dbfs} dBFS: 12-bit samples at that level "
+            "cannot exceed "
             f"{limit_db:.1f} dB; send at a higher level"
         )
     link_db = _receiver_floor_dbfs(rx, rx_set, tx_set) - 10 * math.log10(wanted - own)
@@ -144,7 +164,8 @@ def loss_for_snr_db(
 
 
 def _receiver_floor_dbfs(rx: NodeSpec, rx_set: RfSettings, tx_set: RfSettings) -> float:
-    """All noise of the receiver, rounding included, in a band as wide as the transmitter's sample rate."""
+    """All noise of the receiver, rounding included, in a band as wide as the transmitter's sample
+    rate."""
     floor = _sum_db(noise_dbfs(rx, rx_set), _ROUNDING_DBFS)
     return floor + 10 * math.log10(tx_set.rate_hz / rx_set.rate_hz)
 

@@ -88,7 +88,10 @@ class Listener:
             self._hear(piece, source, heard)
         self._tremble.turn(piece.begin, settings.rate_hz, heard)
         f, spec = self._figures, self._spec
-        own, common = IqImbalance(spec.rx_iq_gain_db, spec.rx_iq_phase_deg), IqImbalance(f.iq_gain_db, f.iq_phase_deg)
+        own, common = (
+            IqImbalance(spec.rx_iq_gain_db, spec.rx_iq_phase_deg),
+            IqImbalance(f.iq_gain_db, f.iq_phase_deg),
+        )
         return convert(
             heard,
             self._noise.at(piece.begin, len(heard)),
@@ -114,7 +117,9 @@ class Listener:
         else:
             heard += arriving(piece.begin, piece.end)
 
-    def _arriving(self, state: State, source: Source, taps: NDArray[np.complex64] | None, begin: int, end: int) -> IQ:
+    def _arriving(
+        self, state: State, source: Source, taps: NDArray[np.complex64] | None, begin: int, end: int
+    ) -> IQ:
         """What comes from one transmitter at counts begin..end, before multipath."""
         first = begin // STRETCH * STRETCH
         arriving = np.zeros(-(-(end - first) // STRETCH) * STRETCH, np.complex64)
@@ -123,7 +128,9 @@ class Listener:
         low, high = window(sent.state.samples, state.samples, first, first + len(arriving))
         waveform = self._transmitted(sent, low - 2 * late, high)
         if waveform is not None:
-            level_dbfs = received_dbfs(sent.spec, sent.state.settings, self._spec, state.settings, source.loss_db)
+            level_dbfs = received_dbfs(
+                sent.spec, sent.state.settings, self._spec, state.settings, source.loss_db
+            )
             receive_path(
                 waveform if taps is None else np.convolve(waveform, taps, "valid"),
                 low,
@@ -148,7 +155,8 @@ class Listener:
 
 
 def rehearse(figures: Figures) -> None:
-    """Do everything once with nothing: what has to be compiled is compiled now, not while a client waits.
+    """Do everything once with nothing: what has to be compiled is compiled now, not while a client
+    waits.
 
     Raises:
         ConfigError: a figure is out of range.
@@ -157,7 +165,9 @@ def rehearse(figures: Figures) -> None:
     rng = np.random.default_rng(0)
     for sender_hz in (1.0, 2.0):
         sender, receiver, beat = Ramp(0.0, 0.0, sender_hz), Ramp(0.0, 0.0, 1.0), Ramp(0.0, 0.0, 0.0)
-        receive_path(nothing, 0, sender=sender, receiver=receiver, beat=beat, gain=1.0, begin=0, out=nothing)
+        receive_path(
+            nothing, 0, sender=sender, receiver=receiver, beat=beat, gain=1.0, begin=0, out=nothing
+        )
     for model in (*transmit_end(figures), *multipath(figures, 1.0, rng)):
         model(one, rng)
     Tremble(figures, rng).turn(0, 1.0, one)

@@ -1,4 +1,5 @@
-"""One emulated Pluto without its network: settings, buffers that are open, and the ether behind them."""
+"""One emulated Pluto without its network: settings, buffers that are open, and the ether behind
+them."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ class ReceiveBuffer:
             codes = np.frombuffer(data, "<i2").astype(np.int32) * _OVERDRIVE
             data = codes.clip(-RX_FULL_SCALE, RX_FULL_SCALE - 1).astype("<i2").tobytes()
         self._node.last_received = data
-        return data if self.mask == _BOTH else np.frombuffer(data, "<i2")[self.mask - 1 :: 2].tobytes()
+        return (
+            data if self.mask == _BOTH else np.frombuffer(data, "<i2")[self.mask - 1 :: 2].tobytes()
+        )
 
     def fetch_status(self) -> int:
         """Bits of the status register that have come up since the last call."""
@@ -171,8 +174,8 @@ class Node:
         """Set an attribute; the ether hears of it at once.
 
         Raises:
-            RefusedError: ENODEV, ENOENT, EPERM for a read-only one, EINVAL out of range, EOPNOTSUPP for a
-                gain under AGC.
+            RefusedError: ENODEV, ENOENT, EPERM for a read-only one, EINVAL out of range, EOPNOTSUPP
+                for a gain under AGC.
         """
         with self._change:
             self._refresh()
@@ -183,12 +186,17 @@ class Node:
         """Open the buffer that a client asks for.
 
         Raises:
-            RefusedError: EINVAL, ENODEV, ENOMEM; EBUSY while another client holds the device, or as a fault.
+            RefusedError: EINVAL, ENODEV, ENOMEM; EBUSY while another client holds the device, or as
+                a fault.
         """
         core = attributes.device(command.device).name
         if core == PHY:
             raise RefusedError(errno.ENODEV)
-        if not 0 < command.mask <= _BOTH or command.samples < 1 or (command.cyclic and core == RX_CORE):
+        if (
+            not 0 < command.mask <= _BOTH
+            or command.samples < 1
+            or (command.cyclic and core == RX_CORE)
+        ):
             raise RefusedError(errno.EINVAL)
         if self.faults.take("busy"):
             raise RefusedError(errno.EBUSY)
@@ -203,13 +211,16 @@ class Node:
                 ring = self._ether.open_rx(self.index, command.samples, kernel_buffers)
                 buffer = ReceiveBuffer(self, ring, command.mask)
             else:
-                queue = self._ether.open_tx(self.index, command.samples, kernel_buffers, command.cyclic)
+                queue = self._ether.open_tx(
+                    self.index, command.samples, kernel_buffers, command.cyclic
+                )
                 buffer = SendBuffer(self, queue, command.mask, command.samples)
             self._open[core] = buffer
             return buffer
 
     def close(self, buffer: ReceiveBuffer | SendBuffer) -> None:
-        """Free a device; after a transmit buffer the tone generators take over again, as in the driver."""
+        """Free a device; after a transmit buffer the tone generators take over again, as in the
+        driver."""
         with self._change:
             self._refresh()
             buffer.close()

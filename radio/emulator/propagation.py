@@ -1,4 +1,5 @@
-"""From the samples one radio transmits to what another one's converter samples: another clock, another carrier."""
+"""From the samples one radio transmits to what another one's converter samples: another clock,
+another carrier."""
 
 from __future__ import annotations
 
@@ -15,24 +16,34 @@ from radio.compiled import compiled
 from radio.emulator.timeline import Ramp
 
 LATENCY_SAMPLES: Final = 16
-"""Transmitted samples by which the air is late: what is heard now never hangs on samples that are yet to be sent."""
+"""Transmitted samples by which the air is late: what is heard now never hangs on samples that are
+yet to be sent."""
 STRETCH: Final = 128
-"""Received samples for which clock and carrier are evaluated once; stretches begin at multiples of it, whatever part of
-the stream is asked for, so that each sample always comes out the same."""
+"""Received samples for which clock and carrier are evaluated once; stretches begin at multiples of
+it, whatever part of the stream is asked for, so that each sample always comes out the same."""
 _PHASES: Final = 256
 _MARGIN: Final = 16
 """Table rows beyond a whole sample, for stretches that cross it."""
 _STRAIGHT: Final = 1e-4
-"""Difference of the clocks up to which the taps may be drawn straight over a stretch; the error stays below -75 dB."""
+"""Difference of the clocks up to which the taps may be drawn straight over a stretch; the error
+stays below -75 dB."""
 
 
 def receive_path(
-    waveform: IQ, first: int, *, sender: Ramp, receiver: Ramp, beat: Ramp, gain: float, begin: int, out: IQ
+    waveform: IQ,
+    first: int,
+    *,
+    sender: Ramp,
+    receiver: Ramp,
+    beat: Ramp,
+    gain: float,
+    begin: int,
+    out: IQ,
 ) -> None:
     """Add to `out` what a receiver hears of a waveform.
 
-    The carrier is taken at every sample, the waveform between its samples by filters whose error in ±0.4 of its rate is
-    below -65 dB.
+    The carrier is taken at every sample, the waveform between its samples by filters whose error in
+    ±0.4 of its rate is below -65 dB.
 
     Args:
         waveform: transmitted samples; those of window() are needed.
@@ -50,11 +61,14 @@ def receive_path(
     step = sender.rate_hz / receiver.rate_hz
     re, im = waveform.real.copy(), waveform.imag.copy()
     kernel = _nearly_even if abs(step - 1) <= _STRAIGHT else _uneven
-    kernel(re, im, _table(), places, step, carriers, rotation.real.copy(), rotation.imag.copy(), out)
+    kernel(
+        re, im, _table(), places, step, carriers, rotation.real.copy(), rotation.imag.copy(), out
+    )
 
 
 def window(sender: Ramp, receiver: Ramp, begin: int, end: int) -> tuple[int, int]:
-    """Counts of the first and behind the last transmitted sample that received samples begin..end need."""
+    """Counts of the first and behind the last transmitted sample that received samples begin..end
+    need."""
     low = sender.count(receiver.time_of(begin)) - LATENCY_SAMPLES
     high = sender.count(receiver.time_of(end)) - LATENCY_SAMPLES
     return int(np.floor(low)) - TAPS, int(np.ceil(high)) + TAPS
@@ -88,7 +102,8 @@ def _nearly_even(
     rotation_im: NDArray[np.float32],
     out: IQ,
 ) -> None:
-    """Clocks that run almost alike: over a stretch the taps move straight, and whole samples never shift."""
+    """Clocks that run almost alike: over a stretch the taps move straight, and whole samples never
+    shift."""
     here = np.empty(TAPS, np.float32)
     there = np.empty(TAPS, np.float32)
     a = np.empty(STRETCH, np.float32)
@@ -110,7 +125,14 @@ def _nearly_even(
                 now = tap + np.float32(i) * slope
                 a[i] += now * x[i]
                 b[i] += now * y[i]
-        _turn(a, b, carriers[stretch], rotation_re, rotation_im, out[stretch * STRETCH : (stretch + 1) * STRETCH])
+        _turn(
+            a,
+            b,
+            carriers[stretch],
+            rotation_re,
+            rotation_im,
+            out[stretch * STRETCH : (stretch + 1) * STRETCH],
+        )
 
 
 @compiled(fastmath=True)
@@ -141,7 +163,14 @@ def _uneven(
                 y += taps[k] * im[whole - BEFORE + k]
             a[i] = x
             b[i] = y
-        _turn(a, b, carriers[stretch], rotation_re, rotation_im, out[stretch * STRETCH : (stretch + 1) * STRETCH])
+        _turn(
+            a,
+            b,
+            carriers[stretch],
+            rotation_re,
+            rotation_im,
+            out[stretch * STRETCH : (stretch + 1) * STRETCH],
+        )
 
 
 @compiled(fastmath=True)

@@ -1,7 +1,8 @@
 """The commands of the libiio 0.x network protocol, and the form of the answers.
 
-A command is one line of ASCII that ends in CR LF (LF alone will do), keywords in either case. An answer begins with a
-decimal number on a line of its own; a negative one is -errno. Facts from the behaviour of libiio 0.24 on the wire.
+A command is one line of ASCII that ends in CR LF (LF alone will do), keywords in either case. An
+answer begins with a decimal number on a line of its own; a negative one is -errno. Facts from the
+behaviour of libiio 0.24 on the wire.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Opens a device's buffer of `samples` samples; bit n of `mask` enables the channel of scan index n."""
+    """Opens a device's buffer of `samples` samples; bit n of `mask` enables the channel of scan
+    index n."""
 
     device: str
     samples: int
@@ -154,7 +156,8 @@ Command = (
 
 
 def parse(line: bytes) -> Command | None:
-    """The command on one line, line end included or not; None for an empty line, which gets no answer.
+    """The command on one line, line end included or not; None for an empty line, which gets no
+    answer.
 
     Raises:
         RefusedError: EINVAL for everything that is no command of this protocol.
@@ -210,7 +213,9 @@ def _attribute_name(words: Sequence[str]) -> AttributeName:
         case [device, debug, attribute] if debug.upper() == "DEBUG":
             return AttributeName(device, attribute, debug=True)
         case [device, direction, channel, attribute] if direction.upper() in _DIRECTIONS:
-            return AttributeName(device, attribute, channel=(_DIRECTIONS[direction.upper()], channel))
+            return AttributeName(
+                device, attribute, channel=(_DIRECTIONS[direction.upper()], channel)
+            )
         case _:
             raise RefusedError(errno.EINVAL)
 
@@ -246,5 +251,6 @@ def document(value: str) -> bytes:
 
 
 def samples_header(size: int, mask: int | None) -> bytes:
-    """What goes before `size` bytes of samples; the channel mask (one word) stands in the first chunk alone."""
+    """What goes before `size` bytes of samples; the channel mask (one word) stands in the first
+    chunk alone."""
     return integer(size) if mask is None else b"%d\n%08x\n" % (size, mask)

@@ -1,4 +1,5 @@
-"""What a receiver adds to what it hears: phase noise, noise, an imperfect mixer, limits, and the converter."""
+"""What a receiver adds to what it hears: phase noise, noise, an imperfect mixer, limits, and the
+converter."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ from radio.emulator.front_end import CODES
 from radio.emulator.station import Codes
 
 NOISE_BLOCK: Final = 1 << 14
-"""Samples that are drawn together, from multiples of it on, whatever part of the stream is asked for."""
+"""Samples that are drawn together, from multiples of it on, whatever part of the stream is asked
+for."""
 
 
 class Noise:
     """White Gaussian noise at every count of a station's samples, the same however it is read.
 
-    I and Q have unit power each. Each block has a generator of its own, seeded by (seed, station, block): no table and
-    no period.
+    I and Q have unit power each. Each block has a generator of its own, seeded by (seed, station,
+    block): no table and no period.
     """
 
     def __init__(self, seed: int, station: int) -> None:
@@ -79,7 +81,8 @@ class Tremble:
 
 
 def _blocks(begin: int, n: int) -> list[tuple[int, slice, slice]]:
-    """The blocks that counts begin ... begin + n lie in: number, part of the block, part of the counts."""
+    """The blocks that counts begin ... begin + n lie in: number, part of the block, part of the
+    counts."""
     first, last = begin // NOISE_BLOCK, (begin + n - 1) // NOISE_BLOCK
     spans = []
     for block in range(first, last + 1):
@@ -89,7 +92,9 @@ def _blocks(begin: int, n: int) -> list[tuple[int, slice, slice]]:
     return spans
 
 
-def convert(signal: IQ, noise: IQ, *, noise_rms: float, image: complex, offset: complex, limit: float) -> Codes:
+def convert(
+    signal: IQ, noise: IQ, *, noise_rms: float, image: complex, offset: complex, limit: float
+) -> Codes:
     """The converter's codes, int16[n, 2], of signal and noise.
 
     Args:
@@ -101,13 +106,27 @@ def convert(signal: IQ, noise: IQ, *, noise_rms: float, image: complex, offset: 
         limit: amplitude to which I and Q are limited ahead of the converter.
     """
     codes = np.empty((len(signal), 2), np.int16)
-    _convert(signal, noise, noise_rms / math.sqrt(2), complex(image), complex(offset), min(limit, 1.0), codes)
+    _convert(
+        signal,
+        noise,
+        noise_rms / math.sqrt(2),
+        complex(image),
+        complex(offset),
+        min(limit, 1.0),
+        codes,
+    )
     return codes
 
 
 @compiled()
 def _convert(
-    signal: IQ, noise: IQ, deviation: float, image: complex, offset: complex, limit: float, codes: NDArray[np.int16]
+    signal: IQ,
+    noise: IQ,
+    deviation: float,
+    image: complex,
+    offset: complex,
+    limit: float,
+    codes: NDArray[np.int16],
 ) -> None:
     sigma = np.float32(deviation)
     image_re, image_im = np.float32(image.real), np.float32(image.imag)

@@ -1,4 +1,5 @@
-"""A receive stream as a device keeps it: a ring of buffers that fill by themselves and stop when all are full."""
+"""A receive stream as a device keeps it: a ring of buffers that fill by themselves and stop when
+all are full."""
 
 from __future__ import annotations
 
@@ -15,14 +16,16 @@ Capture = Callable[[int, int], bytes]
 class RxRing:
     """A ring of kernel_buffers buffers, which fill one after another from the moment of opening.
 
-    When all are full, capture stops until one is handed back, which reading the next one does. What a buffer holds is
-    worked out when it is read.
+    When all are full, capture stops until one is handed back, which reading the next one does. What
+    a buffer holds is worked out when it is read.
 
     Attributes:
         closed: it captures no more.
     """
 
-    def __init__(self, station: Station, samples: int, kernel_buffers: int, capture: Capture) -> None:
+    def __init__(
+        self, station: Station, samples: int, kernel_buffers: int, capture: Capture
+    ) -> None:
         """An open ring; by Ether.open_rx, which holds the lock.
 
         Args:
@@ -78,7 +81,9 @@ class RxRing:
             if self._reader_holds_one:
                 self._hand_back()
             start = self._starts[0]
-        self._station.wait_for(start + self._samples, deadline_s, lambda: self.closed or cancelled())
+        self._station.wait_for(
+            start + self._samples, deadline_s, lambda: self.closed or cancelled()
+        )
         data = self._capture(start, start + self._samples)
         with self._station.lock:
             self._starts.popleft()

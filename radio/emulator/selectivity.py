@@ -1,4 +1,5 @@
-"""The part of a transmitted band that a receiver can hear: what its filters keep when carriers or rates differ."""
+"""The part of a transmitted band that a receiver can hear: what its filters keep when carriers or
+rates differ."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _KEPT: Final = 0.45
 """Half width of the band that a receiver's decimation keeps, over its rate."""
 _TX_CORNER: Final = 1.6
 _RX_CORNER: Final = 1.4
-"""Corner of the analogue baseband filters over half the bandwidth that is set (AD9361 reference manual, UG-570)."""
+"""Corner of the analogue baseband filters over half the bandwidth that is set (AD9361 reference
+manual, UG-570)."""
 _TRANSITION: Final = 0.1
 """Width of a filter's edge, over the narrower of band and rates."""
 _STOP_DB: Final = 70.0
@@ -24,11 +26,14 @@ _KAISER_BETA: Final = 0.1102 * (_STOP_DB - 8.7)
 """Kaiser's formula; his for the length is (stop - 8) / (2.285 · 2π · transition)."""
 
 
-def heard_filter(sent: RfSettings, heard: RfSettings, beat_hz: float) -> NDArray[np.complex64] | None:
+def heard_filter(
+    sent: RfSettings, heard: RfSettings, beat_hz: float
+) -> NDArray[np.complex64] | None:
     """Taps, at the transmitter's rate, that leave of its signal what the receiver hears.
 
-    All filters of both ends are drawn as one with linear phase, flat to 0.05 of the narrower rate before its edges and
-    70 dB down as far behind them. The noise of the receiver is not filtered: it stays white.
+    All filters of both ends are drawn as one with linear phase, flat to 0.05 of the narrower rate
+    before its edges and 70 dB down as far behind them. The noise of the receiver is not filtered:
+    it stays white.
 
     Args:
         sent, heard: of transmitter and receiver.

@@ -59,7 +59,8 @@ class NodeServer:
             thread.join(_STOP_PATIENCE_S)
 
     def vanish(self) -> None:
-        """End every connection and refuse new ones; the port stays reserved, the radio falls silent."""
+        """End every connection and refuse new ones; the port stays reserved, the radio falls
+        silent."""
         with self._presence:
             if self._present.is_set():
                 self._disappear()
@@ -126,7 +127,8 @@ def _bound(port: int) -> socket.socket:
 
 @functools.cache
 def _load_kernels() -> None:
-    """Have the kernels loaded or compiled before a client waits: in real time its first buffers would overflow."""
+    """Have the kernels loaded or compiled before a client waits: in real time its first buffers
+    would overflow."""
     ether = Ether([NodeSpec(ppm=1.0), NodeSpec()], clock=VirtualTime(), seed=0)
     ether.open_tx(0, 1, 1, True).push(b"\0\x40\0\0", None, lambda: False)
     ether.open_rx(1, 1024, 1).read(None, lambda: False)
@@ -147,7 +149,8 @@ class EmulatedPlutos:
 
         Args:
             ether: their air.
-            ports: TCP ports, one per node; nodes beyond them get a free one, as those with port 0 do.
+            ports: TCP ports, one per node; nodes beyond them get a free one, as those with port 0
+                do.
 
         Raises:
             DeviceError: a port that is taken.
@@ -156,7 +159,9 @@ class EmulatedPlutos:
         self._servers: list[NodeServer] = []
         try:
             for index in range(len(ether.nodes)):
-                self._servers.append(NodeServer(ether, index, ports[index] if index < len(ports) else 0))
+                self._servers.append(
+                    NodeServer(ether, index, ports[index] if index < len(ports) else 0)
+                )
         except DeviceError:
             self._stop()
             raise
@@ -171,7 +176,10 @@ class EmulatedPlutos:
         return self
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._stop()
 

@@ -15,7 +15,8 @@ from radio.emulator.protocol import RefusedError
 
 _READ_AHEAD_BYTES: Final = 1 << 16
 _HUNG_UP: Final = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-"""What poll says of a connection whose other side is gone, also while bytes of it are still unread."""
+"""What poll says of a connection whose other side is gone, also while bytes of it are still
+unread."""
 
 
 class Session:
@@ -133,7 +134,11 @@ class Session:
             mask = None
 
     def _write_buffer(self, buffer: ReceiveBuffer | SendBuffer, size: int) -> None:
-        if not isinstance(buffer, SendBuffer) or not 0 < size <= buffer.size or size % protocol.SAMPLE_BYTES:
+        if (
+            not isinstance(buffer, SendBuffer)
+            or not 0 < size <= buffer.size
+            or size % protocol.SAMPLE_BYTES
+        ):
             raise RefusedError(errno.EINVAL)
         self._send(protocol.integer(0))
         buffer.write(self._receive(size), self._gone)

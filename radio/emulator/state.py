@@ -1,7 +1,8 @@
-"""What an emulated Pluto remembers: its settings as the driver would hold them, and which ones it refuses.
+"""What an emulated Pluto remembers: its settings as the driver would hold them, and which ones it
+refuses.
 
-Ranges and steps are those of the AD9363/AD9364 with ADI's driver: AD9364 data sheet and reference manual UG-673/UG-570
-(synthesiser, clock chain, FIR), Pluto's 325 MHz..3.8 GHz tuning range.
+Ranges and steps are those of the AD9363/AD9364 with ADI's driver: AD9364 data sheet and reference
+manual UG-673/UG-570 (synthesiser, clock chain, FIR), Pluto's 325 MHz..3.8 GHz tuning range.
 """
 
 from __future__ import annotations
@@ -23,13 +24,21 @@ CRYSTAL_HZ: Final = 40_000_000
 CRYSTAL_RANGE_HZ: Final = (39_992_000, 40_008_000)
 GAIN_MODES: Final = ("manual", "fast_attack", "slow_attack", "hybrid")
 ENSM_MODES: Final = ("sleep", "wait", "alert", "fdd", "pinctrl", "pinctrl_fdd_indep")
-CALIBRATIONS: Final = ("auto", "manual", "manual_tx_quad", "tx_quad", "rf_dc_offs", "rssi_gain_step")
-RX_PORTS: Final = (
-    "A_BALANCED B_BALANCED C_BALANCED A_N A_P B_N B_P C_N C_P TX_MONITOR1 TX_MONITOR2 TX_MONITOR1_2".split()
+CALIBRATIONS: Final = (
+    "auto",
+    "manual",
+    "manual_tx_quad",
+    "tx_quad",
+    "rf_dc_offs",
+    "rssi_gain_step",
 )
+RX_PORTS: Final = (
+    "A_BALANCED B_BALANCED C_BALANCED A_N A_P B_N B_P C_N C_P TX_MONITOR1 TX_MONITOR2 TX_MONITOR1_2"
+).split()
 TX_PORTS: Final = ("A", "B")
 STATUS_REGISTER: Final = 0x80000088
-"""Interface status of both converter cores: RX overflow and TX underflow, cleared by writing the bit."""
+"""Interface status of both converter cores: RX overflow and TX underflow, cleared by writing the
+bit."""
 OVERFLOW_BIT: Final = 1 << 2
 UNDERFLOW_BIT: Final = 1 << 0
 
@@ -90,7 +99,8 @@ class RadioState:
         lo_hz: carrier frequencies, as the synthesiser makes them ("rx", "tx").
         lo_on: whether those oscillators run.
         rate_hz: of both directions.
-        gain_mode: one of GAIN_MODES. The gain control itself is not emulated: under it the gain stays where it is.
+        gain_mode: one of GAIN_MODES. The gain control itself is not emulated: under it the gain
+            stays where it is.
         gain_db: receive gain, whole dB.
         attenuation_db: of the transmitter, >= 0, in steps of 0.25 dB.
         bandwidth_hz: of the analogue filters ("rx", "tx").
@@ -113,7 +123,9 @@ class RadioState:
     gain_mode: str = "slow_attack"
     gain_db: int = 71
     attenuation_db: float = 10.0
-    bandwidth_hz: dict[str, int] = field(default_factory=lambda: {"rx": 18_000_000, "tx": 18_000_000})
+    bandwidth_hz: dict[str, int] = field(
+        default_factory=lambda: {"rx": 18_000_000, "tx": 18_000_000}
+    )
     loopback: int = 0
     crystal_hz: int = CRYSTAL_HZ
     switches: dict[str, bool] = field(default_factory=dict)
@@ -131,7 +143,8 @@ class RadioState:
             self.set_tone_frequency(index, dds.frequency_hz)
 
     def set_lo(self, path: str, lo_hz: int) -> None:
-        """Tune to the nearest frequency that the fractional-N synthesiser can make (steps of at most 4.8 Hz)."""
+        """Tune to the nearest frequency that the fractional-N synthesiser can make (steps of at
+        most 4.8 Hz)."""
         _refuse_outside(lo_hz, LO_RANGE_HZ)
         divider = 1 << math.ceil(math.log2(_VCO_MIN_HZ / lo_hz))
         word = round(lo_hz * divider / _PLL_REFERENCE_HZ * _PLL_MODULUS)
@@ -143,7 +156,8 @@ class RadioState:
         self.rate_hz = rate_hz
 
     def enable_fir(self, enabled: bool) -> None:
-        """Switch the programmable filters; refused without any, or where the rate needs the other choice."""
+        """Switch the programmable filters; refused without any, or where the rate needs the other
+        choice."""
         if enabled and self.fir is None:
             raise RefusedError(errno.EINVAL)
         self._require_clocks(self.rate_hz, self.fir if enabled else None)
@@ -180,7 +194,9 @@ class RadioState:
     def set_tone_frequency(self, index: int, frequency_hz: float) -> None:
         """Set a tone to the nearest of the generator's 2^16 steps per sample rate."""
         _refuse_outside(frequency_hz, (0, self.rate_hz / 2))
-        self.dds[index].frequency_hz = round(frequency_hz / self.rate_hz * _DDS_STEPS) * self.rate_hz / _DDS_STEPS
+        self.dds[index].frequency_hz = (
+            round(frequency_hz / self.rate_hz * _DDS_STEPS) * self.rate_hz / _DDS_STEPS
+        )
 
     def set_tone_scale(self, index: int, scale: float) -> None:
         """Set a tone's amplitude."""
@@ -213,7 +229,9 @@ class RadioState:
 
     def tx_path_rates(self) -> str:
         """The transmitter's clock chain as the driver writes it."""
-        return self._path_rates("BBPLL DAC T2 T1 TF TXSAMP", self.fir.interpolation if self.fir else 1)
+        return self._path_rates(
+            "BBPLL DAC T2 T1 TF TXSAMP", self.fir.interpolation if self.fir else 1
+        )
 
     def _path_rates(self, names: str, factor: int) -> str:
         filter_hz = self.rate_hz * (factor if self.fir_enabled else 1)
@@ -222,14 +240,27 @@ class RadioState:
         pll_hz = converter_hz
         while pll_hz < _MIN_BBPLL_HZ:
             pll_hz *= 2
-        rates = (pll_hz, converter_hz, filter_hz * second * first, filter_hz * first, filter_hz, self.rate_hz)
+        rates = (
+            pll_hz,
+            converter_hz,
+            filter_hz * second * first,
+            filter_hz * first,
+            filter_hz,
+            self.rate_hz,
+        )
         return " ".join(f"{name}:{rate}" for name, rate in zip(names.split(), rates, strict=True))
 
     def rf_settings(self) -> RfSettings:
-        """What the ether must know. Dividers set for another crystal than the real one miss by their ratio."""
+        """What the ether must know. Dividers set for another crystal than the real one miss by
+        their ratio."""
         trim = CRYSTAL_HZ / self.crystal_hz
         tones = (
-            Tone(frequency_hz=dds.frequency_hz, scale=dds.scale, phase_deg=dds.phase_mdeg / 1000, channel=channel)
+            Tone(
+                frequency_hz=dds.frequency_hz,
+                scale=dds.scale,
+                phase_deg=dds.phase_mdeg / 1000,
+                channel=channel,
+            )
             for dds, channel in zip(self.dds, _TONE_CHANNELS, strict=True)
             if dds.enabled and dds.scale > 0
         )
@@ -259,7 +290,8 @@ def _converter_hz(filter_hz: int) -> int:
 
 
 def parse_fir(text: str) -> Fir:
-    """The filter in a configuration of ADI's driver: "RX 3 GAIN -6 DEC 4", "TX 3 GAIN 0 INT 4", then "tx,rx" taps.
+    """The filter in a configuration of ADI's driver: "RX 3 GAIN -6 DEC 4", "TX 3 GAIN 0 INT 4",
+    then "tx,rx" taps.
 
     Raises:
         RefusedError: EINVAL for another form, or figures out of range.

@@ -1,4 +1,5 @@
-"""One radio on the ether: its sample clock, its settings over time, and what its transmitter plays."""
+"""One radio on the ether: its sample clock, its settings over time, and what its transmitter
+plays."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class Emission:
 
     def cut(self, count: int) -> Emission:
         """The same, ending at `count` at the latest."""
-        return replace(self, stop=max(self.start, count if self.stop is None else min(self.stop, count)))
+        return replace(
+            self, stop=max(self.start, count if self.stop is None else min(self.stop, count))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Transmission:
     Attributes:
         spec, state: of the radio.
         emissions: in order of time.
-        streams: spans of counts (start, stop or None) in which a stream holds the transmitter and its tones are mute.
+        streams: spans of counts (start, stop or None) in which a stream holds the transmitter and
+            its tones are mute.
     """
 
     spec: NodeSpec
@@ -89,7 +93,8 @@ class Station:
         spec: its own figures.
         states: how it ran when.
         emissions: what its transmitter plays, in order of time.
-        streams: spans of counts (start, stop or None) in which a stream holds the transmitter, and tones are mute.
+        streams: spans of counts (start, stop or None) in which a stream holds the transmitter, and
+            tones are mute.
     """
 
     def __init__(self, spec: NodeSpec, clock: Clock, lock: threading.Lock) -> None:
@@ -146,7 +151,9 @@ class Station:
 
     def transmission(self, t_s: float) -> Transmission:
         """What its transmitter plays, as it runs at a time."""
-        return Transmission(self.spec, self.states.at(t_s), tuple(self.emissions), tuple(self.streams))
+        return Transmission(
+            self.spec, self.states.at(t_s), tuple(self.emissions), tuple(self.streams)
+        )
 
     def forget(self, spans_s: Sequence[tuple[float, float]]) -> None:
         """Drop what is needed for none of some spans of time."""
@@ -155,7 +162,9 @@ class Station:
         def needed(start: int, stop: int | None) -> bool:
             return any(start <= end and (stop is None or begin <= stop) for begin, end in spans)
 
-        self.emissions[:] = [emission for emission in self.emissions if needed(emission.start, emission.stop)]
+        self.emissions[:] = [
+            emission for emission in self.emissions if needed(emission.start, emission.stop)
+        ]
         self.streams[:] = [stream for stream in self.streams if needed(*stream)]
         self.states.forget(min(begin_s for begin_s, _ in spans_s))
 
@@ -186,5 +195,7 @@ def sound(tones: Sequence[Tone], rate_hz: float, first: int, last: int) -> Codes
     counts = np.arange(first, last)
     for tone in tones:
         turns = counts * (tone.frequency_hz / rate_hz) + tone.phase_deg / 360
-        summed[:, "IQ".index(tone.channel)] += tone.scale * np.sin(2 * np.pi * (turns - np.rint(turns)))
+        summed[:, "IQ".index(tone.channel)] += tone.scale * np.sin(
+            2 * np.pi * (turns - np.rint(turns))
+        )
     return np.clip(np.rint(summed * CODES), -CODES, CODES - 1).astype(np.int16)

@@ -1,4 +1,5 @@
-"""Values that change at stated times, so that what lies in the past can still be looked up as it was."""
+"""Values that change at stated times, so that what lies in the past can still be looked up as it
+was."""
 
 from __future__ import annotations
 

@@ -19,14 +19,20 @@ _LONG: Final = 4096
 
 
 class TxQueue:
-    """A queue of kernel_buffers blocks. While it is open the station's tones are mute; where it runs dry is silence.
+    """A queue of kernel_buffers blocks. While it is open the station's tones are mute; where it
+    runs dry is silence.
 
     Attributes:
         closed: it plays no more.
     """
 
     def __init__(
-        self, station: Station, samples: int, kernel_buffers: int, cyclic: bool, forget: Callable[[], None]
+        self,
+        station: Station,
+        samples: int,
+        kernel_buffers: int,
+        cyclic: bool,
+        forget: Callable[[], None],
     ) -> None:
         """An open queue; by Ether.open_tx, which holds the lock.
 
@@ -53,7 +59,11 @@ class TxQueue:
     def underflowed(self) -> bool:
         """It ran dry since this was last set to False: a block came late, or none came."""
         with self._station.lock:
-            dry = not self._cyclic and self._end is not None and self._station.next_count() > self._end
+            dry = (
+                not self._cyclic
+                and self._end is not None
+                and self._station.next_count() > self._end
+            )
             return self._ran_dry or dry
 
     @underflowed.setter
@@ -76,7 +86,8 @@ class TxQueue:
         """
         if not 0 < len(data) <= self._most_bytes or len(data) % SAMPLE_BYTES:
             raise ValueError(
-                f"emulated transmit block has {len(data)} bytes; it must have a multiple of {SAMPLE_BYTES} up to "
+                f"emulated transmit block has {len(data)} bytes; it must have a multiple of "
+                f"{SAMPLE_BYTES} up to "
                 f"{self._most_bytes}"
             )
         clock = self._station.clock
@@ -106,7 +117,9 @@ class TxQueue:
             self._forget()
             if self._cyclic:
                 codes = np.tile(codes, (-(-_LONG // len(codes)), 1))
-            self._station.emissions.append(Emission(codes, start, None if self._cyclic else self._end))
+            self._station.emissions.append(
+                Emission(codes, start, None if self._cyclic else self._end)
+            )
 
     def close(self) -> None:
         """Stop now; what is queued is dropped. Closing twice does nothing."""
@@ -117,7 +130,9 @@ class TxQueue:
             now = self._station.next_count()
             # only one queue is open at a time, so all that is yet to be played is this one's
             cut = [emission.cut(now) for emission in self._station.emissions]
-            self._station.emissions[:] = [emission for emission in cut if emission.stop != emission.start]
+            self._station.emissions[:] = [
+                emission for emission in cut if emission.stop != emission.start
+            ]
             self._station.streams[-1] = (self._opened, now)
 
 

@@ -1,4 +1,5 @@
-"""Numbers, flags and words in the text that clients write: what the kernel's drivers take, and nothing else."""
+"""Numbers, flags and words in the text that clients write: what the kernel's drivers take, and
+nothing else."""
 
 from __future__ import annotations
 

@@ -25,12 +25,16 @@ _TABLE_B: Final = _table(0x800063)
 
 
 @compiled()
-def _remainders(data: NDArray[np.uint8], table: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+def _remainders(
+    data: NDArray[np.uint8], table: NDArray[np.uint32], out: NDArray[np.uint32]
+) -> None:
     for row in range(data.shape[0]):
         register = np.uint32(0)
         for byte in data[row]:
             place = np.uint8(np.uint32(register >> np.uint32(16)) ^ np.uint32(byte))
-            register = np.uint32(np.uint32(register << np.uint32(8)) & np.uint32(0xFFFFFF)) ^ table[place]
+            register = (
+                np.uint32(np.uint32(register << np.uint32(8)) & np.uint32(0xFFFFFF)) ^ table[place]
+            )
         out[row] = register
 
 
@@ -44,7 +48,8 @@ def _crc(data: NDArray[np.uint8], table: NDArray[np.uint32]) -> NDArray[np.uint3
 
 
 def crc24a(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """CRC-24A of each row, uint32[n] below 2^24: generator 0x1864CFB, register starts at 0, first bit of a byte first.
+    """CRC-24A of each row, uint32[n] below 2^24: generator 0x1864CFB, register starts at 0, first
+    bit of a byte first.
 
     Args:
         data: uint8[n, n_bytes].

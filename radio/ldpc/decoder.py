@@ -1,17 +1,20 @@
 """Layered min-sum decoding on int16 soft values.
 
-Layer by layer (a layer is a row of the base graph), every edge's message is replaced and the columns' posteriors are
-updated at once (Hocevar, "A reduced complexity decoder architecture via layered decoding of LDPC codes", SiPS 2004).
-A check tells each of its bits the smallest magnitude m among the others, which overstates it: 7/8 m less a quarter of
-a nat is sent (normalisation and offset of Chen et al., "Reduced-complexity decoding of LDPC codes", IEEE Trans.
-Commun. 53, 2005). Either alone loses: normalisation at low rates, an offset where the LLRs' scale is off.
+Layer by layer (a layer is a row of the base graph), every edge's message is replaced and the
+columns' posteriors are updated at once (Hocevar, "A reduced complexity decoder architecture via
+layered decoding of LDPC codes", SiPS 2004). A check tells each of its bits the smallest magnitude m
+among the others, which overstates it: 7/8 m less a quarter of a nat is sent (normalisation and
+offset of Chen et al., "Reduced-complexity decoding of LDPC codes", IEEE Trans. Commun. 53, 2005).
+Either alone loses: normalisation at low rates, an offset where the LLRs' scale is off.
 
-The lifting index is the vector lane. A posterior column is kept turned as the last layer left it and is written twice,
-so that the next layer's rotation of it is one contiguous read. Sums stay exact: a posterior is its channel value plus
-at most 30 messages (the heaviest column), and 511 + 30 * 1023 < 32768, so nothing can wrap. The channel's limit is the
-lower one: a bit heard wrong at full scale can still be outvoted.
+The lifting index is the vector lane. A posterior column is kept turned as the last layer left it
+and is written twice, so that the next layer's rotation of it is one contiguous read. Sums stay
+exact: a posterior is its channel value plus at most 30 messages (the heaviest column), and 511 + 30
+* 1023 < 32768, so nothing can wrap. The channel's limit is the lower one: a bit heard wrong at full
+  scale can still be outvoted.
 
-Kernels index with unsigned integers: a signed index may be negative, and minding that would keep loops scalar.
+Kernels index with unsigned integers: a signed index may be negative, and minding that would keep
+loops scalar.
 """
 
 from __future__ import annotations
@@ -42,8 +45,9 @@ class Decoded:
 
     Attributes:
         bits: uint8[n, info_bits], the most likely information bits.
-        converged: bool[n], True if they belong to a codeword: every check in use holds, no information bit is
-            undecided, every filler bit is 0. A CRC still has to say whether it is the codeword that was sent.
+        converged: bool[n], True if they belong to a codeword: every check in use holds, no
+            information bit is undecided, every filler bit is 0. A CRC still has to say whether it
+            is the codeword that was sent.
         iterations: int32[n], passes over the layers, 1 to max_iterations.
     """
 
@@ -53,22 +57,28 @@ class Decoded:
 
 
 def decode(code: LdpcCode, llr: Soft, max_iterations: int = 20) -> Decoded:
-    """The information bits of each block, decoded until every check holds or the iterations are used up.
+    """The information bits of each block, decoded until every check holds or the iterations are
+    used up.
 
     Only layers whose own parity bits were heard take part, so a high rate is fast.
 
     Args:
         code: the code.
-        llr: int16[n, n_buffer] from rate_recover or combine; values beyond ±511 (32 nats) count as that.
+        llr: int16[n, n_buffer] from rate_recover or combine; values beyond ±511 (32 nats) count as
+            that.
         max_iterations: at least 1.
 
     Raises:
         ConfigError: another shape or no iterations.
     """
     if llr.ndim != 2 or llr.shape[1] != code.n_buffer:
-        raise ConfigError(f"LDPC decoder got soft values of shape {llr.shape}; expected (n, {code.n_buffer})")
+        raise ConfigError(
+            f"LDPC decoder got soft values of shape {llr.shape}; expected (n, {code.n_buffer})"
+        )
     if max_iterations < 1:
-        raise ConfigError(f"LDPC decoder was given {max_iterations} iterations; it needs at least 1")
+        raise ConfigError(
+            f"LDPC decoder was given {max_iterations} iterations; it needs at least 1"
+        )
     graph = lifted(code.base_graph, code.lifting_size)
     n_blocks = llr.shape[0]
     decided = np.empty((n_blocks, INFO_COLUMNS[code.base_graph] * code.lifting_size), np.uint8)
@@ -88,12 +98,17 @@ def decode(code: LdpcCode, llr: Soft, max_iterations: int = 20) -> Decoded:
         iterations,
     )
     bits, fillers = np.hsplit(decided, [code.info_bits])
-    return Decoded(bits=np.ascontiguousarray(bits), converged=converged & ~fillers.any(axis=1), iterations=iterations)
+    return Decoded(
+        bits=np.ascontiguousarray(bits),
+        converged=converged & ~fillers.any(axis=1),
+        iterations=iterations,
+    )
 
 
 @compiled()
 def _load(llr: Soft, size: int, posterior: Soft) -> None:
-    """Fills the posterior columns with the channel's values; the punctured ones in front know nothing."""
+    """Fills the posterior columns with the channel's values; the punctured ones in front know
+    nothing."""
     punctured = posterior.size // 2 - llr.size
     posterior[: 2 * punctured] = 0
     for start in range(0, llr.size, size):
@@ -107,7 +122,9 @@ def _load(llr: Soft, size: int, posterior: Soft) -> None:
 
 
 @compiled()
-def _line_up(columns: Indices, shifts: Indices, rotation: Indices, size: int, starts: NDArray[np.uint64]) -> None:
+def _line_up(
+    columns: Indices, shifts: Indices, rotation: Indices, size: int, starts: NDArray[np.uint64]
+) -> None:
     """Where to read each column of a layer so that its lanes are the layer's checks."""
     for slot in range(columns.size):
         turn = shifts[slot] - rotation[columns[slot]]
@@ -125,7 +142,8 @@ def _gather(
     second: Soft,
     parity: Soft,
 ) -> None:
-    """Takes a layer's old messages out of its columns; finds each check's two smallest magnitudes and its sign."""
+    """Takes a layer's old messages out of its columns; finds each check's two smallest magnitudes
+    and its sign."""
     odd = starts.size % 2
     if odd:
         at = starts[0]
@@ -177,7 +195,8 @@ def _scatter(
 ) -> None:
     """Gives a layer's edges their new messages and adds them to the columns, both copies.
 
-    The edge that brought the smallest magnitude gets the second smallest; where two brought it, those are equal.
+    The edge that brought the smallest magnitude gets the second smallest; where two brought it,
+    those are equal.
     """
     for slot in range(columns.size):
         edge = np.uint64(slot) * size
@@ -185,7 +204,10 @@ def _scatter(
         high = low + size
         for z in range(size):
             value = extrinsic[edge + z]
-            most, own = for_most[z], for_least[z]  # both read first: a choice between loads would not vectorise
+            most, own = (
+                for_most[z],
+                for_least[z],
+            )  # both read first: a choice between loads would not vectorise
             strength = own if np.int16(abs(value)) == least[z] else most
             sign = np.int16((value ^ parity[z]) >> 15)
             new = np.int16((strength ^ sign) - sign)
@@ -195,7 +217,9 @@ def _scatter(
 
 
 @compiled()
-def _layer_holds(posterior: Soft, starts: NDArray[np.uint64], size: np.uint64, parity: Soft) -> bool:
+def _layer_holds(
+    posterior: Soft, starts: NDArray[np.uint64], size: np.uint64, parity: Soft
+) -> bool:
     """True if the signs of the posteriors satisfy every check of a layer."""
     parity[:] = 0
     for start in starts:
@@ -209,7 +233,8 @@ def _layer_holds(posterior: Soft, starts: NDArray[np.uint64], size: np.uint64, p
 
 @compiled()
 def _decide(posterior: Soft, rotation: Indices, size: int, decided: NDArray[np.uint8]) -> bool:
-    """Hard decisions of the information columns, in the order of the bits; True if none is a draw."""
+    """Hard decisions of the information columns, in the order of the bits; True if none is a
+    draw."""
     draws = 0
     for start in range(0, decided.size, size):
         turn = rotation[start // size]
@@ -245,7 +270,11 @@ def _decode_blocks(
     heaviest = np.max(row_start[1:] - row_start[:-1])
     extrinsic = np.empty(heaviest * size, np.int16)
     starts = np.empty(heaviest, np.uint64)
-    least, second, parity = np.empty(size, np.int16), np.empty(size, np.int16), np.empty(size, np.int16)
+    least, second, parity = (
+        np.empty(size, np.int16),
+        np.empty(size, np.int16),
+        np.empty(size, np.int16),
+    )
     for_most, for_least = np.empty(size, np.int16), np.empty(size, np.int16)
     in_use = np.empty(n_rows, np.int64)
 
@@ -272,7 +301,9 @@ def _decode_blocks(
                 _gather(posterior, at, mine, lanes, extrinsic, least, second, parity)
                 _soften(least, offset, for_most)
                 _soften(second, offset, for_least)
-                _scatter(posterior, columns, mine, lanes, extrinsic, least, for_most, for_least, parity)
+                _scatter(
+                    posterior, columns, mine, lanes, extrinsic, least, for_most, for_least, parity
+                )
                 rotation[columns] = shifts
             holds = True
             for row in in_use[:n_layers]:

@@ -1,10 +1,11 @@
 """From information bits to the circular buffer (3GPP TS 38.212 §5.3.2).
 
-A bit is a byte and a base column a row of Z bytes, written twice, so that a shifted column is one contiguous read and
-sums run in vector registers. Added up, the core rows leave only the first parity column, once; after it every row's
-last column is the sum of its others.
+A bit is a byte and a base column a row of Z bytes, written twice, so that a shifted column is one
+contiguous read and sums run in vector registers. Added up, the core rows leave only the first
+parity column, once; after it every row's last column is the sum of its others.
 
-Kernels index with unsigned integers: a signed index may be negative, and minding that would keep loops scalar.
+Kernels index with unsigned integers: a signed index may be negative, and minding that would keep
+loops scalar.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def encode(code: LdpcCode, info: Bits) -> Bits:
         ConfigError: rows of another length, or bytes that are not bits.
     """
     if info.ndim != 2 or info.shape[1] != code.info_bits:
-        raise ConfigError(f"LDPC encoder got bits of shape {info.shape}; expected (n, {code.info_bits})")
+        raise ConfigError(
+            f"LDPC encoder got bits of shape {info.shape}; expected (n, {code.info_bits})"
+        )
     if np.any(info > 1):
         raise ConfigError(f"LDPC encoder got the value {info.max()}; bits are 0 or 1, one a byte")
     graph = lifted(code.base_graph, code.lifting_size)
@@ -54,13 +57,16 @@ def encode(code: LdpcCode, info: Bits) -> Bits:
 
 
 def _shift_of_first_parity(graph: Graph, first_parity: int) -> int:
-    """The first parity column's shift in the sum of the core rows: two of its three shifts are equal and cancel."""
+    """The first parity column's shift in the sum of the core rows: two of its three shifts are
+    equal and cancel."""
     core = slice(0, graph.row_start[CORE_ROWS])
     return int(np.bitwise_xor.reduce(graph.shift[core][graph.column[core] == first_parity]))
 
 
 @compiled()
-def _sum_columns(columns: Bits, edges: NDArray[np.int64], column: Indices, shift: Indices, total: Bits) -> None:
+def _sum_columns(
+    columns: Bits, edges: NDArray[np.int64], column: Indices, shift: Indices, total: Bits
+) -> None:
     """Sum mod 2 of the shifted columns of some edges."""
     total[:] = 0
     for edge in edges:
@@ -71,7 +77,8 @@ def _sum_columns(columns: Bits, edges: NDArray[np.int64], column: Indices, shift
 
 @compiled()
 def _put(columns: Bits, place: int, values: Bits, size: int) -> None:
-    """Writes a column, both copies; the last information column may be short, the rest of it are filler bits."""
+    """Writes a column, both copies; the last information column may be short, the rest of it are
+    filler bits."""
     low = 2 * place * size
     columns[low : low + values.size] = values
     columns[low + size : low + size + values.size] = values

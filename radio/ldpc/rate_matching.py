@@ -1,6 +1,7 @@
 """Which bits of the circular buffer are sent, in which order, and back (3GPP TS 38.212 §5.4.2).
 
-Soft values: LLR > 0 means bit 0. Rate recovery turns float LLRs in nats into int16, LLR_PER_NAT to a nat.
+Soft values: LLR > 0 means bit 0. Rate recovery turns float LLRs in nats into int16, LLR_PER_NAT to
+a nat.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _START_COLUMN: Final = {1: (0, 17, 33, 56), 2: (0, 13, 25, 43)}
 def rate_match(
     code: LdpcCode, buffer: NDArray[np.uint8], n_coded: int, bits_per_symbol: int, rv: int = 0
 ) -> NDArray[np.uint8]:
-    """The bits on the air, uint8[n, n_coded], in the order of the modulator; past the buffer's end it starts anew.
+    """The bits on the air, uint8[n, n_coded], in the order of the modulator; past the buffer's end
+    it starts anew.
 
     Args:
         code: the code.
@@ -43,11 +45,13 @@ def rate_match(
     return np.take(buffer, _order(code, n_coded, bits_per_symbol, rv), axis=1)
 
 
-def rate_recover(code: LdpcCode, llr: NDArray[np.float32], bits_per_symbol: int, rv: int = 0) -> NDArray[np.int16]:
+def rate_recover(
+    code: LdpcCode, llr: NDArray[np.float32], bits_per_symbol: int, rv: int = 0
+) -> NDArray[np.int16]:
     """The circular buffer's soft values, int16[n, n_buffer]: the inverse of rate_match.
 
-    Copies of a bit are added up; a bit that was not sent is 0; filler bits are certain (32767). Values saturate at
-    ±32767 and never wrap. An LLR that is NaN says nothing: it counts as 0.
+    Copies of a bit are added up; a bit that was not sent is 0; filler bits are certain (32767).
+    Values saturate at ±32767 and never wrap. An LLR that is NaN says nothing: it counts as 0.
 
     Args:
         code: the code.
@@ -59,7 +63,9 @@ def rate_recover(code: LdpcCode, llr: NDArray[np.float32], bits_per_symbol: int,
         ConfigError: a shape, length or redundancy version that cannot be.
     """
     if llr.ndim != 2:
-        raise ConfigError(f"LDPC rate recovery got LLRs of shape {llr.shape}; expected (n, n_coded)")
+        raise ConfigError(
+            f"LDPC rate recovery got LLRs of shape {llr.shape}; expected (n, n_coded)"
+        )
     order = _order(code, llr.shape[1], bits_per_symbol, rv)
     buffer = np.zeros((llr.shape[0], code.n_buffer), np.int16)
     buffer[:, code.filler_start : code.filler_start + code.n_fillers] = _MAX_LLR
@@ -68,7 +74,8 @@ def rate_recover(code: LdpcCode, llr: NDArray[np.float32], bits_per_symbol: int,
 
 
 def combine(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Soft values of two receptions of the same blocks, added up: int16 of the same shape, saturating at ±32767.
+    """Soft values of two receptions of the same blocks, added up: int16 of the same shape,
+    saturating at ±32767.
 
     Args:
         a: int16[n, n_buffer] from rate_recover or combine.
@@ -78,7 +85,10 @@ def combine(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.int16]:
         ConfigError: shapes that differ.
     """
     if a.shape != b.shape:
-        raise ConfigError(f"LDPC soft values of shapes {a.shape} and {b.shape} cannot be combined; they must be equal")
+        raise ConfigError(
+            f"LDPC soft values of shapes {a.shape} and {b.shape} cannot be combined; they must be "
+            "equal"
+        )
     return np.clip(np.add(a, b, dtype=np.int32), -_MAX_LLR, _MAX_LLR).astype(np.int16)
 
 
@@ -86,7 +96,9 @@ def combine(a: NDArray[np.int16], b: NDArray[np.int16]) -> NDArray[np.int16]:
 def _order(code: LdpcCode, n_coded: int, bits_per_symbol: int, rv: int) -> NDArray[np.int32]:
     """Place in the circular buffer of each bit on the air, int32[n_coded]."""
     if n_coded < 1 or bits_per_symbol < 1 or n_coded % bits_per_symbol:
-        raise ConfigError(f"LDPC block of {n_coded} coded bits; must be whole symbols of {bits_per_symbol} bits")
+        raise ConfigError(
+            f"LDPC block of {n_coded} coded bits; must be whole symbols of {bits_per_symbol} bits"
+        )
     if rv not in range(4):
         raise ConfigError(f"LDPC redundancy version is {rv}; there are 0 to 3")
     place = np.arange(code.n_buffer, dtype=np.int32)

@@ -20,7 +20,8 @@ LIFTING_SETS: Final = (
     (13, 26, 52, 104, 208),
     (15, 30, 60, 120, 240),
 )
-"""Table 5.3.2-1: the lifting sizes Z; a set's place is the column of shift exponents that its sizes use."""
+"""Table 5.3.2-1: the lifting sizes Z; a set's place is the column of shift exponents that its sizes
+use."""
 
 INFO_COLUMNS: Final = {1: 22, 2: 10}
 """Base columns of information bits."""
@@ -29,7 +30,8 @@ N_COLUMNS: Final = {1: 68, 2: 52}
 """All base columns, the two that are never sent included."""
 
 CORE_ROWS: Final = 4
-"""Rows whose parity columns form the dual diagonal; each further row has a parity column of its own."""
+"""Rows whose parity columns form the dual diagonal; each further row has a parity column of its
+own."""
 
 PUNCTURED_COLUMNS: Final = 2
 """The first base columns, which are never sent."""
@@ -39,7 +41,8 @@ PUNCTURED_COLUMNS: Final = 2
 class Graph:
     """A lifted base graph: each edge is a Z x Z identity whose rows are shifted to the right.
 
-    Check z of row i sums the bits (z + shift) mod Z of the columns of that row's edges, in rising order of column.
+    Check z of row i sums the bits (z + shift) mod Z of the columns of that row's edges, in rising
+    order of column.
 
     Attributes:
         row_start: int32[rows + 1]; row i has the edges row_start[i] to row_start[i + 1].
@@ -56,11 +59,16 @@ class Graph:
 def lifted(base_graph: int, lifting_size: int) -> Graph:
     """Base graph 1 or 2 (tables 5.3.2-2 and 5.3.2-3) lifted by a size of LIFTING_SETS."""
     table = np.loadtxt(
-        Path(__file__).with_name(f"base_graph_{base_graph}.csv"), dtype=np.int32, delimiter=",", skiprows=1
+        Path(__file__).with_name(f"base_graph_{base_graph}.csv"),
+        dtype=np.int32,
+        delimiter=",",
+        skiprows=1,
     )
     exponents = table[:, 2 + _set_of(lifting_size)]
     row_start = np.searchsorted(table[:, 0], np.arange(table[-1, 0] + 2)).astype(np.int32)
-    return Graph(row_start=row_start, column=table[:, 1].copy(), shift=exponents % np.int32(lifting_size))
+    return Graph(
+        row_start=row_start, column=table[:, 1].copy(), shift=exponents % np.int32(lifting_size)
+    )
 
 
 def _set_of(lifting_size: int) -> int:

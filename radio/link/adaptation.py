@@ -8,15 +8,17 @@ from typing import Final
 
 import numpy as np
 
-from radio.mcs import LOOPBACK, MCS_TABLE, TARGET_LOSS, LossTable, Mcs
+from radio.modem.mcs import LOOPBACK, MCS_TABLE, TARGET_LOSS, LossTable, Mcs
 
 UNUSABLE: Final = 0.95
-"""A channel on which more than this is lost at the slowest MCS, two copies of each block added, carries nothing."""
+"""A channel on which more than this is lost at the slowest MCS, two copies of each block added,
+carries nothing."""
 _COMBINING_DB: Final = 10 * math.log10(2)
 
 
 def usable(snr_db: float, table: LossTable = LOOPBACK) -> bool:
-    """True if the slowest MCS gets through at this Es/N0, if need be with two copies of each block."""
+    """True if the slowest MCS gets through at this Es/N0, if need be with two copies of each
+    block."""
     return bool(table.loss_at(0, snr_db + _COMBINING_DB) <= UNUSABLE)
 
 
@@ -24,9 +26,10 @@ def usable(snr_db: float, table: LossTable = LOOPBACK) -> bool:
 class Adaptation:
     """The choice of MCS, which learns from the blocks that were lost.
 
-    Each lost block widens the margin by UP_DB, each one that passed narrows it so much less that both balance at the
-    target of mcs.TARGET_LOSS (outer-loop link adaptation: Sampath, Kumar and Holtzman, IEEE VTC 1997). A channel worse
-    than its SNR says (fading, interference) is so met with a slower MCS.
+    Each lost block widens the margin by UP_DB, each one that passed narrows it so much less that
+    both balance at the target of mcs.TARGET_LOSS (outer-loop link adaptation: Sampath, Kumar and
+    Holtzman, IEEE VTC 1997). A channel worse than its SNR says (fading, interference) is so met
+    with a slower MCS.
 
     Attributes:
         margin_db: taken off the measured SNR before the table is read, 0..MAX_MARGIN_DB.
@@ -49,12 +52,17 @@ class Adaptation:
         """Why nothing can be carried at this Es/N0, "" where something can."""
         if usable(snr_db, self.table):
             return ""
-        return f"measured SNR of {snr_db:.1f} dB; the slowest MCS needs {self.table.threshold_db[0]:.1f} dB"
+        return (
+            f"measured SNR of {snr_db:.1f} dB; the slowest MCS needs "
+            f"{self.table.threshold_db[0]:.1f} dB"
+        )
 
     def choose(self, snr_db: float, snr_std_db: float = 0.0) -> Mcs | None:
-        """The fastest MCS that is expected to keep the target, or None where the channel is unusable.
+        """The fastest MCS that is expected to keep the target, or None where the channel is
+        unusable.
 
-        Entries that keep it lie so far apart in rate that the fastest also has the most expected goodput.
+        Entries that keep it lie so far apart in rate that the fastest also has the most expected
+        goodput.
 
         Args:
             snr_db: measured Es/N0 per used subcarrier.
@@ -74,10 +82,12 @@ class Adaptation:
         self.loss += -math.expm1(-blocks / self.MEMORY_BLOCKS) * (lost / blocks - self.loss)
 
     def expected_losses(self, scheme: Mcs, snr_db: float, snr_std_db: float = 0.0) -> list[float]:
-        """Expected share of blocks lost when 1, 2 or 3 copies of each are sent and added up by the receiver."""
+        """Expected share of blocks lost when 1, 2 or 3 copies of each are sent and added up by the
+        receiver."""
         caution_db = snr_db - snr_std_db
         copies_db = 10 * np.log10([1, 2, 3])
         table = self.table.loss_at(MCS_TABLE.index(scheme), caution_db + copies_db).tolist()
-        # where the table foresees the loss of most blocks, what was lost lately says nothing about their sums
+        # where the table foresees the loss of most blocks, what was lost lately says nothing about
+        # their sums
         lately = self.loss if table[0] < 0.5 else 0.0
         return [max(loss, lately**n) for n, loss in enumerate(table, start=1)]

@@ -1,9 +1,10 @@
 """Blocks on disk: what a receiver verified survives its restart.
 
-One file per session, append-only: a head that names session, tag and payload length, then records of one size, each a
-block's index, its payload and a CRC-32. Records are handed to the operating system before the receiver answers, and
-never synced: after a crash of the process nothing is lost, after a power cut some blocks are sent again. A record that
-was torn fails its CRC and is left out, so damage costs blocks and never correctness.
+One file per session, append-only: a head that names session, tag and payload length, then records
+of one size, each a block's index, its payload and a CRC-32. Records are handed to the operating
+system before the receiver answers, and never synced: after a crash of the process nothing is lost,
+after a power cut some blocks are sent again. A record that was torn fails its CRC and is left out,
+so damage costs blocks and never correctness.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import DeviceError
-from radio import framing
+from radio.modem import framing
 
 _HEAD: Final = struct.Struct(">4sI6sIH")
 """magic, session, tag, payload length, bytes of a block's payload."""
@@ -31,7 +32,8 @@ _SUFFIX: Final = ".blocks"
 
 
 class BlockStore:
-    """Verified blocks of the latest sessions, in a directory of their own that no other receiver uses.
+    """Verified blocks of the latest sessions, in a directory of their own that no other receiver
+    uses.
 
     Attributes:
         directory: where the files lie.
@@ -54,7 +56,8 @@ class BlockStore:
             ) from error
 
     def load(self, session: int, tag: bytes, payload_bytes: int) -> dict[int, NDArray[np.uint8]]:
-        """Blocks uint8[block payload bytes] by index; none unless session, tag and length are those stored.
+        """Blocks uint8[block payload bytes] by index; none unless session, tag and length are those
+        stored.
 
         Raises:
             DeviceError: if the disk refuses.
@@ -67,16 +70,22 @@ class BlockStore:
                 path.unlink(missing_ok=True)
                 return {}
             whole = (len(content) - len(head)) // size
-            if len(content) != len(head) + whole * size:  # a torn record: the next one must begin where it did
+            if (
+                len(content) != len(head) + whole * size
+            ):  # a torn record: the next one must begin where it did
                 os.truncate(path, len(head) + whole * size)
         records = (content[len(head) + k * size : len(head) + (k + 1) * size] for k in range(whole))
         return {
-            _INDEX.unpack(record[: _INDEX.size])[0]: np.frombuffer(record[_INDEX.size : -_CRC_BYTES], np.uint8)
+            _INDEX.unpack(record[: _INDEX.size])[0]: np.frombuffer(
+                record[_INDEX.size : -_CRC_BYTES], np.uint8
+            )
             for record in records
             if zlib.crc32(record[:-_CRC_BYTES]) == int.from_bytes(record[-_CRC_BYTES:], "big")
         }
 
-    def append(self, session: int, tag: bytes, payload_bytes: int, blocks: Mapping[int, NDArray[np.uint8]]) -> None:
+    def append(
+        self, session: int, tag: bytes, payload_bytes: int, blocks: Mapping[int, NDArray[np.uint8]]
+    ) -> None:
         """Keep further blocks of a session.
 
         Raises:
@@ -102,7 +111,10 @@ class BlockStore:
 
     def _bound(self, newest: Path) -> None:
         """Remove the oldest files, but not the newest, until max_bytes holds."""
-        files = [(path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.directory.glob(f"*{_SUFFIX}")]
+        files = [
+            (path.stat().st_mtime_ns, path.stat().st_size, path)
+            for path in self.directory.glob(f"*{_SUFFIX}")
+        ]
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:

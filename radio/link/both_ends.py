@@ -1,9 +1,10 @@
 """The link: a payload goes in, a report and the payload on the other side come out.
 
-`Sender` and `Receiver` are the two ends, without I/O. `Link` drives both in turns over one transceiver, one feedback
-path and one clock: a window of bursts, an answer, the holes again. In a long window the receiver also answers on the
-way, which nobody waits for: what comes back steers the MCS of the bursts that are left. It always ends: by success, by
-a limit on airtime or time, or when several turns in a row bring nothing new. Where each end has a process of its own,
+`Sender` and `Receiver` are the two ends, without I/O. `Link` drives both in turns over one
+transceiver, one feedback path and one clock: a window of bursts, an answer, the holes again. In a
+long window the receiver also answers on the way, which nobody waits for: what comes back steers the
+MCS of the bursts that are left. It always ends: by success, by a limit on airtime or time, or when
+several turns in a row bring nothing new. Where each end has a process of its own,
 sending.SendingEnd and receiving.ReceivingEnd drive them.
 """
 
@@ -12,15 +13,24 @@ from __future__ import annotations
 import math
 
 from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
-from radio import framing
-from radio.block_store import BlockStore
-from radio.budget import airtime_s, payload_bits
-from radio.receiver import Receiver
-from radio.sender import Sender
-from radio.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
-from radio.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.link.block_store import BlockStore
+from radio.link.budget import airtime_s, payload_bits
+from radio.link.receiver import Receiver
+from radio.link.sender import Sender
+from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
+from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.modem import framing
 
-__all__ = ["OCCUPIED_SUBCARRIERS", "Limits", "Link", "Receiver", "Sender", "Sounding", "airtime_s", "payload_bits"]
+__all__ = [
+    "OCCUPIED_SUBCARRIERS",
+    "Limits",
+    "Link",
+    "Receiver",
+    "Sender",
+    "Sounding",
+    "airtime_s",
+    "payload_bits",
+]
 
 GUARD_SAMPLES = 4096
 """Samples received beyond those sent: room for delay."""
@@ -50,8 +60,8 @@ class Link(SenderDriver):
             transceiver: transmitter and receiver with the air between them.
             feedback: from the receiver to the sender.
             clock: of the transceiver and the feedback path.
-            first_session: number of the first session; the receiver's epoch is the same. A link that starts again with
-                it goes on with the payloads that its store holds in part.
+            first_session: number of the first session; the receiver's epoch is the same. A link
+                that starts again with it goes on with the payloads that its store holds in part.
             store: keeps what the receiver verified over a restart.
         """
         super().__init__(transceiver, feedback, clock, first_session=first_session)
@@ -81,12 +91,13 @@ class Link(SenderDriver):
         Args:
             payload: 1..framing.MAX_PAYLOAD_BYTES bytes.
             limits: when to give up.
-            sounding: made just before by sound(): it is counted in the report, and its SNR picks the first MCS. Without
-                one, the link sounds first.
+            sounding: made just before by sound(): it is counted in the report, and its SNR picks
+                the first MCS. Without one, the link sounds first.
 
         Returns:
-            The report, and the payload as the receiver holds it: whole and equal by its hash, or None. Of a payload
-            that a limit cut off, receiver.prefix(next_session - 1) gives the beginning, report.prefix_bytes its length.
+            The report, and the payload as the receiver holds it: whole and equal by its hash, or
+            None. Of a payload that a limit cut off, receiver.prefix(next_session - 1) gives the
+            beginning, report.prefix_bytes its length.
 
         Raises:
             ConfigError: for an empty payload, or one that is too long.
@@ -102,9 +113,12 @@ class Link(SenderDriver):
         rate, now_s = self.transceiver.sample_rate_hz, self.clock.now()
         return session.report(rate, now_s, reason=reason, prefix_bytes=prefix_bytes), received
 
-    # ------------------------------------------------------------------------------------------------ the sender's end
+    # ---------------------------------------------------------------------------------------------
+    # the sender's end
 
-    def _open(self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None) -> Session:
+    def _open(
+        self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
+    ) -> Session:
         self._answered_at_samples, self._answered_at_s, self._said = 0, math.nan, math.inf
         return super()._open(payload, limits, sounding)
 
@@ -112,7 +126,9 @@ class Link(SenderDriver):
         rate = self.transceiver.sample_rate_hz
         sent, bursts_before = session.sender.sent, session.sender.sent.bursts
         more = False
-        for burst in session.sender.window(self._room(session, self.clock.now()), self._round_trip_s * rate):
+        for burst in session.sender.window(
+            self._room(session, self.clock.now()), self._round_trip_s * rate
+        ):
             self.transceiver.transmit(burst.iq)
             more = self._hear(len(burst.iq) + GUARD_SAMPLES)
             if self._answer_is_due(session):
@@ -133,7 +149,9 @@ class Link(SenderDriver):
 
     def _pause(self, session: Session, idle: int) -> None:
         now_s = self.clock.now()
-        self.clock.sleep_until(now_s + min(PAUSE_S * 2**idle, max(0.0, session.elapsed_left_s(now_s))))
+        self.clock.sleep_until(
+            now_s + min(PAUSE_S * 2**idle, max(0.0, session.elapsed_left_s(now_s)))
+        )
 
     def _take(self, session: Session, timeout_s: float) -> bool:
         """Take answers until the newest is taken, or the wait is over; True if it was taken."""
@@ -147,27 +165,38 @@ class Link(SenderDriver):
             sender.on_feedback(message)
         return False
 
-    # ---------------------------------------------------------------------------------------------- the receiver's end
+    # ---------------------------------------------------------------------------------------------
+    # the receiver's end
 
     def _answer_is_due(self, session: Session) -> bool:
         """True when the receiver should answer without waiting for the window's end."""
-        air_s = (session.sender.sent.samples - self._answered_at_samples) / self.transceiver.sample_rate_hz
-        return (self._answered_at_samples == 0 or air_s >= ANSWER_EVERY_S) and not self.receiver.mid_burst
+        air_s = (
+            session.sender.sent.samples - self._answered_at_samples
+        ) / self.transceiver.sample_rate_hz
+        return (
+            self._answered_at_samples == 0 or air_s >= ANSWER_EVERY_S
+        ) and not self.receiver.mid_burst
 
     def _answer(self, session: Session) -> None:
         """Say what was heard since the last answer."""
-        self._answered_at_samples, self._answered_at_s = session.sender.sent.samples, self.clock.now()
+        self._answered_at_samples, self._answered_at_s = (
+            session.sender.sent.samples,
+            self.clock.now(),
+        )
         answer = self.receiver.feedback()
         if answer is not None:
             self._said = answer.sequence
-            if session.sender.concerns(answer):  # one that heard nothing of this session speaks of an older one's
+            if session.sender.concerns(
+                answer
+            ):  # one that heard nothing of this session speaks of an older one's
                 session.count(answer, self.clock.now())
             message = answer.pack()
             session.feedback_bytes += len(message)
             self.feedback.send(message)
 
     def _hear(self, n_samples: int) -> bool:
-        """Feed the receiver at most n_samples off the air; False if fewer came: then whatever was cut stays cut."""
+        """Feed the receiver at most n_samples off the air; False if fewer came: then whatever was
+        cut stays cut."""
         rate = self.transceiver.sample_rate_hz
         samples = self.transceiver.receive(n_samples, timeout_s=2 * n_samples / rate + 0.1)
         if len(samples):
@@ -177,7 +206,8 @@ class Link(SenderDriver):
         return len(samples) == n_samples
 
     def _hear_out(self, more: bool) -> None:
-        """Let a burst that came late end, within the length of the longest; what is cut then stays cut."""
+        """Let a burst that came late end, within the length of the longest; what is cut then stays
+        cut."""
         for _ in range(framing.MAX_BURST_SAMPLES // GUARD_SAMPLES + 1):
             if not (more and self.receiver.mid_burst):
                 break

@@ -1,8 +1,10 @@
-"""What the link needs: payload to airtime and back, from the frame layout and the calibrated table of schemes.
+"""What the link needs: payload to airtime and back, from the frame layout and the calibrated table
+of schemes.
 
-Counted: one sounding burst, preamble, prefix, pilots and header of every burst, repair blocks, and the copies of lost
-blocks. Not counted: waiting for feedback, which is no airtime; but the longer the wait, the more repair blocks are sent
-to do without it. Everything takes arrays: an experiment asks many times.
+Counted: one sounding burst, preamble, prefix, pilots and header of every burst, repair blocks, and
+the copies of lost blocks. Not counted: waiting for feedback, which is no airtime; but the longer
+the wait, the more repair blocks are sent to do without it. Everything takes arrays: an experiment
+asks many times.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hil.contract import ConfigError
-from radio import framing, mcs, repair
-from radio.adaptation import UNUSABLE
-from radio.sender import blocks_per_burst, sounding_samples
+from radio.link import repair
+from radio.link.adaptation import UNUSABLE
+from radio.link.sender import blocks_per_burst, sounding_samples
+from radio.modem import framing, mcs
 
 _LOSSES: Final = tuple(mcs.TARGET_LOSS**copies for copies in (1, 2, 3))
-"""What the sender expects of one, two and three copies of a block where a scheme is used as meant."""
+"""What the sender expects of one, two and three copies of a block where a scheme is used as
+meant."""
 _STRIDE: Final = 10_000
 """Above the blocks of any window with repair blocks."""
 _ROUND_TRIP_STEP: Final = 4096
@@ -46,14 +50,24 @@ class _Costs:
     full: NDArray[np.int64]
     per_block: Floats
 
-    def airtime_samples(self, source: Floats, copies: Floats, place: Places, round_trip_samples: int) -> Floats:
-        """Samples of the bursts that bring this many source blocks across, each sent `copies` times on average."""
+    def airtime_samples(
+        self, source: Floats, copies: Floats, place: Places, round_trip_samples: int
+    ) -> Floats:
+        """Samples of the bursts that bring this many source blocks across, each sent `copies` times
+        on average."""
         few = np.minimum(source, repair.MAX_SOURCE_BLOCKS).astype(np.intp)
-        first_window = np.where(source == few, _first_window(self.long, round_trip_samples)[0][place, few], 0)
+        first_window = np.where(
+            source == few, _first_window(self.long, round_trip_samples)[0][place, few], 0
+        )
         blocks = np.maximum(source * copies, first_window)
-        return np.asarray(np.ceil(blocks / self.per_burst[place]) * self.head[place] + blocks * self.per_block[place])
+        return np.asarray(
+            np.ceil(blocks / self.per_burst[place]) * self.head[place]
+            + blocks * self.per_block[place]
+        )
 
-    def source_blocks(self, samples: Floats, copies: Floats, place: Places, round_trip_samples: int) -> Floats:
+    def source_blocks(
+        self, samples: Floats, copies: Floats, place: Places, round_trip_samples: int
+    ) -> Floats:
         """Whole source blocks that this many samples bring across."""
         bursts = np.floor(samples / self.full[place])
         rest = np.maximum(samples - bursts * self.full[place] - self.head[place], 0)
@@ -61,7 +75,9 @@ class _Costs:
         many = np.floor(blocks / copies)
         # one search for all schemes: each row of the table lies a stride above the one before
         rows = _first_window(self.long, round_trip_samples)[1]
-        found = np.searchsorted(rows, np.minimum(blocks, _STRIDE - 1) + _STRIDE * place, side="right")
+        found = np.searchsorted(
+            rows, np.minimum(blocks, _STRIDE - 1) + _STRIDE * place, side="right"
+        )
         few = found - (repair.MAX_SOURCE_BLOCKS + 1) * place - 1
         return np.asarray(np.where(few < repair.MAX_SOURCE_BLOCKS, np.minimum(few, many), many))
 
@@ -70,7 +86,12 @@ def _costs(long: bool) -> _Costs:
     layout, places = _LAYOUTS[long], range(len(mcs.MCS_TABLE))
     per_burst = [blocks_per_burst(place, layout) for place in places]
     head, full = (
-        np.array([framing.burst_samples(n, mcs.MCS_TABLE[k], layout, robust=mcs.is_robust(k)) for k, n in counts])
+        np.array(
+            [
+                framing.burst_samples(n, mcs.MCS_TABLE[k], layout, robust=mcs.is_robust(k))
+                for k, n in counts
+            ]
+        )
         for counts in (((k, 0) for k in places), enumerate(per_burst))
     )
     return _Costs(long, np.array(per_burst, np.intp), head, full, (full - head) / per_burst)
@@ -82,8 +103,8 @@ _SHORT, _LONG = _costs(False), _costs(True)
 
 @lru_cache(maxsize=16)
 def _first_window(long: bool, round_trip_samples: int) -> tuple[Places, Places]:
-    """Blocks that the first window holds for 0..MAX_SOURCE_BLOCKS source blocks, int[18, MAX_SOURCE_BLOCKS + 1], and
-    the same rows, rising, one behind another.
+    """Blocks that the first window holds for 0..MAX_SOURCE_BLOCKS source blocks, int[18,
+    MAX_SOURCE_BLOCKS + 1], and the same rows, rising, one behind another.
     """
     costs = _LONG if long else _SHORT
     sent = np.zeros((len(mcs.MCS_TABLE), repair.MAX_SOURCE_BLOCKS + 1), np.intp)
@@ -123,7 +144,8 @@ def airtime_s(
     round_trip_s: float = 0.0,
     table: mcs.LossTable = mcs.LOOPBACK,
 ) -> Floats:
-    """Expected airtime of a payload in seconds, sounding included; infinite on a channel that carries nothing.
+    """Expected airtime of a payload in seconds, sounding included; infinite on a channel that
+    carries nothing.
 
     Args:
         payload_bytes: ≥ 1.
@@ -136,9 +158,13 @@ def airtime_s(
     Raises:
         ConfigError: for a payload or a sample rate that is not positive.
     """
-    size, snr, rate = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (payload_bytes, snr_db, sample_rate_hz)))
+    size, snr, rate = np.broadcast_arrays(
+        *(np.asarray(x, np.float64) for x in (payload_bytes, snr_db, sample_rate_hz))
+    )
     if np.any(size < 1) or np.any(rate <= 0):
-        raise ConfigError(f"airtime of {size.min():g} bytes at {rate.min():g} samples/s; both must be positive")
+        raise ConfigError(
+            f"airtime of {size.min():g} bytes at {rate.min():g} samples/s; both must be positive"
+        )
     place, copies = _chosen(snr, margin_db, table)
     usable = np.isfinite(copies)
     wait, copies = _rounded(round_trip_s, rate), np.where(usable, copies, 1)
@@ -159,7 +185,8 @@ def payload_bits(
     round_trip_s: float = 0.0,
     table: mcs.LossTable = mcs.LOOPBACK,
 ) -> NDArray[np.int64]:
-    """Payload bits that the link expects to deliver within an airtime, sounding included; a whole number of blocks.
+    """Payload bits that the link expects to deliver within an airtime, sounding included; a whole
+    number of blocks.
 
     Args:
         airtime_s: ≥ 0.
@@ -172,9 +199,13 @@ def payload_bits(
     Raises:
         ConfigError: for a negative airtime or a sample rate that is not positive.
     """
-    seconds, snr, rate = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (airtime_s, snr_db, sample_rate_hz)))
+    seconds, snr, rate = np.broadcast_arrays(
+        *(np.asarray(x, np.float64) for x in (airtime_s, snr_db, sample_rate_hz))
+    )
     if not np.all(seconds >= 0) or np.any(rate <= 0):
-        raise ConfigError(f"payload for {seconds.min():g} s at {rate.min():g} samples/s; airtime >= 0, rate > 0")
+        raise ConfigError(
+            f"payload for {seconds.min():g} s at {rate.min():g} samples/s; airtime >= 0, rate > 0"
+        )
     place, copies = _chosen(snr, margin_db, table)
     room = np.maximum(np.minimum(seconds * rate, 1e15) - sounding_samples(snr), 0)
     wait = _rounded(round_trip_s, rate)

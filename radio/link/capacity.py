@@ -11,26 +11,33 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from radio import budget
-from radio.link import OCCUPIED_SUBCARRIERS
-from radio.ofdm import N_FFT
+from radio.link import budget
+from radio.link.both_ends import OCCUPIED_SUBCARRIERS
+from radio.modem.ofdm import N_FFT
 
 
 class LinkModel(Protocol):
     """Payload to airtime and back; arrays broadcast, scalars give scalars."""
 
-    def bits(self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.int64]:
-        """Most payload bits that the link is expected to deliver within an airtime; 0 where the SNR is NaN."""
+    def bits(
+        self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.int64]:
+        """Most payload bits that the link is expected to deliver within an airtime; 0 where the SNR
+        is NaN."""
         ...
 
-    def airtime_s(self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
-        """Expected airtime of a payload in seconds: 0 for no bits, else infinite where nothing gets through."""
+    def airtime_s(
+        self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.float64]:
+        """Expected airtime of a payload in seconds: 0 for no bits, else infinite where nothing gets
+        through."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShannonLink:
-    """A share of the capacity of the Gaussian channel: efficiency · bandwidth · log2(1 + SNR) bits per second.
+    """A share of the capacity of the Gaussian channel: efficiency · bandwidth · log2(1 + SNR) bits
+    per second.
 
     Attributes:
         efficiency: that share, 0..1.
@@ -38,26 +45,35 @@ class ShannonLink:
 
     efficiency: float = 0.55
 
-    def bits(self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.int64]:
+    def bits(
+        self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.int64]:
         """See LinkModel."""
         fitting = np.floor(np.asarray(airtime_s, np.float64) * self._rate_bps(snr_db, bandwidth_hz))
         return fitting.astype(np.int64)
 
-    def airtime_s(self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
+    def airtime_s(
+        self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.float64]:
         """See LinkModel."""
-        payload, rate = np.broadcast_arrays(np.asarray(bits, np.float64), self._rate_bps(snr_db, bandwidth_hz))
+        payload, rate = np.broadcast_arrays(
+            np.asarray(bits, np.float64), self._rate_bps(snr_db, bandwidth_hz)
+        )
         seconds = np.full(payload.shape, np.inf)
         np.divide(payload, rate, out=seconds, where=rate > 0)
         return np.where(payload > 0, seconds, 0.0)[()]
 
     def _rate_bps(self, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
         snr = 10 ** (np.asarray(snr_db, np.float64) / 10)
-        rate: NDArray[np.float64] = np.nan_to_num(self.efficiency * np.asarray(bandwidth_hz) * np.log2(1 + snr))
+        rate: NDArray[np.float64] = np.nan_to_num(
+            self.efficiency * np.asarray(bandwidth_hz) * np.log2(1 + snr)
+        )
         return rate
 
 
 class ModemLink:
-    """This kit's own modem by radio.budget: frame layout, calibrated MCS table, copies of lost blocks, a sounding.
+    """This kit's own modem by radio.link.budget: frame layout, calibrated MCS table, copies of lost
+    blocks, a sounding.
 
     Args:
         margin_db: taken off the measured SNR before the MCS is chosen.
@@ -68,19 +84,27 @@ class ModemLink:
         self._margin_db = margin_db
         self._round_trip_s = round_trip_s
 
-    def bits(self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.int64]:
+    def bits(
+        self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.int64]:
         """See LinkModel; a whole number of blocks."""
         rate_hz = sample_rate_hz(bandwidth_hz)
         return budget.payload_bits(
             airtime_s, snr_db, rate_hz, margin_db=self._margin_db, round_trip_s=self._round_trip_s
         )
 
-    def airtime_s(self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike) -> NDArray[np.float64]:
+    def airtime_s(
+        self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
+    ) -> NDArray[np.float64]:
         """See LinkModel; a payload that is no whole number of bytes is rounded up."""
         n_bytes = np.ceil(np.asarray(bits, np.float64) / 8)
         rate_hz = sample_rate_hz(bandwidth_hz)
         seconds = budget.airtime_s(
-            np.maximum(n_bytes, 1), snr_db, rate_hz, margin_db=self._margin_db, round_trip_s=self._round_trip_s
+            np.maximum(n_bytes, 1),
+            snr_db,
+            rate_hz,
+            margin_db=self._margin_db,
+            round_trip_s=self._round_trip_s,
         )
         return np.where(n_bytes > 0, seconds, 0.0)[()]
 

@@ -1,4 +1,5 @@
-"""What the receiver says: how the channel is, and which blocks it holds. A message checks itself before it is used."""
+"""What the receiver says: how the channel is, and which blocks it holds. A message checks itself
+before it is used."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio.framing import MAX_BLOCKS, TAG_BYTES
+from radio.modem.framing import MAX_BLOCKS, TAG_BYTES
 
 VERSION: Final = 3
 _HEAD: Final = struct.Struct(">BBIII6sHIIfffffffHH")
-"""version, flags, epoch, sequence, session, tag, last burst, bursts found, blocks passed, SNR, its sigma, flat SNR,
-EVM, carrier offset, clock offset, block error rate, blocks wanted, blocks of the payload."""
+"""version, flags, epoch, sequence, session, tag, last burst, bursts found, blocks passed, SNR, its
+sigma, flat SNR, EVM, carrier offset, clock offset, block error rate, blocks wanted, blocks of the
+payload."""
 RESERVED_BYTES: Final = 16
 """Zeros behind the bitmap: room for the tag of an authenticated cipher."""
 _CRC_BYTES: Final = 4
@@ -35,17 +37,21 @@ class Feedback:
     Attributes:
         epoch: drawn anew when the receiver starts, so that a restart shows.
         sequence: rising within an epoch.
-        session: session it answers; with `tag` zero and no blocks, all it heard was soundings or unreadable headers.
+        session: session it answers; with `tag` zero and no blocks, all it heard was soundings or
+            unreadable headers.
         tag: of that session's payload.
         last_burst: highest number among the session's bursts that were found; 0 if there were none.
         bursts_found: distinct bursts of the session whose header passed.
         blocks_passed: copies of blocks that passed their CRC by themselves in those bursts.
-        snr_db, snr_std_db, flat_snr_db, data_aided: as snr.SnrMeasurement, over the bursts since the last message.
+        snr_db, snr_std_db, flat_snr_db, data_aided: as snr.SnrMeasurement, over the bursts since
+            the last message.
         evm_rms: NaN if no header passed.
         cfo_hz: carrier frequency offset.
-        clock_offset_ppm: by how much the sender's sample clock is faster than the receiver's; NaN if no header passed.
+        clock_offset_ppm: by how much the sender's sample clock is faster than the receiver's; NaN
+            if no header passed.
         block_error_rate: share of copies lost in the bursts since the last message, 0..1.
-        wanted: how many more blocks, whichever of those that are missing or repair blocks, complete the payload.
+        wanted: how many more blocks, whichever of those that are missing or repair blocks, complete
+            the payload.
         held: bool[n_blocks], which source blocks the receiver holds.
     """
 
@@ -94,13 +100,27 @@ class Feedback:
 
     @classmethod
     def unpack(cls, message: bytes) -> Feedback | None:
-        """The feedback, or None if the message is damaged, of another version, or says what cannot be."""
+        """The feedback, or None if the message is damaged, of another version, or says what cannot
+        be."""
         body, check = message[:-_CRC_BYTES], message[-_CRC_BYTES:]
-        if len(body) < _HEAD.size + RESERVED_BYTES or zlib.crc32(body) != int.from_bytes(check, "big"):
+        if len(body) < _HEAD.size + RESERVED_BYTES or zlib.crc32(body) != int.from_bytes(
+            check, "big"
+        ):
             return None
-        version, flags, epoch, sequence, session, tag, last, found, passed, *figures, wanted, n_blocks = _HEAD.unpack(
-            body[: _HEAD.size]
-        )
+        (
+            version,
+            flags,
+            epoch,
+            sequence,
+            session,
+            tag,
+            last,
+            found,
+            passed,
+            *figures,
+            wanted,
+            n_blocks,
+        ) = _HEAD.unpack(body[: _HEAD.size])
         bitmap = body[_HEAD.size : -RESERVED_BYTES]
         if (
             version != VERSION
@@ -115,7 +135,9 @@ class Feedback:
         missing = n_blocks - int(held.sum())
         if wanted > missing or (wanted == 0) != (missing == 0):
             return None
-        snr_db, snr_std_db, flat_snr_db, evm_rms, cfo_hz, clock_offset_ppm, block_error_rate = figures
+        snr_db, snr_std_db, flat_snr_db, evm_rms, cfo_hz, clock_offset_ppm, block_error_rate = (
+            figures
+        )
         return cls(
             epoch=epoch,
             sequence=sequence,
@@ -137,7 +159,9 @@ class Feedback:
         )
 
 
-def _possible(snr: float, std: float, flat: float, evm: float, cfo: float, clock: float, errors: float) -> bool:
+def _possible(
+    snr: float, std: float, flat: float, evm: float, cfo: float, clock: float, errors: float
+) -> bool:
     """True for figures that a receiver can have measured."""
     return (
         abs(snr) <= _SNR_RANGE_DB

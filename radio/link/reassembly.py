@@ -9,12 +9,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio import framing, repair
-from radio.block_store import BlockStore
-from radio.combining import SoftCopies
+from radio.link import repair
+from radio.link.block_store import BlockStore
+from radio.link.combining import SoftCopies
+from radio.modem import framing
 
 _MAX_SHOWN: Final = 32
-"""Bitmaps that are remembered, 8 kB each at most; bursts that refer to older ones name their blocks themselves."""
+"""Bitmaps that are remembered, 8 kB each at most; bursts that refer to older ones name their blocks
+themselves."""
 _SEQUENCE_BITS: Final = 0xFFFF
 
 
@@ -38,7 +40,9 @@ class Assembly:
         blocks_passed: copies that passed by themselves.
     """
 
-    def __init__(self, session: int, tag: bytes, payload_bytes: int, store: BlockStore | None = None) -> None:
+    def __init__(
+        self, session: int, tag: bytes, payload_bytes: int, store: BlockStore | None = None
+    ) -> None:
         self.session = session
         self.tag = tag
         self.payload_bytes = payload_bytes
@@ -77,13 +81,19 @@ class Assembly:
 
     @property
     def prefix(self) -> bytes:
-        """The payload's beginning as far as it is held without a gap; not covered by a hash unless it is whole."""
+        """The payload's beginning as far as it is held without a gap; not covered by a hash unless
+        it is whole."""
         held = self.held
         whole = len(held) if held.all() else int(np.argmin(held))
-        return b"".join(self._blocks[index].tobytes() for index in range(whole))[: self.payload_bytes]
+        return b"".join(self._blocks[index].tobytes() for index in range(whole))[
+            : self.payload_bytes
+        ]
 
-    def take(self, header: framing.BurstHeader, blocks: framing.DecodedBlocks, soft: NDArray[np.int16]) -> None:
-        """Hold the blocks of a burst: those that passed, and those whose copies pass once they are added up.
+    def take(
+        self, header: framing.BurstHeader, blocks: framing.DecodedBlocks, soft: NDArray[np.int16]
+    ) -> None:
+        """Hold the blocks of a burst: those that passed, and those whose copies pass once they are
+        added up.
 
         Args:
             header: of the burst.
@@ -93,7 +103,11 @@ class Assembly:
         self._copies.forget(gained)
         indices = self._indices(header)
         if indices is not None:
-            lacking = [k for k in np.flatnonzero(~blocks.passed) if indices[k] not in self._blocks.keys() | gained]
+            lacking = [
+                k
+                for k in np.flatnonzero(~blocks.passed)
+                if indices[k] not in self._blocks.keys() | gained
+            ]
             gained |= self._copies.recover([indices[k] for k in lacking], soft[lacking], header)
         fresh = {index: block for index, block in gained.items() if index not in self._blocks}
         if fresh and self._store is not None:
@@ -101,9 +115,12 @@ class Assembly:
         self._hold(fresh)
 
     def _hold(self, blocks: Mapping[int, NDArray[np.uint8]]) -> None:
-        """Hold blocks; once they suffice, the payload. If that fails its hash, a block was wrong: all are dropped."""
+        """Hold blocks; once they suffice, the payload. If that fails its hash, a block was wrong:
+        all are dropped."""
         most = self.n_blocks + repair.repair_blocks_of(self.n_blocks)
-        self._blocks.update({index: block.copy() for index, block in blocks.items() if index < most})
+        self._blocks.update(
+            {index: block.copy() for index, block in blocks.items() if index < most}
+        )
         if self._payload is not None or self.n_blocks == 0 or self.wanted:
             return
         self._blocks.update(repair.solve(self.n_blocks, self._blocks))
@@ -126,7 +143,8 @@ class Assembly:
         return held
 
     def _indices(self, header: framing.BurstHeader) -> list[int] | None:
-        """Which blocks a burst carries, or None if its list is not known or not as long as it says."""
+        """Which blocks a burst carries, or None if its list is not known or not as long as it
+        says."""
         if header.basis == 0:
             missing = np.arange(self.n_blocks)
         elif header.basis in self._shown:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import equaliser, framing, ofdm, snr, sync
-from radio.block_store import BlockStore
-from radio.feedback import NO_TAG, Feedback
 from radio.iq import require_samples
-from radio.reassembly import Assembly, basis_of
+from radio.link.block_store import BlockStore
+from radio.link.feedback import NO_TAG, Feedback
+from radio.link.reassembly import Assembly, basis_of
+from radio.modem import equaliser, framing, ofdm, snr, sync
 
 _MAX_SESSIONS: Final = 4
 _LEAD_SAMPLES: Final = 512
@@ -31,7 +31,8 @@ class Reception:
 
     Attributes:
         header: None if it did not pass its CRC.
-        blocks: its data blocks by place, each decoded by itself; None without a header or without blocks.
+        blocks: its data blocks by place, each decoded by itself; None without a header or without
+            blocks.
         soft: their soft values int16[k, n_buffer]; None likewise.
         measurement: the SNR.
         evm_rms, clock_offset_ppm: NaN without a header.
@@ -63,8 +64,11 @@ def peek_header(iq: IQ, found: sync.Acquisition) -> framing.BurstHeader | None:
     return framing.read_header(symbols, robust=found.robust)
 
 
-def receive_burst(iq: IQ, found: sync.Acquisition, header: framing.BurstHeader | None = None) -> Reception:
-    """Demodulate and decode one burst that was found in `iq`; a burst that is cut gives the blocks that are whole.
+def receive_burst(
+    iq: IQ, found: sync.Acquisition, header: framing.BurstHeader | None = None
+) -> Reception:
+    """Demodulate and decode one burst that was found in `iq`; a burst that is cut gives the blocks
+    that are whole.
 
     Args:
         iq: the samples `found` refers to.
@@ -120,8 +124,9 @@ class _Spotted:
 class Receiver:
     """Finds bursts in a stream of samples, collects blocks by session, and answers.
 
-    A session goes on only under the same number, payload length and tag; the same number with another payload starts
-    anew. The latest four sessions are kept, so that a header that passed by chance does no harm.
+    A session goes on only under the same number, payload length and tag; the same number with
+    another payload starts anew. The latest four sessions are kept, so that a header that passed by
+    chance does no harm.
 
     Attributes:
         epoch: which start of the receiver this is.
@@ -150,10 +155,12 @@ class Receiver:
         self._fresh: list[Reception] = []
         self._cfo_hz = 0.0
 
-    # ------------------------------------------------------------------------------------------------- samples in
+    # ---------------------------------------------------------------------------------------------
+    # samples in
 
     def feed(self, iq: IQ, sample_rate_hz: float) -> list[Reception]:
-        """Take the next samples of the stream; the bursts that are whole by now, soft values dropped.
+        """Take the next samples of the stream; the bursts that are whole by now, soft values
+        dropped.
 
         Raises:
             DeviceError: for no samples or samples that are not finite.
@@ -182,7 +189,9 @@ class Receiver:
                 keep_from = max(burst.found.start - _LEAD_SAMPLES, done)
                 break
             receptions.append(
-                self._accept(receive_burst(iq[: burst.needed], burst.found, burst.header), sample_rate_hz)
+                self._accept(
+                    receive_burst(iq[: burst.needed], burst.found, burst.header), sample_rate_hz
+                )
             )
             done = min(burst.end if burst.header else burst.begin, len(iq))
         keep_from = max(keep_from, done)
@@ -208,14 +217,18 @@ class Receiver:
 
     def _session_of(self, header: framing.BurstHeader) -> Assembly:
         session = self._sessions.pop(header.session, None)
-        if session is None or (session.tag, session.payload_bytes) != (header.tag, header.payload_bytes):
+        if session is None or (session.tag, session.payload_bytes) != (
+            header.tag,
+            header.payload_bytes,
+        ):
             session = Assembly(header.session, header.tag, header.payload_bytes, self._store)
         self._sessions[header.session] = session  # the newest lies last
         while len(self._sessions) > _MAX_SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         return session
 
-    # ------------------------------------------------------------------------------------- payload and answers out
+    # ------------------------------------------------------------------------------------- payload
+    # and answers out
 
     def payload(self, session: int) -> bytes | None:
         """The session's payload, once it is whole and its hash agrees; else None."""
@@ -223,7 +236,8 @@ class Receiver:
         return known.payload if known else None
 
     def prefix(self, session: int) -> bytes:
-        """The beginning of the session's payload as far as it is held without a gap: what a deadline leaves.
+        """The beginning of the session's payload as far as it is held without a gap: what a
+        deadline leaves.
 
         Each block of it passed its CRC-24; the payload's hash covers the whole only.
         """
@@ -233,8 +247,9 @@ class Receiver:
     def feedback(self) -> Feedback | None:
         """The answer to what came since the last answer, or None if no burst was ever found.
 
-        A message covers the bursts since the one before; if there were none, the last burst is spoken of again. Bursts
-        that were found but could not be read are answered with their SNR and no session.
+        A message covers the bursts since the one before; if there were none, the last burst is
+        spoken of again. Bursts that were found but could not be read are answered with their SNR
+        and no session.
         """
         if self.latest is None:
             return None
@@ -243,7 +258,9 @@ class Receiver:
         readable = [r for r in fresh if r.header is not None]
         measurement = snr.combine([r.measurement for r in fresh])
         sent = sum(r.n_sent for r in readable)
-        session = self._current if readable and self._current is not None else Assembly(0, NO_TAG, 0)
+        session = (
+            self._current if readable and self._current is not None else Assembly(0, NO_TAG, 0)
+        )
         self._sequence += 1 if basis_of(self._sequence + 1) else 2
         return Feedback(
             epoch=self.epoch,
@@ -257,7 +274,9 @@ class Receiver:
             snr_std_db=measurement.snr_std_db,
             flat_snr_db=measurement.flat_snr_db,
             data_aided=measurement.data_aided,
-            evm_rms=float(np.sqrt(np.mean([r.evm_rms**2 for r in readable]))) if readable else float("nan"),
+            evm_rms=float(np.sqrt(np.mean([r.evm_rms**2 for r in readable])))
+            if readable
+            else float("nan"),
             cfo_hz=self._cfo_hz,
             clock_offset_ppm=readable[-1].clock_offset_ppm if readable else float("nan"),
             block_error_rate=1 - sum(r.n_passed for r in readable) / sent if sent else 0.0,
@@ -267,7 +286,8 @@ class Receiver:
 
 
 def _spot(iq: IQ) -> list[_Spotted]:
-    """The bursts in the samples. One that lies within another counts only if its header passes, and then cuts that."""
+    """The bursts in the samples. One that lies within another counts only if its header passes, and
+    then cuts that."""
     spotted: list[_Spotted] = []
     for found in sync.find_bursts(iq):
         begin = found.body - ofdm.WINDOW_BACKOFF
@@ -279,7 +299,11 @@ def _spot(iq: IQ) -> list[_Spotted]:
             spotted[-1] = replace(spotted[-1], end=cut, needed=cut)
         length = header.n_symbols * ofdm.SYMBOL_SAMPLES if header else _head_samples(found.robust)
         drift = math.ceil(length * _CLOCK_DRIFT)
-        spotted.append(_Spotted(found, header, begin, begin + length, begin + length + ofdm.WINDOW_BACKOFF + drift))
+        spotted.append(
+            _Spotted(
+                found, header, begin, begin + length, begin + length + ofdm.WINDOW_BACKOFF + drift
+            )
+        )
     return spotted
 
 

@@ -1,25 +1,27 @@
-"""The receiving end of a link whose sending end runs elsewhere: hears the radio, and answers by itself."""
+"""The receiving end of a link whose sending end runs elsewhere: hears the radio, and answers by
+itself."""
 
 from __future__ import annotations
 
 import math
 
 from hil.contract import IQ, Clock, FeedbackPath, Transceiver
-from radio.block_store import BlockStore
-from radio.receiver import Receiver, Reception
-from radio.sender_driver import ANSWER_EVERY_S
+from radio.link.block_store import BlockStore
+from radio.link.receiver import Receiver, Reception
+from radio.link.sender_driver import ANSWER_EVERY_S
 
 STEP_S = 0.01
 """Air that is heard in one go; one without any burst ends a window."""
 _STALL_S = 0.5
-"""Longest that a stream of samples may hang, on a machine with much to do, without counting as cut."""
+"""Longest that a stream of samples may hang, on a machine with much to do, without counting as
+cut."""
 
 
 class ReceivingEnd:
     """Collects what a SendingEnd sends, and answers.
 
-    It answers only when bursts came since its last answer, and then: at once to the first burst of a session, every
-    0.2 s of air within a window, and when the air falls silent.
+    It answers only when bursts came since its last answer, and then: at once to the first burst of
+    a session, every 0.2 s of air within a window, and when the air falls silent.
 
     Attributes:
         transceiver, feedback, clock: what it works over; it receives, and sends answers.
@@ -66,7 +68,8 @@ class ReceivingEnd:
             self._step()
 
     def payload(self, session: int) -> bytes | None:
-        """The session's payload, once it is whole and its hash agrees; else None. The latest four are kept."""
+        """The session's payload, once it is whole and its hash agrees; else None. The latest four
+        are kept."""
         return self.receiver.payload(session)
 
     def prefix(self, session: int) -> bytes:
@@ -83,7 +86,9 @@ class ReceivingEnd:
         self.bursts += len(heard)
         self._unanswered += len(heard)
         silent = not heard and not self.receiver.mid_burst
-        if self._unanswered and (silent or self._air_s >= ANSWER_EVERY_S or any(map(self._opens, heard))):
+        if self._unanswered and (
+            silent or self._air_s >= ANSWER_EVERY_S or any(map(self._opens, heard))
+        ):
             self._answer()
         if cut:  # a radio that has nothing to give is not asked again at once
             self.clock.sleep_until(self.clock.now() + (wanted - len(iq)) / rate)

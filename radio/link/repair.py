@@ -1,9 +1,11 @@
-"""Repair blocks: a systematic Reed-Solomon code across the blocks of a short payload, and how many pay.
+"""Repair blocks: a systematic Reed-Solomon code across the blocks of a short payload, and how many
+pay.
 
-Any n of the n source blocks and their repair blocks give the payload back. Repair block r is the sum over the source
-blocks j of block j / ((255 - r) + j), in GF(2^8) with x^8 + x^4 + x^3 + x^2 + 1. These weights form a Cauchy matrix,
-every square part of which can be inverted (Blömer et al., "An XOR-Based Erasure-Resilient Coding Scheme", ICSI
-TR-95-048, 1995); and they depend neither on n nor on how many repair blocks there are.
+Any n of the n source blocks and their repair blocks give the payload back. Repair block r is the
+sum over the source blocks j of block j / ((255 - r) + j), in GF(2^8) with x^8 + x^4 + x^3 + x^2 +
+1. These weights form a Cauchy matrix, every square part of which can be inverted (Blömer et al.,
+"An XOR-Based Erasure-Resilient Coding Scheme", ICSI TR-95-048, 1995); and they depend neither on n
+nor on how many repair blocks there are.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def repair_blocks_of(n_source: int) -> int:
 
 
 def _weights(rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.uint8]:
-    """Weights of source blocks `columns` in repair blocks `rows`, uint8[len(rows), len(columns)]."""
+    """Weights of source blocks `columns` in repair blocks `rows`, uint8[len(rows),
+    len(columns)]."""
     sums = (_FIELD - 1 - np.asarray(rows, np.intp))[:, None] ^ np.asarray(columns, np.intp)[None, :]
     return np.take(_INVERSE, sums)
 
@@ -81,7 +84,8 @@ def solve(n_source: int, held: Mapping[int, Blocks]) -> dict[int, Blocks]:
 
     Args:
         n_source: source blocks of the payload.
-        held: blocks uint8[block bytes] by index, repair blocks from n_source on; at least n_source of them.
+        held: blocks uint8[block bytes] by index, repair blocks from n_source on; at least n_source
+            of them.
     """
     missing = [j for j in range(n_source) if j not in held]
     if not missing:
@@ -95,7 +99,8 @@ def solve(n_source: int, held: Mapping[int, Blocks]) -> dict[int, Blocks]:
 
 
 def _eliminate(matrix: NDArray[np.uint8], right: Blocks) -> Blocks:
-    """x of matrix · x = right; a Cauchy matrix needs no pivoting, as all its leading minors differ from 0."""
+    """x of matrix · x = right; a Cauchy matrix needs no pivoting, as all its leading minors differ
+    from 0."""
     both = np.concatenate([matrix, right], axis=1)
     for k in range(len(matrix)):
         both[k] = _PRODUCT[_INVERSE[both[k, k]], both[k]]
@@ -106,7 +111,8 @@ def _eliminate(matrix: NDArray[np.uint8], right: Blocks) -> Blocks:
 
 
 def success_probability(wanted: int, spare: int, loss: float) -> float:
-    """Probability that at least `wanted` of wanted + spare blocks arrive, each lost independently with `loss`."""
+    """Probability that at least `wanted` of wanted + spare blocks arrive, each lost independently
+    with `loss`."""
     return float(bdtr(spare, wanted + spare, loss))
 
 
@@ -119,16 +125,24 @@ class Plan:
 
 
 def plan(
-    wanted: int, loss_by_copies: Sequence[float], block_samples: float, round_trip_samples: float, *, most_spare: int
+    wanted: int,
+    loss_by_copies: Sequence[float],
+    block_samples: float,
+    round_trip_samples: float,
+    *,
+    most_spare: int,
 ) -> Plan:
-    """What makes the expected airtime of a window and of what it leaves to do the least, waiting counted as air.
+    """What makes the expected airtime of a window and of what it leaves to do the least, waiting
+    counted as air.
 
-    A window that leaves blocks missing costs the round trip and those blocks again. So nothing is sent in excess where
-    answers come quickly, and the shorter the blocks are against the round trip, the surer the first window is.
+    A window that leaves blocks missing costs the round trip and those blocks again. So nothing is
+    sent in excess where answers come quickly, and the shorter the blocks are against the round
+    trip, the surer the first window is.
 
     Args:
         wanted: blocks that must arrive, ≥ 1.
-        loss_by_copies: probability that a block is lost when 1, 2, 3... copies of it are sent; 3 count at most.
+        loss_by_copies: probability that a block is lost when 1, 2, 3... copies of it are sent; 3
+            count at most.
         block_samples: air that a block takes.
         round_trip_samples: air that waiting for an answer is worth, with the head of another burst.
         most_spare: different blocks available beyond `wanted`.
@@ -140,7 +154,8 @@ def plan(
             if sent >= best_cost:
                 break
             failure = 1 - success_probability(wanted, spare, loss)
-            # mean of what more than `spare` losses leave missing: mean losses, less the chance of at least k, k ≤ spare
+            # mean of what more than `spare` losses leave missing: mean losses, less the chance of
+            # at least k, k ≤ spare
             fewer = bdtr(np.arange(spare), wanted + spare, loss)
             left = (wanted + spare) * loss - float(np.sum(1 - fewer))
             cost = sent + failure * round_trip_samples + left * block_samples

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hil.contract import ConfigError
-from radio import framing, ofdm, repair
-from radio.adaptation import Adaptation
-from radio.feedback import NO_TAG, Feedback
-from radio.mcs import MCS_TABLE, ROBUST, Mcs, is_robust
-from radio.reassembly import basis_of, payload_tag
+from radio.link import repair
+from radio.link.adaptation import Adaptation
+from radio.link.feedback import NO_TAG, Feedback
+from radio.link.reassembly import basis_of, payload_tag
+from radio.modem import framing, ofdm
+from radio.modem.mcs import MCS_TABLE, ROBUST, Mcs, is_robust
 
 BLOCKS_PER_BURST: Final = 32
 BURST_SAMPLES: Final = 2**18
@@ -28,13 +29,16 @@ _SURE_DB: Final = 3.0
 
 
 def robust_sounding(snr_db: ArrayLike) -> NDArray[np.bool_]:
-    """True where a sounding needs the repeated preamble: the SNR is unknown (NaN), or hardly above the robust MCS's."""
+    """True where a sounding needs the repeated preamble: the SNR is unknown (NaN), or hardly above
+    the robust MCS's."""
     return ~(np.asarray(snr_db, np.float64) > MCS_TABLE[ROBUST].threshold_db + _SURE_DB)
 
 
 def sounding_samples(snr_db: ArrayLike) -> NDArray[np.intp]:
     """Samples of a sounding at a known SNR."""
-    short, long = (framing.burst_samples(0, MCS_TABLE[0], robust=robust) for robust in (False, True))
+    short, long = (
+        framing.burst_samples(0, MCS_TABLE[0], robust=robust) for robust in (False, True)
+    )
     return np.where(robust_sounding(snr_db), long, short)
 
 
@@ -52,7 +56,11 @@ def blocks_per_burst(place: int, layout: framing.Layout) -> int:
 def _fitting(samples: int, place: int, layout: framing.Layout) -> int:
     """Blocks that one burst of at most this many samples can carry."""
     count = BLOCKS_PER_BURST
-    while count and framing.burst_samples(count, MCS_TABLE[place], layout, robust=is_robust(place)) > samples:
+    while (
+        count
+        and framing.burst_samples(count, MCS_TABLE[place], layout, robust=is_robust(place))
+        > samples
+    ):
         count -= 1
     return count
 
@@ -71,14 +79,16 @@ class SentCounts:
 class Sender:
     """Selective repeat over the whole payload: a window of bursts, one answer, then the holes only.
 
-    The sender sounds first unless it is told an SNR, and sounds again instead of sending data when it does not know
-    what became of the last burst. No block that the last answer showed as held is sent again. Answers that come while
-    a window goes out change the MCS of the bursts that are left.
+    The sender sounds first unless it is told an SNR, and sounds again instead of sending data when
+    it does not know what became of the last burst. No block that the last answer showed as held is
+    sent again. Answers that come while a window goes out change the MCS of the bursts that are
+    left.
 
     Attributes:
         sent: what has gone on the air.
         blocks_by_mcs: MCS name → data blocks sent.
-        snr_db, snr_std_db: last measured, NaN before; of a channel without fading that carries as much.
+        snr_db, snr_std_db: last measured, NaN before; of a channel without fading that carries as
+            much.
         wanted: how many more blocks complete the payload, as the last answer said.
         answered: valid messages taken.
         ignored: messages turned down (damaged, of another session, stale).
@@ -99,8 +109,8 @@ class Sender:
 
         Args:
             payload: up to framing.MAX_PAYLOAD_BYTES.
-            session: number of the session; one that was used with another payload before starts anew, one whose
-                receiver holds a part of this payload goes on.
+            session: number of the session; one that was used with another payload before starts
+                anew, one whose receiver holds a part of this payload goes on.
             adaptation: chooses the MCS, and learns.
             snr_db, snr_std_db: measured in a sounding just before; NaN: sound first.
 
@@ -109,7 +119,8 @@ class Sender:
         """
         if len(payload) > framing.MAX_PAYLOAD_BYTES:
             raise ConfigError(
-                f"payload is {len(payload)} bytes; a session carries {framing.MAX_PAYLOAD_BYTES}; split it"
+                f"payload is {len(payload)} bytes; a session carries {framing.MAX_PAYLOAD_BYTES}; "
+                "split it"
             )
         self.sent = SentCounts()
         self.blocks_by_mcs: dict[str, int] = {}
@@ -152,7 +163,8 @@ class Sender:
 
     @property
     def informed(self) -> bool:
-        """True when an answer covers the last burst sent that carried blocks, or else the last one."""
+        """True when an answer covers the last burst sent that carried blocks, or else the last
+        one."""
         return self._open_burst is None
 
     @property
@@ -160,14 +172,17 @@ class Sender:
         """True while the measured SNR lies below what the slowest MCS needs."""
         return not math.isnan(self.snr_db) and self._scheme() is None
 
-    # ----------------------------------------------------------------------------------------------------- bursts out
+    # ---------------------------------------------------------------------------------------------
+    # bursts out
 
     def window(self, max_samples: int, round_trip_samples: float = 0.0) -> Iterator[framing.Burst]:
-        """The bursts to send before the next answer, as they fit in max_samples of air; none if nothing fits.
+        """The bursts to send before the next answer, as they fit in max_samples of air; none if
+        nothing fits.
 
         Args:
             max_samples: samples of air that may still be used.
-            round_trip_samples: air that waiting for an answer is worth: what is sent in excess is held against it.
+            round_trip_samples: air that waiting for an answer is worth: what is sent in excess is
+                held against it.
         """
         if self.complete and len(self._held):
             return
@@ -178,7 +193,9 @@ class Sender:
             snr_db = math.nan if self._open_sounding else self.snr_db
             robust = bool(robust_sounding(snr_db))
             if sounding_samples(snr_db) <= left:
-                yield self._burst(MCS_TABLE[0 if robust else ROBUST], self._basis, 0, np.zeros(0, np.intp))
+                yield self._burst(
+                    MCS_TABLE[0 if robust else ROBUST], self._basis, 0, np.zeros(0, np.intp)
+                )
             return
         basis = self._basis
         holes = np.flatnonzero(~self._held)
@@ -187,7 +204,9 @@ class Sender:
         while len(places) and scheme is not None and not self._shown_held(members[places]):
             # members of one burst stand side by side in the list
             run = int(np.argmax(np.append(np.diff(places) != 1, True))) + 1
-            count = min(run, _fitting(min(left, BURST_SAMPLES), MCS_TABLE.index(scheme), self._layout))
+            count = min(
+                run, _fitting(min(left, BURST_SAMPLES), MCS_TABLE.index(scheme), self._layout)
+            )
             if count < 1:
                 return
             burst = self._burst(scheme, basis, int(places[0]), members[places[:count]])
@@ -200,7 +219,8 @@ class Sender:
         return self.adaptation.choose(self.snr_db, self.snr_std_db)
 
     def _shown_held(self, members: NDArray[np.intp]) -> bool:
-        """True if an answer that came during the window shows one of these blocks as held: then the window is over."""
+        """True if an answer that came during the window shows one of these blocks as held: then the
+        window is over."""
         return bool(self._held[members[members < len(self._held)]].any())
 
     def _places(self, n_holes: int, scheme: Mcs, round_trip_samples: float) -> NDArray[np.intp]:
@@ -209,11 +229,17 @@ class Sender:
             return np.arange(min(n_holes, PROBE_BLOCKS))
         losses = self.adaptation.expected_losses(scheme, self.snr_db, self.snr_std_db)
         head = framing.burst_samples(0, scheme, robust=is_robust(MCS_TABLE.index(scheme)))
-        repairs = min(repair.repair_blocks_of(len(self._held)), framing.MAX_REPAIR_BLOCKS) - self._repair_sent
+        repairs = (
+            min(repair.repair_blocks_of(len(self._held)), framing.MAX_REPAIR_BLOCKS)
+            - self._repair_sent
+        )
         plan = repair.plan(
             self.wanted,
             losses,
-            self._layout.coded_bits(scheme) / scheme.bits_per_symbol / ofdm.N_DATA * ofdm.SYMBOL_SAMPLES,
+            self._layout.coded_bits(scheme)
+            / scheme.bits_per_symbol
+            / ofdm.N_DATA
+            * ofdm.SYMBOL_SAMPLES,
             round_trip_samples + head,
             most_spare=n_holes - self.wanted + max(0, repairs),
         )
@@ -224,7 +250,9 @@ class Sender:
         places = np.concatenate([np.arange(of_holes), fresh])
         # copies follow each other closely, so that the receiver need not keep soft values for long
         size = blocks_per_burst(MCS_TABLE.index(scheme), self._layout)
-        return np.concatenate([np.tile(places[k : k + size], plan.copies) for k in range(0, len(places), size)])
+        return np.concatenate(
+            [np.tile(places[k : k + size], plan.copies) for k in range(0, len(places), size)]
+        )
 
     def _blocks(self, indices: NDArray[np.intp]) -> NDArray[np.uint8]:
         """The blocks uint8[k, block payload bytes] with these indices, the repair blocks last."""
@@ -235,7 +263,9 @@ class Sender:
             return blocks
         return np.concatenate([blocks, repair.encode(self._source, int(rows[0]), len(rows))])
 
-    def _burst(self, scheme: Mcs, basis: int, first: int, indices: NDArray[np.intp]) -> framing.Burst:
+    def _burst(
+        self, scheme: Mcs, basis: int, first: int, indices: NDArray[np.intp]
+    ) -> framing.Burst:
         place = MCS_TABLE.index(scheme)
         header = framing.BurstHeader(
             session=self._session,
@@ -248,7 +278,9 @@ class Sender:
             tag=self._tag,
             robust=is_robust(place),
         )
-        burst = framing.build_burst(header, self._blocks(indices), [int(index) for index in indices])
+        burst = framing.build_burst(
+            header, self._blocks(indices), [int(index) for index in indices]
+        )
         self.sent.samples += len(burst.iq)
         self.sent.bursts += 1
         self.sent.blocks += len(indices)
@@ -262,13 +294,15 @@ class Sender:
         self._next_burst = (header.burst + 1) % _MAX_BURSTS
         return burst
 
-    # ---------------------------------------------------------------------------------------------------- answers in
+    # ---------------------------------------------------------------------------------------------
+    # answers in
 
     def on_feedback(self, message: bytes) -> Feedback | None:
-        """Take an answer; None if it is ignored, which is counted: damaged, foreign, repeated, overtaken.
+        """Take an answer; None if it is ignored, which is counted: damaged, foreign, repeated,
+        overtaken.
 
-        A receiver that has started anew shows another epoch: what it holds now replaces what was known; late
-        messages of its earlier life are turned down.
+        A receiver that has started anew shows another epoch: what it holds now replaces what was
+        known; late messages of its earlier life are turned down.
         """
         feedback = Feedback.unpack(message)
         if feedback is None or feedback.epoch in self._past_epochs or not self.concerns(feedback):
@@ -296,13 +330,20 @@ class Sender:
         return feedback
 
     def _covers(self, feedback: Feedback) -> bool:
-        """True if no block is on its way of which the answer does not tell: soundings that still are carry none."""
-        since_last_data = self._last_data <= feedback.last_burst < self._next_burst and feedback.bursts_found > 0
+        """True if no block is on its way of which the answer does not tell: soundings that still
+        are carry none."""
+        since_last_data = (
+            self._last_data <= feedback.last_burst < self._next_burst and feedback.bursts_found > 0
+        )
         return self.sent.blocks == 0 or self._open_burst == feedback.last_burst or since_last_data
 
     def _judge(self, feedback: Feedback, *, learn: bool) -> None:
         """What became of the bursts up to the one that the answer names."""
-        self._held, self.wanted, self._basis = feedback.held, feedback.wanted, basis_of(feedback.sequence)
+        self._held, self.wanted, self._basis = (
+            feedback.held,
+            feedback.wanted,
+            basis_of(feedback.sequence),
+        )
         judged = max(self._judged, self._blocks_until.get(feedback.last_burst, 0))
         blocks = judged - self._judged
         if blocks and learn:
@@ -317,4 +358,8 @@ class Sender:
         """True for this session, and for a receiver that has read no header at all yet."""
         if feedback.tag == NO_TAG and feedback.bursts_found == 0:
             return len(feedback.held) == 0
-        return (feedback.session, feedback.tag, len(feedback.held)) == (self._session, self._tag, len(self._held))
+        return (feedback.session, feedback.tag, len(feedback.held)) == (
+            self._session,
+            self._tag,
+            len(self._held),
+        )

@@ -6,15 +6,17 @@ import math
 from abc import ABC, abstractmethod
 
 from hil.contract import Clock, ConfigError, FeedbackPath, Transceiver
-from radio import ofdm
-from radio.adaptation import Adaptation
-from radio.sender import Sender
-from radio.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.link.adaptation import Adaptation
+from radio.link.sender import Sender
+from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.modem import ofdm
 
 MAX_MESSAGES: int = 64
-"""Answers taken in one go; whatever floods the feedback path cannot keep a driver from its deadline."""
+"""Answers taken in one go; whatever floods the feedback path cannot keep a driver from its
+deadline."""
 ANSWER_EVERY_S: float = 0.2
-"""Air after which a receiver answers within a window; the first burst of a payload is answered at once."""
+"""Air after which a receiver answers within a window; the first burst of a payload is answered at
+once."""
 PAUSE_S: float = 0.05
 """Wait after a turn that brought nothing new, doubled from turn to turn: a fade may pass."""
 
@@ -28,7 +30,12 @@ class SenderDriver(ABC):
     """
 
     def __init__(
-        self, transceiver: Transceiver, feedback: FeedbackPath, clock: Clock, *, first_session: int = 1
+        self,
+        transceiver: Transceiver,
+        feedback: FeedbackPath,
+        clock: Clock,
+        *,
+        first_session: int = 1,
     ) -> None:
         """A driver whose first session has the number first_session."""
         self.transceiver = transceiver
@@ -48,7 +55,9 @@ class SenderDriver(ABC):
         """Number of the session that the next sound() or deliver() opens."""
         return self._next_session
 
-    def _open(self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None) -> Session:
+    def _open(
+        self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
+    ) -> Session:
         number = self._next_session
         sender = Sender(
             payload,
@@ -67,8 +76,11 @@ class SenderDriver(ABC):
             sounding=sounding,
         )
 
-    def _carry(self, payload: bytes, limits: Limits | None, sounding: Sounding | None) -> tuple[Session, str]:
-        """A session of a payload, turn after turn, and why it ended: "" when the sender knows all blocks to be held."""
+    def _carry(
+        self, payload: bytes, limits: Limits | None, sounding: Sounding | None
+    ) -> tuple[Session, str]:
+        """A session of a payload, turn after turn, and why it ended: "" when the sender knows all
+        blocks to be held."""
         if not payload:
             raise ConfigError("payload is empty; the link carries at least 1 byte")
         session = self._open(payload, limits, sounding)
@@ -76,11 +88,14 @@ class SenderDriver(ABC):
         while not sender.complete:
             wanted, blocks = sender.wanted, sender.sent.blocks
             if not self._turn(session):
-                return session, session.limit_reason(self.transceiver.sample_rate_hz, self.clock.now())
+                return session, session.limit_reason(
+                    self.transceiver.sample_rate_hz, self.clock.now()
+                )
             if sender.wanted < wanted:
                 idle = 0
             elif sender.sent.blocks > blocks or sender.unusable or not sender.informed:
-                idle += 1  # a sounding that found a usable channel is neither progress nor a turn in vain
+                # a sounding that found a usable channel is neither progress nor a turn in vain
+                idle += 1
             reason = self._weary(session, idle)
             if reason:
                 return session, reason

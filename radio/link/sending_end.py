@@ -1,8 +1,9 @@
-"""The sending end of a link whose receiving end runs elsewhere: joined by the radio, and by answers that may be lost.
+"""The sending end of a link whose receiving end runs elsewhere: joined by the radio, and by answers
+that may be lost.
 
-A window goes out no faster than the air takes it, and answers that come meanwhile steer what is left of it. While
-nothing is answered, soundings go out at growing intervals and never data, for as long as patience and limits last: a
-receiving radio may be away for seconds and come back.
+A window goes out no faster than the air takes it, and answers that come meanwhile steer what is
+left of it. While nothing is answered, soundings go out at growing intervals and never data, for as
+long as patience and limits last: a receiving radio may be away for seconds and come back.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
-from radio import framing
-from radio.feedback import Feedback
-from radio.sender import BURST_SAMPLES
-from radio.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
-from radio.session import Limits, Session, Sounding
+from radio.link.feedback import Feedback
+from radio.link.sender import BURST_SAMPLES
+from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
+from radio.link.session import Limits, Session, Sounding
+from radio.modem import framing
 
 LEAD_S = 0.2
-"""Air that the transmitter is kept supplied with: enough to build the next burst, little enough to be steered."""
+"""Air that the transmitter is kept supplied with: enough to build the next burst, little enough to
+be steered."""
 _LONGEST_PAUSE_S = 0.5
 """With the wait for an answer about one second from sounding to sounding."""
 
@@ -32,7 +34,8 @@ class BurstSent:
 
     Attributes:
         session, burst: its numbers.
-        indices: of its blocks; none is a sounding, and repair blocks come after the payload's last block.
+        indices: of its blocks; none is a sounding, and repair blocks come after the payload's last
+            block.
         at_s: on the link's clock.
     """
 
@@ -67,13 +70,14 @@ def _ignore(event: BurstSent | AnswerTaken) -> None:
 class SendingEnd(SenderDriver):
     """Delivers payloads to a ReceivingEnd.
 
-    No block that the last answer showed as held is ever sent again. An end that starts anew in mid delivery goes on
-    when it delivers the same payload under the same session number.
+    No block that the last answer showed as held is ever sent again. An end that starts anew in mid
+    delivery goes on when it delivers the same payload under the same session number.
 
     Attributes:
         transceiver, feedback, clock: what it works over; it transmits, and receives answers.
         adaptation: the choice of MCS, kept from payload to payload.
-        patience_s: how long it goes on without a new block held, or without any answer to a sounding.
+        patience_s: how long it goes on without a new block held, or without any answer to a
+            sounding.
         watch: called with every burst sent and every answer taken, in their order.
     """
 
@@ -114,18 +118,21 @@ class SendingEnd(SenderDriver):
             self._pause(session, sender.sent.bursts)
         return session.measured(self.transceiver.sample_rate_hz, self.clock.now())
 
-    def deliver(self, payload: bytes, limits: Limits | None = None, *, sounding: Sounding | None = None) -> LinkReport:
+    def deliver(
+        self, payload: bytes, limits: Limits | None = None, *, sounding: Sounding | None = None
+    ) -> LinkReport:
         """Carry a payload to the other end.
 
         Args:
             payload: 1..framing.MAX_PAYLOAD_BYTES bytes.
             limits: when to give up.
-            sounding: made just before by sound(): it is counted in the report, and its SNR picks the first MCS. Without
-                one, the end sounds first.
+            sounding: made just before by sound(): it is counted in the report, and its SNR picks
+                the first MCS. Without one, the end sounds first.
 
         Returns:
-            The report, delivered when an answer showed every block as held. Losses are counted as the answers tell
-            them, so that what no answer covers is lost, and the other end may hold more than prefix_bytes.
+            The report, delivered when an answer showed every block as held. Losses are counted as
+            the answers tell them, so that what no answer covers is lost, and the other end may hold
+            more than prefix_bytes.
 
         Raises:
             ConfigError: for an empty payload, or one that is too long.
@@ -134,13 +141,18 @@ class SendingEnd(SenderDriver):
         session, reason = self._carry(payload, limits, sounding)
         held = session.sender.held
         whole = len(held) if held.all() else int(np.argmin(held))
-        prefix_bytes = min(len(payload), whole * framing.layout_of(len(payload)).block_payload_bytes)
+        prefix_bytes = min(
+            len(payload), whole * framing.layout_of(len(payload)).block_payload_bytes
+        )
         rate, now_s = self.transceiver.sample_rate_hz, self.clock.now()
         return session.report(rate, now_s, reason=reason, prefix_bytes=prefix_bytes)
 
-    # ------------------------------------------------------------------------------------------------------- driving
+    # ---------------------------------------------------------------------------------------------
+    # driving
 
-    def _open(self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None) -> Session:
+    def _open(
+        self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
+    ) -> Session:
         for _ in range(MAX_MESSAGES):  # what still waits there speaks of earlier sessions
             if self.feedback.receive(0.0) is None:
                 break
@@ -152,7 +164,9 @@ class SendingEnd(SenderDriver):
         self._send_window(session)
         if sender.sent.bursts == bursts_before:
             return False
-        self._listen(session, max(self.clock.now(), self._air_free_s) + session.limits.feedback_timeout_s)
+        self._listen(
+            session, max(self.clock.now(), self._air_free_s) + session.limits.feedback_timeout_s
+        )
         return True
 
     def _send_window(self, session: Session) -> None:
@@ -170,14 +184,21 @@ class SendingEnd(SenderDriver):
                 return
 
     def _transmit(self, burst: framing.Burst) -> None:
-        """Hand a burst to the radio, which may still have others to play, or may play this one before it returns."""
+        """Hand a burst to the radio, which may still have others to play, or may play this one
+        before it returns."""
         begins_s = max(self.clock.now(), self._air_free_s)
         header = burst.header
-        self.watch(BurstSent(session=header.session, burst=header.burst, indices=burst.indices, at_s=begins_s))
+        self.watch(
+            BurstSent(
+                session=header.session, burst=header.burst, indices=burst.indices, at_s=begins_s
+            )
+        )
         self.transceiver.transmit(burst.iq)
         ends_s = begins_s + len(burst.iq) / self.transceiver.sample_rate_hz
         self._air_free_s = max(ends_s, self.clock.now())
-        self._moved_s += self._air_free_s - ends_s  # patience is with the other end, not with this radio
+        self._moved_s += (
+            self._air_free_s - ends_s
+        )  # patience is with the other end, not with this radio
 
     def _listen(self, session: Session, until_s: float) -> None:
         """Take answers until one covers what was sent, at most until until_s."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from hil.contract import LinkReport
-from radio import ofdm, snr
-from radio.feedback import Feedback
-from radio.sender import Sender
+from radio.link.feedback import Feedback
+from radio.link.sender import Sender
+from radio.modem import ofdm, snr
 
 OCCUPIED_SUBCARRIERS = ofdm.N_USED + 1
 """Used subcarriers and DC between them: occupied bandwidth = this x sample rate / 256."""
@@ -21,7 +21,8 @@ class Limits:
     Attributes:
         airtime_s: most air that a payload may use, its sounding included.
         elapsed_s: longest time on the link's clock.
-        idle_turns: turns in a row without a new block held, after which link.Link takes the channel as unusable.
+        idle_turns: turns in a row without a new block held, after which link.Link takes the channel
+            as unusable.
         feedback_timeout_s: wait for each answer; above the feedback path's delay.
     """
 
@@ -38,11 +39,13 @@ class Sounding:
     Attributes:
         reason: "" if the channel carries data, else why not: no answer, or too weak.
         snr_db, snr_std_db: Es/N0 per used subcarrier.
-        flat_snr_db: SNR of a channel without fading of the same capacity: what can be carried goes by this.
+        flat_snr_db: SNR of a channel without fading of the same capacity: what can be carried goes
+            by this.
         data_aided: False if only the preamble could be used.
         evm_rms, cfo_hz: as in LinkReport.
         measured_at_s: on the link's clock.
-        airtime_s, elapsed_s, header_bits_on_air, bursts_sent, bursts_lost, feedback_bytes: what it cost.
+        airtime_s, elapsed_s, header_bits_on_air, bursts_sent, bursts_lost, feedback_bytes: what it
+            cost.
     """
 
     reason: str
@@ -115,11 +118,13 @@ class Session:
     _counts: dict[tuple[int, bytes], tuple[int, int]] = field(default_factory=dict)
 
     def count(self, answer: Feedback, now_s: float) -> None:
-        """Keep what the receiver measured, and count what it found; one that has started anew counts from 0.
+        """Keep what the receiver measured, and count what it found; one that has started anew
+        counts from 0.
 
-        Its counts are of the session that it answers: an answer to bursts whose headers were unreadable stands between
-        two of ours, and must not make it look like a new start. It cannot have found more than was sent: the rest was
-        sent in an earlier life of this session's sender.
+        Its counts are of the session that it answers: an answer to bursts whose headers were
+        unreadable stands between two of ours, and must not make it look like a new start. It cannot
+        have found more than was sent: the rest was sent in an earlier life of this session's
+        sender.
         """
         before = self._counts.get((answer.epoch, answer.tag), (0, 0))
         self._counts[answer.epoch, answer.tag] = (answer.bursts_found, answer.blocks_passed)
@@ -137,7 +142,8 @@ class Session:
             )
         )
 
-    # ------------------------------------------------------------------------------------------------------- limits
+    # ---------------------------------------------------------------------------------------------
+    # limits
 
     def airtime_left_s(self, rate_hz: float) -> float:
         """Air that may still be used."""
@@ -163,7 +169,8 @@ class Session:
             return f"unusable: {sender.adaptation.too_weak(sender.snr_db)}"
         return f"no new block in {wait} at a measured SNR of {sender.snr_db:.1f} dB"
 
-    # ------------------------------------------------------------------------------------------------------ results
+    # ---------------------------------------------------------------------------------------------
+    # results
 
     def measured(self, rate_hz: float, now_s: float) -> Sounding:
         """The channel as this session, a sounding, showed it."""

@@ -1,9 +1,11 @@
-"""The channel over a burst, fitted to Zadoff-Chu symbols and pilots: few delays, slow in time, both chosen by evidence.
+"""The channel over a burst, fitted to Zadoff-Chu symbols and pilots: few delays, slow in time, both
+chosen by evidence.
 
-25 symbols in a row show every used subcarrier once, so that their pilots together weigh as much as one Zadoff-Chu
-symbol. Both are projected on a basis of short delays, and each coordinate is fitted by a polynomial in time. Which
-window of delays and which degree: the ones whose unexplained energy, in units of noise, plus a price for each
-coefficient is lowest (Akaike's criterion with a slightly higher price).
+25 symbols in a row show every used subcarrier once, so that their pilots together weigh as much as
+one Zadoff-Chu symbol. Both are projected on a basis of short delays, and each coordinate is fitted
+by a polynomial in time. Which window of delays and which degree: the ones whose unexplained energy,
+in units of noise, plus a price for each coefficient is lowest (Akaike's criterion with a slightly
+higher price).
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from radio import delay_basis, ofdm
+from radio.modem import delay_basis, ofdm
 
 _PRICE: Final = 3.0
 """Energy in units of noise that a coefficient must explain; noise alone gives it 1."""
 
 _DEGREES: Final = 2.5
-"""Largest degree over the root of the number of intervals: beyond, evenly spaced values leave its ends loose."""
+"""Largest degree over the root of the number of intervals: beyond, evenly spaced values leave its
+ends loose."""
 _CHOICE: Final = 4.0
 """Coefficients' worth of error that the choice adds; measured."""
 
@@ -32,8 +35,8 @@ class ChannelFit:
 
     Attributes:
         gain: complex64[n, 200], of every symbol.
-        share_subcarrier, share_symbol: float[200] and float[n]; their product is the estimate's error variance in
-            units of the noise on a subcarrier.
+        share_subcarrier, share_symbol: float[200] and float[n]; their product is the estimate's
+            error variance in units of the noise on a subcarrier.
         coefficients: complex numbers that were fitted.
     """
 
@@ -51,8 +54,8 @@ def gather(pilots: ofdm.Grid, first: int = 0) -> tuple[ofdm.Grid, NDArray[np.int
         first: number of the first symbol in its burst.
 
     Returns:
-        complex64[groups, 200]; and intp[groups], each one's first row. The last group overlaps the one before it
-        unless 25 divides n.
+        complex64[groups, 200]; and intp[groups], each one's first row. The last group overlaps the
+        one before it unless 25 divides n.
     """
     period, n = ofdm.PILOT_PERIOD, len(pilots)
     firsts = np.arange(0, n - period + 1, period)
@@ -99,10 +102,13 @@ def fit_channel(long_symbols: ofdm.Grid, pilots: ofdm.Grid, noise_variance: floa
     kept = _degree(coordinates, energy, noise_variance)
     basis = _window(coordinates[: kept + 1], noise_variance)
     inside = coordinates @ (basis.conj().T @ delay_basis.whole()).T
-    energy = float(np.sum(np.abs(weights[:, None] * (rows @ (basis.conj().T @ delay_basis.whole()).T)) ** 2))
+    energy = float(
+        np.sum(np.abs(weights[:, None] * (rows @ (basis.conj().T @ delay_basis.whole()).T)) ** 2)
+    )
     kept = _degree(inside, energy, noise_variance)
     over_time = np.linalg.solve(
-        mixing[: kept + 1, : kept + 1].T, chebyshev.chebvander(centred(np.arange(n, dtype=np.float64)), kept).T
+        mixing[: kept + 1, : kept + 1].T,
+        chebyshev.chebvander(centred(np.arange(n, dtype=np.float64)), kept).T,
     ).T
     responses = (inside[: kept + 1] @ basis.T).astype(np.complex64)
     return ChannelFit(
@@ -121,7 +127,8 @@ def _degree(coordinates: NDArray[np.complex128], energy: float, noise_variance: 
 
 
 def _window(coordinates: NDArray[np.complex128], noise_variance: float) -> delay_basis.Basis:
-    """Basis of the delay window with the best such balance, for coordinates complex[n, rank of the whole basis]."""
+    """Basis of the delay window with the best such balance, for coordinates complex[n, rank of the
+    whole basis]."""
     stacked, begins, ranks = delay_basis.window_coordinates()
     energy = np.sum(np.abs(coordinates @ stacked.T) ** 2, axis=0)
     explained = np.add.reduceat(energy, begins)

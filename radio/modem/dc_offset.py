@@ -12,16 +12,19 @@ _MARGIN: Final = 4096
 """Samples before and after a part that are searched for a pause."""
 _PIECE: Final = 128
 _CONSTANT_LEVEL: Final = 12.0
-"""Energy of a constant in the part, in units of chance, above which it is believed against the pauses."""
+"""Energy of a constant in the part, in units of chance, above which it is believed against the
+pauses."""
 _CHANCE: Final = 4.0
 """Energy of a constant, in such units, that is left in."""
 
 
 def constant(iq: IQ, first: int, last: int) -> complex:
-    """The constant in iq[first:last], from that part and its neighbourhood: every piece by how quiet it is.
+    """The constant in iq[first:last], from that part and its neighbourhood: every piece by how
+    quiet it is.
 
-    A burst's own mean is mostly signal, and taking that out would harm more than a small constant does. So a pause
-    counts for more, and what could be chance is taken out in part or not at all (shrinkage after James and Stein).
+    A burst's own mean is mostly signal, and taking that out would harm more than a small constant
+    does. So a pause counts for more, and what could be chance is taken out in part or not at all
+    (shrinkage after James and Stein).
     """
     body = iq[max(0, first) : last]
     around = iq[max(0, first - _MARGIN) : last + _MARGIN]

@@ -1,4 +1,5 @@
-"""What a channel of limited delay can look like over the used subcarriers: orthonormal bases of delay windows."""
+"""What a channel of limited delay can look like over the used subcarriers: orthonormal bases of
+delay windows."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio import ofdm
+from radio.modem import ofdm
 
 Basis = NDArray[np.complex64]
 """Orthonormal columns, complex64[200, rank]."""
@@ -27,7 +28,8 @@ def whole() -> Basis:
 
 @lru_cache(maxsize=1)
 def windows() -> tuple[Basis, ...]:
-    """Bases of windows of delay of several lengths and places, whole() last, smaller ranks first within a place."""
+    """Bases of windows of delay of several lengths and places, whole() last, smaller ranks first
+    within a place."""
     found = [
         _basis(float(first), length)
         for length in _WINDOW_LENGTHS[:-1]
@@ -41,8 +43,8 @@ def window_coordinates() -> tuple[Basis, NDArray[np.intp], NDArray[np.intp]]:
     """All windows as seen from whole().
 
     Returns:
-        complex64[sum of ranks, rank of whole()]: takes coordinates in whole() to those in every window, one after the
-        other; intp[n]: where each window's begin; intp[n]: their ranks.
+        complex64[sum of ranks, rank of whole()]: takes coordinates in whole() to those in every
+        window, one after the other; intp[n]: where each window's begin; intp[n]: their ranks.
     """
     ranks = np.array([basis.shape[1] for basis in windows()])
     stacked = np.concatenate([basis.conj().T @ whole() for basis in windows()])

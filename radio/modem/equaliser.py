@@ -1,8 +1,10 @@
-"""From a burst's samples to equalised symbols: DC and image out, clocks followed, the channel fitted and divided out.
+"""From a burst's samples to equalised symbols: DC and image out, clocks followed, the channel
+fitted and divided out.
 
-Two passes. The first (radio.tracking) goes through the burst in pieces and takes out what moves: carrier, sample clock.
-The second looks at the whole burst at once: common phase, smoothed over as many symbols as predict it best; the channel
-(radio.channel_fit); and what both leave at the pilots is the noise, by subcarrier and by time.
+Two passes. The first (radio.modem.tracking) goes through the burst in pieces and takes out what
+moves: carrier, sample clock. The second looks at the whole burst at once: common phase, smoothed
+over as many symbols as predict it best; the channel (radio.modem.channel_fit); and what both leave
+at the pilots is the noise, by subcarrier and by time.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import ofdm, sync, tracking
-from radio.channel_fit import fit_channel
 from radio.compiled import compiled
-from radio.front import FrontEnd
+from radio.modem import ofdm, sync, tracking
+from radio.modem.channel_fit import fit_channel
+from radio.modem.front import FrontEnd
 
 _PHASE_WINDOWS: Final = (3, 5, 9, 17, 33, 65, 129, 513)
 """Symbols over which the common phase may be averaged."""
@@ -34,9 +36,12 @@ class Symbols:
 
     Attributes:
         data: complex64[n, 192], unit mean energy as sent.
-        noise_variance: float32[n, 192], noise of each after equalisation, the channel estimate's error included.
-        gain: complex64[n, 192], channel estimate by which each was divided; data · gain is what was received.
-        excess: float32[n], noise that the estimate's error adds before equalisation, as a share of the channel's.
+        noise_variance: float32[n, 192], noise of each after equalisation, the channel estimate's
+            error included.
+        gain: complex64[n, 192], channel estimate by which each was divided; data · gain is what was
+            received.
+        excess: float32[n], noise that the estimate's error adds before equalisation, as a share of
+            the channel's.
         n_reference: known subcarrier values that the estimate rests on.
         residual_cfo: carrier offset beyond the acquisition's, cycles per sample, burst mean.
         clock_offset_ppm: by how much the transmitter's sample clock runs faster.
@@ -119,21 +124,26 @@ def _nothing() -> Symbols:
 def _common_phase(pilots: ofdm.Grid, gain: ofdm.Grid) -> tuple[NDArray[np.float64], int]:
     """Phase of each symbol in radians, float64[n], and the number of symbols it is averaged over.
 
-    Phasors are averaged with weights that fall exponentially to both sides; the width is the one whose average without
-    a symbol agrees best with that symbol. Averaging phasors, not angles, cannot slip a cycle.
+    Phasors are averaged with weights that fall exponentially to both sides; the width is the one
+    whose average without a symbol agrees best with that symbol. Averaging phasors, not angles,
+    cannot slip a cycle.
 
     Args:
         pilots: complex64[n, 8], divided by what was sent.
         gain: complex64[n, 8], the channel there.
     """
-    phasors: NDArray[np.complex128] = np.einsum("ij,ij->i", pilots, gain.conj()).astype(np.complex128)
+    phasors: NDArray[np.complex128] = np.einsum("ij,ij->i", pilots, gain.conj()).astype(
+        np.complex128
+    )
     best, phase, chosen = -np.inf, np.zeros(len(phasors)), _PHASE_WINDOWS[-1]
     for window in _PHASE_WINDOWS:
         keep = (window - 1) / (window + 1)
         before = scipy.signal.lfilter([0, keep], [1, -keep], phasors)
         after = scipy.signal.lfilter([0, keep], [1, -keep], phasors[::-1])[::-1]
         others = before + after
-        agreement = float(np.sum((phasors * others.conj()).real / np.maximum(np.abs(others), 1e-30)))
+        agreement = float(
+            np.sum((phasors * others.conj()).real / np.maximum(np.abs(others), 1e-30))
+        )
         if agreement > best:
             best, phase, chosen = agreement, np.angle(others + phasors), window
     return phase, min(chosen, len(phasors))

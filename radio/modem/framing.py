@@ -1,9 +1,10 @@
 """From blocks of a payload to a burst's samples, and back from a burst that was found.
 
-A burst is preamble, header, data. The header (24 bytes, CRC-16) is QPSK under LDPC base graph 2, spread over whole
-symbols until it survives below every data scheme. Data blocks are LDPC codewords one after another, each spread over
-all subcarriers. A block names itself under its CRC, and the header says where the burst's blocks stand in a list that
-both ends know, so that soft values of a block that failed can be added to those of its next copy.
+A burst is preamble, header, data. The header (24 bytes, CRC-16) is QPSK under LDPC base graph 2,
+spread over whole symbols until it survives below every data scheme. Data blocks are LDPC codewords
+one after another, each spread over all subcarriers. A block names itself under its CRC, and the
+header says where the burst's blocks stand in a list that both ends know, so that soft values of a
+block that failed can be added to those of its next copy.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import ldpc, ofdm, qam, sync
-from radio.equaliser import Symbols
-from radio.mcs import MCS_TABLE, Mcs
-from radio.pn import pn_bits
+from radio import ldpc
+from radio.modem import ofdm, qam, sync
+from radio.modem.equaliser import Symbols
+from radio.modem.mcs import MCS_TABLE, Mcs
+from radio.modem.pn import pn_bits
 
 _Value = TypeVar("_Value", np.complex64, np.bool_)
 
 VERSION: Final = 2
 
-# ------------------------------------------------------------------ layout of a block: change it here and nowhere else
+# ------------------------------------------------------------------ layout of a block: change it
+# here and nowhere else
 INDEX_BYTES: Final = 2
 RESERVED_BYTES: Final = 16
 """Zeros for now: room for the tag of an authenticated cipher."""
@@ -39,15 +42,18 @@ MAX_BLOCKS: Final = 2 ** (8 * INDEX_BYTES) - 1 - MAX_REPAIR_BLOCKS
 MAX_BLOCKS_PER_BURST: Final = 255
 MAX_BURST_SAMPLES: Final = 2**20
 
-# -------------------------------------------------------------------------------------------------- layout of a header
+# -------------------------------------------------------------------------------------------------
+# layout of a header
 _HEADER: Final = struct.Struct(">BIHHHBI6s")
-"""version (3 bits) and MCS (5 bits), session, burst, basis, first, block count, payload length, tag."""
+"""version (3 bits) and MCS (5 bits), session, burst, basis, first, block count, payload length,
+tag."""
 HEADER_BYTES: Final = _HEADER.size + 2
 TAG_BYTES: Final = 6
 _HEADER_SYMBOLS: Final = {False: 4, True: 8}
 
 _SPREAD: Final = np.arange(ofdm.N_DATA) * 77 % ofdm.N_DATA
-"""Order in which an OFDM symbol's data subcarriers are filled: neighbours in a block lie far apart in frequency."""
+"""Order in which an OFDM symbol's data subcarriers are filled: neighbours in a block lie far apart
+in frequency."""
 _MAX_KNOWN_BLOCKS: Final = 4
 """Blocks that are coded anew to measure the channel by: more would cost time and tell little."""
 
@@ -59,7 +65,8 @@ class Layout:
     Attributes:
         block_bytes: information bytes of a codeword.
         code: the LDPC code.
-        max_code_rate: above this the code does not work; a faster MCS then keeps its modulation only.
+        max_code_rate: above this the code does not work; a faster MCS then keeps its modulation
+            only.
     """
 
     block_bytes: int
@@ -74,7 +81,9 @@ class Layout:
     def coded_bits(self, scheme: Mcs) -> int:
         """Bits of a block on the air, a whole number of symbols."""
         rate = min(scheme.code_rate, self.max_code_rate)
-        return scheme.bits_per_symbol * -int(-8 * self.block_bytes // (rate * scheme.bits_per_symbol))
+        return scheme.bits_per_symbol * -int(
+            -8 * self.block_bytes // (rate * scheme.bits_per_symbol)
+        )
 
 
 LONG: Final = Layout(block_bytes=1056, code=ldpc.code_for(8448, 1), max_code_rate=1.0)
@@ -108,7 +117,9 @@ def data_symbols(block_count: int, scheme: Mcs, layout: Layout = LONG) -> int:
 
 def burst_samples(block_count: int, scheme: Mcs, layout: Layout = LONG, *, robust: bool) -> int:
     """Samples of a burst, preamble and header included; without blocks a sounding."""
-    n_symbols = header_symbols(robust) + (data_symbols(block_count, scheme, layout) if block_count else 0)
+    n_symbols = header_symbols(robust) + (
+        data_symbols(block_count, scheme, layout) if block_count else 0
+    )
     return len(sync.preamble(robust)) + n_symbols * ofdm.SYMBOL_SAMPLES
 
 
@@ -116,8 +127,9 @@ def burst_samples(block_count: int, scheme: Mcs, layout: Layout = LONG, *, robus
 class BurstHeader:
     """What a burst says of itself.
 
-    The blocks it carries are block_count members, from place `first` on, of a list: the source blocks that the
-    feedback number `basis` showed as missing, rising (basis 0: all of them), then the payload's repair blocks.
+    The blocks it carries are block_count members, from place `first` on, of a list: the source
+    blocks that the feedback number `basis` showed as missing, rising (basis 0: all of them), then
+    the payload's repair blocks.
 
     Attributes:
         session: number of the session, 0..2^32 - 1.
@@ -179,14 +191,17 @@ class BurstHeader:
     def unpack(cls, packed: bytes, *, robust: bool = False) -> BurstHeader | None:
         """The header, or None if its CRC fails or it says what no sender says."""
         body, check = packed[: _HEADER.size], packed[_HEADER.size :]
-        if len(packed) != HEADER_BYTES or binascii.crc_hqx(body, 0xFFFF) != int.from_bytes(check, "big"):
+        if len(packed) != HEADER_BYTES or binascii.crc_hqx(body, 0xFFFF) != int.from_bytes(
+            check, "big"
+        ):
             return None
         kind, session, burst, basis, first, block_count, payload_bytes, tag = _HEADER.unpack(body)
         if (
             kind >> 5 != VERSION
             or kind & 0x1F >= len(MCS_TABLE)
             or payload_bytes > MAX_PAYLOAD_BYTES
-            or first + block_count > (block_count_of(payload_bytes) + MAX_REPAIR_BLOCKS if payload_bytes else 0)
+            or first + block_count
+            > (block_count_of(payload_bytes) + MAX_REPAIR_BLOCKS if payload_bytes else 0)
         ):
             return None
         header = cls(
@@ -235,11 +250,13 @@ class DecodedBlocks:
     packed: NDArray[np.uint8]
 
 
-# ---------------------------------------------------------------------------------------------------------------- send
+# ------------------------------------------------------------------------------------------------
+# send
 
 
 def split(payload: bytes) -> NDArray[np.uint8]:
-    """Source blocks uint8[n, block_payload_bytes] of a payload; the last one is filled up with zeros."""
+    """Source blocks uint8[n, block_payload_bytes] of a payload; the last one is filled up with
+    zeros."""
     size = layout_of(len(payload)).block_payload_bytes
     count = block_count_of(len(payload))
     return np.frombuffer(payload.ljust(count * size, b"\0"), np.uint8).reshape(count, size)
@@ -266,7 +283,9 @@ def burst_grid(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequence
     return np.concatenate([grid, _data_grid(header, _pack(header, blocks, indices))])
 
 
-def _pack(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequence[int]) -> NDArray[np.uint8]:
+def _pack(
+    header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequence[int]
+) -> NDArray[np.uint8]:
     packed = np.zeros((len(indices), header.layout.block_bytes), np.uint8)
     packed[:, :INDEX_BYTES] = np.asarray(indices, ">u2").view(np.uint8).reshape(-1, INDEX_BYTES)
     packed[:, INDEX_BYTES : INDEX_BYTES + blocks.shape[1]] = blocks
@@ -275,18 +294,24 @@ def _pack(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequence[int]
 
 
 def _check(header: BurstHeader, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Check bytes uint8[k, 3]: CRC-24B, turned by the payload's tag so that no block of another payload passes."""
+    """Check bytes uint8[k, 3]: CRC-24B, turned by the payload's tag so that no block of another
+    payload passes."""
     crc = ldpc.crc24b(packed[:, :-CRC_BYTES]) ^ np.uint32(zlib.crc32(header.tag) & 0xFFFFFF)
     return crc.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
 
 
-def _coded_symbols(header: BurstHeader, packed: NDArray[np.uint8], places: Sequence[int]) -> NDArray[np.complex64]:
-    """Symbols complex64[k, symbols of a block] of blocks that stand at these places of the burst."""
+def _coded_symbols(
+    header: BurstHeader, packed: NDArray[np.uint8], places: Sequence[int]
+) -> NDArray[np.complex64]:
+    """Symbols complex64[k, symbols of a block] of blocks that stand at these places of the
+    burst."""
     scheme, layout = header.scheme, header.layout
     n_coded = layout.coded_bits(scheme)
     buffer = ldpc.encode(layout.code, np.unpackbits(packed, axis=1))
     bits = ldpc.rate_match(layout.code, buffer, n_coded, scheme.bits_per_symbol)
-    bits ^= _scrambling(header.block_count * n_coded).reshape(header.block_count, n_coded)[list(places)]
+    bits ^= _scrambling(header.block_count * n_coded).reshape(header.block_count, n_coded)[
+        list(places)
+    ]
     return qam.map_bits(bits.ravel(), scheme.bits_per_symbol).reshape(len(packed), -1)
 
 
@@ -316,7 +341,8 @@ def _header_grid(header: BurstHeader) -> ofdm.Grid:
     return _spread(qam.map_bits(coded ^ pn_bits(n_coded), 2))
 
 
-# ------------------------------------------------------------------------------------------------------------- receive
+# ------------------------------------------------------------------------------------------------
+# receive
 
 
 def read_header(symbols: Symbols, *, robust: bool) -> BurstHeader | None:
@@ -331,10 +357,14 @@ def read_header(symbols: Symbols, *, robust: bool) -> BurstHeader | None:
         return None
     llrs = _llrs(symbols.data[:n], symbols.noise_variance[:n], 2)
     soft = ldpc.rate_recover(_HEADER_CODE, llrs[None], 2)
-    return BurstHeader.unpack(np.packbits(ldpc.decode(_HEADER_CODE, soft).bits).tobytes(), robust=robust)
+    return BurstHeader.unpack(
+        np.packbits(ldpc.decode(_HEADER_CODE, soft).bits).tobytes(), robust=robust
+    )
 
 
-def _llrs(data: ofdm.Grid, noise_variance: NDArray[np.float32], bits_per_symbol: int) -> NDArray[np.float32]:
+def _llrs(
+    data: ofdm.Grid, noise_variance: NDArray[np.float32], bits_per_symbol: int
+) -> NDArray[np.float32]:
     """Descrambled LLRs in the order in which they were sent."""
     llrs = qam.demap(data[:, _SPREAD], noise_variance[:, _SPREAD], bits_per_symbol)
     llrs *= _signs(len(llrs))
@@ -380,7 +410,8 @@ def decode_blocks(soft: NDArray[np.int16], header: BurstHeader) -> DecodedBlocks
 def known_symbols(
     header: BurstHeader, blocks: DecodedBlocks | None, n_symbols: int
 ) -> tuple[ofdm.Grid, NDArray[np.bool_]]:
-    """What is sure to have been sent: the header, and some of the blocks that passed, evenly chosen.
+    """What is sure to have been sent: the header, and some of the blocks that passed, evenly
+    chosen.
 
     Args:
         header: of the burst.
@@ -395,7 +426,9 @@ def known_symbols(
     known = np.zeros(len(sent), np.bool_)
     places = np.flatnonzero(blocks.passed) if blocks is not None else np.zeros(0, np.intp)
     if blocks is not None and len(places):
-        places = places[np.unique(np.linspace(0, len(places) - 1, _MAX_KNOWN_BLOCKS).astype(np.intp))]
+        places = places[
+            np.unique(np.linspace(0, len(places) - 1, _MAX_KNOWN_BLOCKS).astype(np.intp))
+        ]
         symbols = _coded_symbols(header, blocks.packed[places], places.tolist())
         where = places[:, None] * symbols.shape[1] + np.arange(symbols.shape[1])
         sent[where], known[where] = symbols, True

@@ -1,4 +1,5 @@
-"""The receiver's front: windows of a burst's samples to subcarriers, without DC, mirror image and carrier offset."""
+"""The receiver's front: windows of a burst's samples to subcarriers, without DC, mirror image and
+carrier offset."""
 
 from __future__ import annotations
 
@@ -8,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import ofdm, sync
 from radio.compiled import compiled
-from radio.dc_offset import constant
+from radio.modem import ofdm, sync
+from radio.modem.dc_offset import constant
 
 _IMAGE_CHANCE: Final = 10.0
-"""Squared circularity times the number of samples that is put down to chance; circular white samples have 1 on
-average, an OFDM signal 1.3."""
+"""Squared circularity times the number of samples that is put down to chance; circular white
+samples have 1 on average, an OFDM signal 1.3."""
 
 
 class FrontEnd:
     """Reads windows of one burst.
 
-    A direct-conversion receiver adds a constant, and, by unequal branches, a small conjugate copy of the signal, which
-    lies at mirrored frequencies. OFDM's own samples are circular (their squares average to zero), so the copy's
-    strength follows from the second moments (Anttila, Valkama, Renfors, IEEE Trans. Veh. Technol. 57(4), 2008).
+    A direct-conversion receiver adds a constant, and, by unequal branches, a small conjugate copy
+    of the signal, which lies at mirrored frequencies. OFDM's own samples are circular (their
+    squares average to zero), so the copy's strength follows from the second moments (Anttila,
+    Valkama, Renfors, IEEE Trans. Veh. Technol. 57(4), 2008).
     """
 
     def __init__(self, iq: IQ, found: sync.Acquisition, n_symbols: int) -> None:
@@ -42,13 +44,17 @@ class FrontEnd:
         self._cfo = found.cfo
 
     def read(self, starts: NDArray[np.intp]) -> ofdm.Grid:
-        """Used subcarriers complex64[n, 200] of windows of 256 samples that begin at `starts`, intp[n].
+        """Used subcarriers complex64[n, 200] of windows of 256 samples that begin at `starts`,
+        intp[n].
 
-        The carrier phase is 0 at the burst's body. Where a window reaches over the samples' end, zeros are read.
+        The carrier phase is 0 at the burst's body. Where a window reaches over the samples' end,
+        zeros are read.
         """
         tone = np.exp(-2j * np.pi * self._cfo * np.arange(ofdm.N_FFT)).astype(np.complex64)
         turns = np.exp(-2j * np.pi * ((self._cfo * (starts - self.body)) % 1)).astype(np.complex64)
-        frames = _windows(self._iq, starts, tone, turns, np.complex64(self._dc), np.complex64(self._image))
+        frames = _windows(
+            self._iq, starts, tone, turns, np.complex64(self._dc), np.complex64(self._image)
+        )
         return ofdm.read_used(frames)
 
 

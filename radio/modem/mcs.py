@@ -1,7 +1,8 @@
 """The modulation and coding schemes, and what each loses at a measured SNR.
 
-Entries of 3GPP TS 38.214 table 5.1.3.1-2. The first two are robust: QPSK so slow that it works below the noise, and
-their bursts open with the repeated preamble. Thresholds are measured, not typed in: mcs_table.json is written by
+Entries of 3GPP TS 38.214 table 5.1.3.1-2. The first two are robust: QPSK so slow that it works
+below the noise, and their bursts open with the repeated preamble. Thresholds are measured, not
+typed in: mcs_table.json is written by
 
     python -m calibration.mcs
 """
@@ -80,16 +81,21 @@ class LossTable:
 
     @property
     def lowest_db(self) -> float:
-        """Es/N0 at which the slowest entry loses TARGET_LOSS: what a link is taken for before it has been measured."""
+        """Es/N0 at which the slowest entry loses TARGET_LOSS: what a link is taken for before it
+        has been measured."""
         return float(self._switch_db[0])
 
     def loss_at(self, place: ArrayLike, snr_db: ArrayLike) -> NDArray[np.float64]:
-        """Expected share of lost blocks, 0..1, of entries by their place at an Es/N0; arrays broadcast."""
+        """Expected share of lost blocks, 0..1, of entries by their place at an Es/N0; arrays
+        broadcast."""
         where = np.asarray(place, np.intp)
-        return _logistic((np.asarray(snr_db, np.float64) - self.threshold_db[where]) / self.width_db[where])
+        return _logistic(
+            (np.asarray(snr_db, np.float64) - self.threshold_db[where]) / self.width_db[where]
+        )
 
     def fastest(self, snr_db: ArrayLike) -> NDArray[np.intp]:
-        """Place of the fastest entry that is expected to lose at most TARGET_LOSS; 0 where none does."""
+        """Place of the fastest entry that is expected to lose at most TARGET_LOSS; 0 where none
+        does."""
         found = np.searchsorted(self._switch_db, np.asarray(snr_db, np.float64), side="right")
         return np.maximum(found - 1, 0)
 
@@ -98,24 +104,30 @@ def read_losses(record: Mapping[str, Any], source: str) -> LossTable:
     """The table of a record in the format of mcs_table.json.
 
     Args:
-        record: its "schemes" name every entry of ENTRIES by "mcs", with "threshold_db" and "width_db".
+        record: its "schemes" name every entry of ENTRIES by "mcs", with "threshold_db" and
+            "width_db".
         source: where it comes from, for the error.
 
     Raises:
-        CalibrationError: an entry is missing, or a figure is not finite, or a width is not positive.
+        CalibrationError: an entry is missing, or a figure is not finite, or a width is not
+            positive.
     """
     try:
         measured = {
-            entry["mcs"]: (float(entry["threshold_db"]), float(entry["width_db"])) for entry in record["schemes"]
+            entry["mcs"]: (float(entry["threshold_db"]), float(entry["width_db"]))
+            for entry in record["schemes"]
         }
         figures = np.array([measured[index] for index, _, _ in ENTRIES])
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(
-            f"{source}: not a table of schemes ({error!r}); expected threshold_db and width_db for each of "
+            f"{source}: not a table of schemes ({error!r}); expected threshold_db and width_db "
+            "for each of "
             f"{len(ENTRIES)} schemes: measure it anew"
         ) from error
     if not (np.isfinite(figures).all() and (figures[:, 1] > 0).all()):
-        raise CalibrationError(f"{source}: a threshold or width is not finite or not positive; measure it anew")
+        raise CalibrationError(
+            f"{source}: a threshold or width is not finite or not positive; measure it anew"
+        )
     return LossTable(figures[:, 0], figures[:, 1])
 
 
@@ -139,7 +151,8 @@ MCS_TABLE: Final = tuple(
         ENTRIES, LOOPBACK.threshold_db, LOOPBACK.width_db, strict=True
     )
 )
-"""Rising in rate; a burst header names an entry by its place. Thresholds and widths are those of LOOPBACK."""
+"""Rising in rate; a burst header names an entry by its place. Thresholds and widths are those of
+LOOPBACK."""
 
 
 def is_robust(place: int) -> bool:
@@ -148,15 +161,19 @@ def is_robust(place: int) -> bool:
 
 
 def block_error_rate(scheme: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
-    """Expected share of lost blocks, 0..1, at an Es/N0: a logistic curve through the measured threshold."""
+    """Expected share of lost blocks, 0..1, at an Es/N0: a logistic curve through the measured
+    threshold."""
     return _logistic((np.asarray(snr_db, np.float64) - scheme.threshold_db) / scheme.width_db)
 
 
 def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
     """Es/N0 in dB at which a share of the blocks is lost, 0 < loss < 1."""
-    return scheme.threshold_db + scheme.width_db * float(np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss)))
+    return scheme.threshold_db + scheme.width_db * float(
+        np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss))
+    )
 
 
 def fastest(snr_db: ArrayLike) -> NDArray[np.intp]:
-    """Place of the fastest entry that is expected to lose at most TARGET_LOSS in loopback; 0 where none does."""
+    """Place of the fastest entry that is expected to lose at most TARGET_LOSS in loopback; 0 where
+    none does."""
     return LOOPBACK.fastest(snr_db)

@@ -12,7 +12,8 @@ _PERIOD = 2**15 - 1
 
 @lru_cache(maxsize=1)
 def _period() -> NDArray[np.uint8]:
-    """One period, uint8[32767], of the register x^15 + x^14 + 1 started with the load of ETSI EN 300 421 §4.4.1."""
+    """One period, uint8[32767], of the register x^15 + x^14 + 1 started with the load of ETSI EN
+    300 421 §4.4.1."""
     register = [int(bit) for bit in "100101010000000"]
     bits = np.empty(_PERIOD, np.uint8)
     for i in range(_PERIOD):

@@ -1,7 +1,7 @@
 """QPSK to 256-QAM: bits to symbols, and back to soft values.
 
-Constellations of 3GPP TS 38.211 §5.1.3-5.1.6: square, Gray, Es = 1; even bits steer the in-phase axis, odd bits the
-quadrature axis. An LLR is positive for a 0.
+Constellations of 3GPP TS 38.211 §5.1.3-5.1.6: square, Gray, Es = 1; even bits steer the in-phase
+axis, odd bits the quadrature axis. An LLR is positive for a 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Bits = NDArray[np.uint8]
 
 @lru_cache(maxsize=4)
 def axis_levels(bits_per_symbol: int) -> NDArray[np.float32]:
-    """Level of one axis for each word of its bits (first bit highest), float32[2^(bits_per_symbol / 2)]."""
+    """Level of one axis for each word of its bits (first bit highest), float32[2^(bits_per_symbol /
+    2)]."""
     n = bits_per_symbol // 2
     words = np.arange(2**n)
     signs = 1 - 2 * (words[:, None] >> np.arange(n - 1, -1, -1) & 1)
@@ -31,12 +32,14 @@ def axis_levels(bits_per_symbol: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4)
-def _decision_tables(bits_per_symbol: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Levels in rising order [L]; for each of them and each bit the nearest level of the other value [L, n], and ±1
-    for a 0 or a 1 [L, n].
+def _decision_tables(
+    bits_per_symbol: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Levels in rising order [L]; for each of them and each bit the nearest level of the other
+    value [L, n], and ±1 for a 0 or a 1 [L, n].
 
-    Runs of equal bits in a Gray-labelled axis have even length, so that the nearest other level does not depend on
-    where in the decision region of a level the sample lies.
+    Runs of equal bits in a Gray-labelled axis have even length, so that the nearest other level
+    does not depend on where in the decision region of a level the sample lies.
     """
     levels = axis_levels(bits_per_symbol)
     n = bits_per_symbol // 2
@@ -76,7 +79,8 @@ def _map(bits, levels, n, symbols):  # type: ignore[no-untyped-def]
 def demap(
     symbols: NDArray[np.complex64], noise_variance: NDArray[np.float32], bits_per_symbol: int
 ) -> NDArray[np.float32]:
-    """Exact max-log LLRs in nats, float32[symbols.size * bits_per_symbol], in the order of map_bits.
+    """Exact max-log LLRs in nats, float32[symbols.size * bits_per_symbol], in the order of
+    map_bits.
 
     Args:
         symbols: equalised, any shape.
@@ -99,7 +103,9 @@ def _demap(axes, scale, rising, other, signs, llrs):  # type: ignore[no-untyped-
     for i in range(len(scale)):
         for axis in range(2):
             y = axes[2 * i + axis]
-            place = int(min(max((y - rising[0]) / step + np.float32(0.5), np.float32(0)), np.float32(top)))
+            place = int(
+                min(max((y - rising[0]) / step + np.float32(0.5), np.float32(0)), np.float32(top))
+            )
             near = rising[place]
             for j in range(n):
                 far = other[place, j]

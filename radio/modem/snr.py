@@ -1,9 +1,10 @@
 """Es/N0 per used subcarrier, measured from what was received.
 
-Data-aided: once a CRC has passed, what was sent is known. The channel estimate rests on pilots alone, so that its
-errors and the noise on the data are independent: what the estimate leaves of the data is noise, plus the estimate's own
-error, whose share is known. Without any CRC, the Zadoff-Chu symbols of the preamble do: what lies within the delays a
-channel can have is signal, the rest noise.
+Data-aided: once a CRC has passed, what was sent is known. The channel estimate rests on pilots
+alone, so that its errors and the noise on the data are independent: what the estimate leaves of the
+data is noise, plus the estimate's own error, whose share is known. Without any CRC, the Zadoff-Chu
+symbols of the preamble do: what lies within the delays a channel can have is signal, the rest
+noise.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio import delay_basis, ofdm
-from radio.equaliser import Symbols
-from radio.sync import Acquisition
+from radio.modem import delay_basis, ofdm
+from radio.modem.equaliser import Symbols
+from radio.modem.sync import Acquisition
 
 _DB: Final = 10 / np.log(10)
 _FLOOR: Final = 1e-12
 _MODEL_STD_DB: Final = 0.02
-"""What the receiver itself adds to the noise, beside what it knows of, differs by so much from burst to burst."""
+"""What the receiver itself adds to the noise, beside what it knows of, differs by so much from
+burst to burst."""
 _ROWS: Final = 64
 """Symbols of a burst that are looked at for its fading."""
 _LOWEST: Final = 1e-3
@@ -37,7 +39,8 @@ class SnrMeasurement:
         snr_db: Es/N0 per used subcarrier.
         snr_std_db: one sigma, from the number of symbols it rests on.
         data_aided: True if a CRC vouched for the symbols; False: preamble only.
-        flat_snr_db: SNR of a channel without fading that has the same capacity, ≤ snr_db: what a scheme is chosen by.
+        flat_snr_db: SNR of a channel without fading that has the same capacity, ≤ snr_db: what a
+            scheme is chosen by.
     """
 
     snr_db: float
@@ -60,10 +63,14 @@ def from_preamble(found: Acquisition) -> SnrMeasurement:
     # what the noise puts within the delays fluctuates as well
     relative_variance += len(inside) / (received.size * max(signal / noise, _LOWEST)) ** 2
     gains = np.abs(basis @ inside) ** 2
-    return _measurement(signal, noise, relative_variance, _fading_loss_db(gains / noise), data_aided=False)
+    return _measurement(
+        signal, noise, relative_variance, _fading_loss_db(gains / noise), data_aided=False
+    )
 
 
-def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data_aided: bool = True) -> SnrMeasurement:
+def measure(
+    symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data_aided: bool = True
+) -> SnrMeasurement:
     """The SNR before equalisation from symbols whose content is known.
 
     Args:
@@ -80,7 +87,8 @@ def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data
     weights = float(known.sum(axis=1) @ (1 + symbols.excess[:n].astype(np.float64)))
     count = int(known.sum())
     noise = max(_energy(received - expected) / weights, _FLOOR)
-    # the estimate's own error adds to its power; its amplitude and the data's are averaged by what they rest on
+    # the estimate's own error adds to its power; its amplitude and the data's are averaged by what
+    # they rest on
     energy = max(_energy(reference), _FLOOR)
     power = max(_energy(expected) / energy - noise * (weights / count - 1), _FLOOR)
     scale = float(np.vdot(expected, received).real) / (energy * power)
@@ -88,11 +96,14 @@ def measure(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_], *, data
     signal = power * ((count * scale + symbols.n_reference) / total) ** 2
     relative_variance = _relative_variance(signal / noise, count, total)
     rows = symbols.noise_variance[:: max(1, len(symbols.noise_variance) // _ROWS)]
-    return _measurement(signal, noise, relative_variance, _fading_loss_db(1 / rows), data_aided=data_aided)
+    return _measurement(
+        signal, noise, relative_variance, _fading_loss_db(1 / rows), data_aided=data_aided
+    )
 
 
 def _fading_loss_db(snr: NDArray[np.floating[Any]]) -> float:
-    """Flat SNR of the same capacity over the mean SNR, dB ≤ 0, from the SNR of subcarriers (and symbols).
+    """Flat SNR of the same capacity over the mean SNR, dB ≤ 0, from the SNR of subcarriers (and
+    symbols).
 
     A code word that is spread over all of them gets about what their mean capacity allows.
     """
@@ -110,7 +121,12 @@ def _relative_variance(snr: float, noise_count: float, signal_count: float) -> f
 
 
 def _measurement(
-    signal: float, noise: float, relative_variance: float, fading_loss_db: float, *, data_aided: bool
+    signal: float,
+    noise: float,
+    relative_variance: float,
+    fading_loss_db: float,
+    *,
+    data_aided: bool,
 ) -> SnrMeasurement:
     snr_db = float(_DB * np.log(max(signal / noise, _LOWEST)))
     return SnrMeasurement(
@@ -122,7 +138,8 @@ def _measurement(
 
 
 def evm_rms(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_]) -> float:
-    """Error vector magnitude of known symbols after equalisation, relative to their rms amplitude; NaN without any."""
+    """Error vector magnitude of known symbols after equalisation, relative to their rms amplitude;
+    NaN without any."""
     if not known.any():
         return float("nan")
     reference = sent[known]
@@ -131,7 +148,8 @@ def evm_rms(symbols: Symbols, sent: ofdm.Grid, known: NDArray[np.bool_]) -> floa
 
 
 def combine(measurements: Sequence[SnrMeasurement]) -> SnrMeasurement:
-    """Several measurements of one channel as one, weighted by 1/σ²; data-aided ones alone if there are any.
+    """Several measurements of one channel as one, weighted by 1/σ²; data-aided ones alone if there
+    are any.
 
     Raises:
         ValueError: for no measurements.
@@ -143,5 +161,8 @@ def combine(measurements: Sequence[SnrMeasurement]) -> SnrMeasurement:
     pairs = [(m.snr_db, m.flat_snr_db) for m in best]
     mean, flat = (float(np.average(values, weights=weights)) for values in zip(*pairs, strict=True))
     return SnrMeasurement(
-        snr_db=mean, snr_std_db=float(weights.sum() ** -0.5), data_aided=best[0].data_aided, flat_snr_db=flat
+        snr_db=mean,
+        snr_std_db=float(weights.sum() ** -0.5),
+        data_aided=best[0].data_aided,
+        flat_snr_db=flat,
     )

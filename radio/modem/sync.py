@@ -1,14 +1,17 @@
-"""The preambles, and finding them: burst detection, carrier offset, timing and a first look at the channel.
+"""The preambles, and finding them: burst detection, carrier offset, timing and a first look at the
+channel.
 
-A preamble is a row of equal short symbols of 16 samples, a guard of 64 samples, and equal Zadoff-Chu symbols of 256:
-16 and 2 of them, or four times as many in the robust preamble, which another Zadoff-Chu root tells apart.
+A preamble is a row of equal short symbols of 16 samples, a guard of 64 samples, and equal
+Zadoff-Chu symbols of 256: 16 and 2 of them, or four times as many in the robust preamble, which
+another Zadoff-Chu root tells apart.
 
-Search: every block of 16 samples is correlated with the short symbol at its 16 shifts and three carrier offsets (one
-matrix product; its columns are blind to a constant, so that a receiver's DC does not count). The products of
-neighbouring blocks' correlations, summed over the row, turn by the same angle whatever the phase: their sum, over the
-energy received, is the score. Against the plain autocorrelation (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997)
-the correlation comes before the squaring, which is worth 12 dB on each block. A candidate must then show the
-Zadoff-Chu symbols; they give timing and channel, and the whole preamble, as that channel would deliver it, the carrier
+Search: every block of 16 samples is correlated with the short symbol at its 16 shifts and three
+carrier offsets (one matrix product; its columns are blind to a constant, so that a receiver's DC
+does not count). The products of neighbouring blocks' correlations, summed over the row, turn by the
+same angle whatever the phase: their sum, over the energy received, is the score. Against the plain
+autocorrelation (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997) the correlation comes before the
+squaring, which is worth 12 dB on each block. A candidate must then show the Zadoff-Chu symbols;
+they give timing and channel, and the whole preamble, as that channel would deliver it, the carrier
 offset.
 """
 
@@ -23,9 +26,9 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from hil.contract import IQ
-from radio import delay_basis, ofdm
 from radio.compiled import compiled
-from radio.dc_offset import constant
+from radio.modem import delay_basis, ofdm
+from radio.modem.dc_offset import constant
 
 SHORT_SAMPLES: Final = 16
 LONG_GUARD: Final = 2 * ofdm.CP_SAMPLES
@@ -36,8 +39,8 @@ _BANK_CFO: Final = (-2 * MAX_CFO / 3, 0.0, 2 * MAX_CFO / 3)
 _COLUMNS: Final = SHORT_SAMPLES * len(_BANK_CFO)
 _CHUNK_BLOCKS: Final = 1024
 _STRETCH_BLOCKS: Final = 256
-"""A row of short symbols keeps the score high for 120 blocks at most. What lasts longer is a carrier or the like, and
-gets one look for every so many blocks, if one of them stands out."""
+"""A row of short symbols keeps the score high for 120 blocks at most. What lasts longer is a
+carrier or the like, and gets one look for every so many blocks, if one of them stands out."""
 _STANDS_OUT: Final = 2.0
 
 _Kind = TypeVar("_Kind", np.float64, np.complex128)
@@ -51,8 +54,9 @@ def _zadoff_chu(root: int) -> NDArray[np.complex64]:
 
 _TONES: Final = np.array([k for k in range(-6, 7) if k])
 _TONE_PHASES: Final = np.array([5, 4, 3, 4, 1, 3, 3, 3, 5, 7, 7, 3]) / 8
-"""In turns; drawn by lot as the best of 60,000: a peak of 3.2 dB over the mean, and no likeness to the same symbol one
-tone higher at any delay (0.54), as a chirp would have: the coarse carrier offset must not be a whole tone wrong."""
+"""In turns; drawn by lot as the best of 60,000: a peak of 3.2 dB over the mean, and no likeness to
+the same symbol one tone higher at any delay (0.54), as a chirp would have: the coarse carrier
+offset must not be a whole tone wrong."""
 
 
 def _short_symbol() -> IQ:
@@ -73,14 +77,17 @@ class _Preamble:
         robust: which.
         n_short, n_long: how many short and Zadoff-Chu symbols.
         score_level: score above which a place is looked at.
-        match_level: squared correlation with the Zadoff-Chu symbols above which a burst is believed.
+        match_level: squared correlation with the Zadoff-Chu symbols above which a burst is
+            believed.
         slack: samples that the rough start may be off, either way.
         zadoff_chu: complex64[200].
         long: complex64[256], one Zadoff-Chu symbol.
         iq: all of it.
     """
 
-    def __init__(self, *, robust: bool, repeat: int, root: int, levels: tuple[float, float], slack: int) -> None:
+    def __init__(
+        self, *, robust: bool, repeat: int, root: int, levels: tuple[float, float], slack: int
+    ) -> None:
         self.robust = robust
         self.n_short, self.n_long = 16 * repeat, 2 * repeat
         self.score_level, self.match_level = levels
@@ -88,7 +95,11 @@ class _Preamble:
         self.zadoff_chu = _zadoff_chu(root)
         self.long = ofdm.fill_used(self.zadoff_chu[None])[0]
         self.iq: IQ = np.concatenate(
-            [np.tile(_SHORT, self.n_short), self.long[-LONG_GUARD:], np.tile(self.long, self.n_long)]
+            [
+                np.tile(_SHORT, self.n_short),
+                self.long[-LONG_GUARD:],
+                np.tile(self.long, self.n_long),
+            ]
         )
 
     @property
@@ -102,9 +113,10 @@ class _Preamble:
         return self.n_long * ofdm.N_FFT
 
 
-# In noise the squared match, times 256 for each Zadoff-Chu symbol, is a gamma variable of shape n_long: it passes these
-# levels once in 10^16 places. An undistorted burst has 0.28 at -3 dB and 0.11 at -8 dB. Noise scores 1 / (16 √n_short)
-# rms, and passes the score levels once in some 10^5 blocks.
+# In noise the squared match, times 256 for each Zadoff-Chu symbol, is a gamma variable of shape
+# n_long: it passes these levels once in 10^16 places. An undistorted burst has 0.28 at -3 dB and
+# 0.11 at -8 dB. Noise scores 1 / (16 √n_short) rms, and passes the score levels once in some 10^5
+# blocks.
 _NORMAL: Final = _Preamble(robust=False, repeat=1, root=25, levels=(0.075, 0.08), slack=96)
 _ROBUST: Final = _Preamble(robust=True, repeat=4, root=34, levels=(0.037, 0.03), slack=320)
 PREAMBLE: Final = _NORMAL.iq
@@ -124,7 +136,8 @@ class Acquisition:
         robust: whether it has the robust preamble.
         match: squared correlation with the Zadoff-Chu symbols, 0..1.
         cfo: carrier offset in cycles per sample.
-        long_symbols: complex64[2 or 8, 200], the received Zadoff-Chu symbols divided by what was sent.
+        long_symbols: complex64[2 or 8, 200], the received Zadoff-Chu symbols divided by what was
+            sent.
     """
 
     start: int
@@ -141,7 +154,8 @@ def preamble(robust: bool) -> IQ:
 
 
 def zadoff_chu(robust: bool) -> NDArray[np.complex64]:
-    """What every Zadoff-Chu symbol of that preamble holds on the used subcarriers, complex64[200]."""
+    """What every Zadoff-Chu symbol of that preamble holds on the used subcarriers,
+    complex64[200]."""
     return (_ROBUST if robust else _NORMAL).zadoff_chu
 
 
@@ -167,7 +181,8 @@ def find_bursts(iq: IQ) -> list[Acquisition]:
         burst = _acquire(iq, kind, start, cfo)
         if burst is not None:
             found.append(burst)
-    # one burst may be seen from several candidates, or shifted by whole Zadoff-Chu symbols: the best view counts
+    # one burst may be seen from several candidates, or shifted by whole Zadoff-Chu symbols: the
+    # best view counts
     apart: list[Acquisition] = []
     for burst in sorted(found, key=lambda burst: -burst.match):
         if all(abs(burst.body - other.body) >= len(preamble(other.robust)) for other in apart):
@@ -175,14 +190,18 @@ def find_bursts(iq: IQ) -> list[Acquisition]:
     return sorted(apart, key=lambda burst: burst.body)
 
 
-# ------------------------------------------------------------------------------------------------------------- search
+# ------------------------------------------------------------------------------------------------
+# search
 
 
 def _bank() -> NDArray[np.float32]:
-    """Matched filters as a real matrix, float32[32, 96]: real and imaginary parts of a block in; of 48 columns out."""
+    """Matched filters as a real matrix, float32[32, 96]: real and imaginary parts of a block in; of
+    48 columns out."""
     n = np.arange(SHORT_SAMPLES)
     shifts = _SHORT[(n[:, None] - n[None, :]) % SHORT_SAMPLES]
-    filters = np.concatenate([shifts * np.exp(2j * np.pi * cfo * n)[:, None] for cfo in _BANK_CFO], axis=1).conj()
+    filters = np.concatenate(
+        [shifts * np.exp(2j * np.pi * cfo * n)[:, None] for cfo in _BANK_CFO], axis=1
+    ).conj()
     filters -= filters.mean(axis=0)
     filters /= np.linalg.norm(filters, axis=0)
     real = np.empty((SHORT_SAMPLES, 2, 2 * _COLUMNS))
@@ -212,7 +231,12 @@ def _energies(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @compiled(fastmath=True)
-def _scores(matched: NDArray[np.float32], energy: NDArray[np.float64], lags: int, scores: NDArray[np.float32]) -> None:
+def _scores(
+    matched: NDArray[np.float32],
+    energy: NDArray[np.float64],
+    lags: int,
+    scores: NDArray[np.float32],
+) -> None:
     """Squared score of a row of `lags` products beginning at each block, into float32[n - lags].
 
     Args:
@@ -246,7 +270,8 @@ def _scores(matched: NDArray[np.float32], energy: NDArray[np.float64], lags: int
 
 
 def _candidates(iq: IQ) -> Iterator[tuple[_Preamble, int, float]]:
-    """Rough starts of short parts and their carrier offsets: one for each stretch of places with a high score."""
+    """Rough starts of short parts and their carrier offsets: one for each stretch of places with a
+    high score."""
     n_blocks = len(iq) // SHORT_SAMPLES
     blocks = np.ascontiguousarray(iq[: n_blocks * SHORT_SAMPLES], np.complex64).view(np.float32)
     blocks = blocks.reshape(n_blocks, 2 * SHORT_SAMPLES)
@@ -257,7 +282,9 @@ def _candidates(iq: IQ) -> Iterator[tuple[_Preamble, int, float]]:
         for run in np.split(high, np.flatnonzero(np.diff(high) > 2) + 1):
             for stretch in np.split(run, np.arange(_STRETCH_BLOCKS, len(run), _STRETCH_BLOCKS)):
                 place = int(stretch[np.argmax(scores[stretch])])
-                if len(stretch) == _STRETCH_BLOCKS and scores[place] < _STANDS_OUT * np.median(scores[stretch]):
+                if len(stretch) == _STRETCH_BLOCKS and scores[place] < _STANDS_OUT * np.median(
+                    scores[stretch]
+                ):
                     continue
                 yield kind, *_read_short(blocks[place : place + kind.n_short - 1], place)
 
@@ -272,15 +299,21 @@ def _all_scores(blocks: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         for lags, score in zip(_LAGS, scores, strict=True):
             part = score[first : first + _CHUNK_BLOCKS]
             if len(part):
-                _scores(matched[: len(part) + lags], energy[first : first + len(part) + lags], lags, part)
+                _scores(
+                    matched[: len(part) + lags],
+                    energy[first : first + len(part) + lags],
+                    lags,
+                    part,
+                )
     return scores
 
 
 def _read_short(blocks: NDArray[np.float32], place: int) -> tuple[int, float]:
-    """Rough start and carrier offset, from the blocks float32[n, 32] of a short part, the first being number `place`.
+    """Rough start and carrier offset, from the blocks float32[n, 32] of a short part, the first
+    being number `place`.
 
-    The matched filter's output turns by 16 samples' worth of carrier offset from block to block: a tone, whose
-    frequency is where its spectrum peaks.
+    The matched filter's output turns by 16 samples' worth of carrier offset from block to block: a
+    tone, whose frequency is where its spectrum peaks.
     """
     parts = blocks @ _BANK
     matched = (parts[:, :_COLUMNS] + 1j * parts[:, _COLUMNS:]).astype(np.complex128)
@@ -297,11 +330,13 @@ def _read_short(blocks: NDArray[np.float32], place: int) -> tuple[int, float]:
     return SHORT_SAMPLES * (place - 1) + shift, float(turns + whole_turns) / SHORT_SAMPLES
 
 
-# -------------------------------------------------------------------------------------------------------- acquisition
+# ------------------------------------------------------------------------------------------------
+# acquisition
 
 
 def _acquire(iq: IQ, kind: _Preamble, start: int, cfo: float) -> Acquisition | None:
-    """The burst whose short part begins near `start`, or None if the Zadoff-Chu symbols are not there."""
+    """The burst whose short part begins near `start`, or None if the Zadoff-Chu symbols are not
+    there."""
     first = start + kind.short_samples + LONG_GUARD - kind.slack
     segment = iq[max(first, 0) : first + 2 * kind.slack + kind.long_samples]
     if first < 0 or len(segment) <= kind.long_samples:
@@ -314,10 +349,13 @@ def _acquire(iq: IQ, kind: _Preamble, start: int, cfo: float) -> Acquisition | N
 
 
 def _match_long(segment: IQ, kind: _Preamble) -> tuple[float, int]:
-    """Squared correlation 0..1 with the Zadoff-Chu symbols where it is best, and the place of the earliest path."""
+    """Squared correlation 0..1 with the Zadoff-Chu symbols where it is best, and the place of the
+    earliest path."""
     size = scipy.fft.next_fast_len(len(segment) + ofdm.N_FFT)
     spectrum = scipy.fft.fft(segment, size) * np.conj(scipy.fft.fft(kind.long, size))
-    matched = np.abs(scipy.fft.ifft(spectrum)[: len(segment) - ofdm.N_FFT + 1]).astype(np.float64) ** 2
+    matched = (
+        np.abs(scipy.fft.ifft(spectrum)[: len(segment) - ofdm.N_FFT + 1]).astype(np.float64) ** 2
+    )
     places = len(segment) - kind.long_samples + 1
     row = np.zeros(places)
     for i in range(kind.n_long):
@@ -337,7 +375,9 @@ def _moving_sum(values: NDArray[_Kind], width: int) -> NDArray[_Kind]:
     return np.asarray(total[width:] - total[:-width], values.dtype)
 
 
-def _estimate(iq: IQ, kind: _Preamble, long_start: int, cfo: float, match: float) -> Acquisition | None:
+def _estimate(
+    iq: IQ, kind: _Preamble, long_start: int, cfo: float, match: float
+) -> Acquisition | None:
     """Fine carrier offset and the Zadoff-Chu symbols, the first of which begins at long_start."""
     begin = long_start - ofdm.WINDOW_BACKOFF
     # the first short symbol is left out: the channel has not settled in it
@@ -348,7 +388,10 @@ def _estimate(iq: IQ, kind: _Preamble, long_start: int, cfo: float, match: float
     heard = heard - np.complex64(constant(iq, head, begin + kind.long_samples))
     for _ in range(2):
         turned = rotate(heard, cfo)
-        ratio = ofdm.read_used(turned[-kind.long_samples :].reshape(-1, ofdm.N_FFT)) * kind.zadoff_chu.conj()
+        ratio = (
+            ofdm.read_used(turned[-kind.long_samples :].reshape(-1, ofdm.N_FFT))
+            * kind.zadoff_chu.conj()
+        )
         basis = delay_basis.whole()
         channel = basis @ (basis.conj().T @ ratio.mean(axis=0))
         cfo += _residual_cfo(turned, channel, kind)
@@ -364,10 +407,12 @@ def _estimate(iq: IQ, kind: _Preamble, long_start: int, cfo: float, match: float
 
 
 def _residual_cfo(turned: IQ, channel: NDArray[np.complex64], kind: _Preamble) -> float:
-    """Carrier offset that is left, cycles per sample: the slope of the phase against what the channel makes of it all.
+    """Carrier offset that is left, cycles per sample: the slope of the phase against what the
+    channel makes of it all.
 
     Args:
-        turned: the preamble from its second short symbol on, carrier offset removed as far as known.
+        turned: the preamble from its second short symbol on, carrier offset removed as far as
+            known.
         channel: complex64[200].
         kind: the preamble.
     """
@@ -378,7 +423,9 @@ def _residual_cfo(turned: IQ, channel: NDArray[np.complex64], kind: _Preamble) -
     long = ofdm.fill_used((kind.zadoff_chu * channel)[None])[0].conj()
     n_short = kind.n_short - 1
     rows = turned[: n_short * SHORT_SAMPLES].reshape(n_short, SHORT_SAMPLES)
-    quarters = (turned[-kind.long_samples :].reshape(kind.n_long, ofdm.N_FFT) * long).reshape(kind.n_long * 4, -1)
+    quarters = (turned[-kind.long_samples :].reshape(kind.n_long, ofdm.N_FFT) * long).reshape(
+        kind.n_long * 4, -1
+    )
     phasors = np.concatenate([rows @ short, quarters.sum(axis=1)])
     times = np.concatenate(
         [
@@ -390,7 +437,8 @@ def _residual_cfo(turned: IQ, channel: NDArray[np.complex64], kind: _Preamble) -
 
 
 def _slope(phasors: NDArray[np.complex128], times: NDArray[np.float64]) -> float:
-    """Frequency in cycles per unit of time of phasors that turn little, by maximum likelihood from a start at 0."""
+    """Frequency in cycles per unit of time of phasors that turn little, by maximum likelihood from
+    a start at 0."""
     total = 0.0
     for _ in range(3):
         turned = phasors * np.exp(-2j * np.pi * total * times)

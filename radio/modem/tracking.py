@@ -1,8 +1,10 @@
-"""Carrier and sample clock through a burst: a Kalman filter on the pilots, one step for a piece of the burst.
+"""Carrier and sample clock through a burst: a Kalman filter on the pilots, one step for a piece of
+the burst.
 
-The state is the common phase, its change per symbol, the delay in samples and its change per sample. Pieces grow with
-what is known, so that the first, when the clock's offset is unknown, are short enough to hold still. The channel that
-the pilots are compared with is carried along too, with a memory of some hundred symbols, so that fading is no error.
+The state is the common phase, its change per symbol, the delay in samples and its change per
+sample. Pieces grow with what is known, so that the first, when the clock's offset is unknown, are
+short enough to hold still. The channel that the pilots are compared with is carried along too, with
+a memory of some hundred symbols, so that fading is no error.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radio import delay_basis, ofdm
-from radio.channel_fit import gather
 from radio.compiled import compiled
-from radio.front import FrontEnd
+from radio.modem import delay_basis, ofdm
+from radio.modem.channel_fit import gather
+from radio.modem.front import FrontEnd
 
 _MEMORY_SYMBOLS: Final = 100
 """Over so many symbols the reference channel is renewed by half."""
@@ -26,10 +28,12 @@ _TURN_STD: Final = 0.1
 _DRIFT_STD: Final = 20e-6
 """Sample clocks' offset before anything is known."""
 _WANDER: Final = np.array([1e-3, 1e-7, 4e-6, 1e-18])
-"""Variance that phase, turn, delay and drift gain per symbol: phase noise, carrier drift, moving reflectors."""
+"""Variance that phase, turn, delay and drift gain per symbol: phase noise, carrier drift, moving
+reflectors."""
 _STEPS: Final = 4
 _BEND: Final = 2
-"""Degree of the phase over a burst: carrier offset and its drift. What else moves, the channel fit follows better."""
+"""Degree of the phase over a burst: carrier offset and its drift. What else moves, the channel fit
+follows better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,8 @@ class Track:
 
 
 def noise_of(long_symbols: ofdm.Grid) -> float:
-    """Noise variance on a subcarrier from what lies outside the delays a channel can have, complex[n_long, 200]."""
+    """Noise variance on a subcarrier from what lies outside the delays a channel can have,
+    complex[n_long, 200]."""
     basis = delay_basis.whole()
     left = long_symbols - (long_symbols @ basis.conj()) @ basis.T
     freedom = len(left) * (ofdm.N_USED - basis.shape[1])
@@ -66,13 +71,16 @@ def follow(front: FrontEnd, long: ofdm.Grid, noise_variance: float, n_symbols: i
     """
     basis = delay_basis.whole()
     reference = basis.conj().T @ long.mean(axis=0)
-    # the state refers to the start of a piece; the first starts at the middle of the Zadoff-Chu symbols
+    # the state refers to the start of a piece; the first starts at the middle of the Zadoff-Chu
+    # symbols
     span = ofdm.CP_SAMPLES / 2 + len(long) * ofdm.N_FFT / 2
     gap = 0.5 + span / ofdm.SYMBOL_SAMPLES
     power = float(np.mean(np.abs(basis @ reference) ** 2))
     begin = front.body + ofdm.CP_SAMPLES - ofdm.WINDOW_BACKOFF
     state = np.zeros(4)
-    spread = np.diag([noise_variance / (2 * long.size * max(power, 1e-9)), _TURN_STD**2, 1e-4, _DRIFT_STD**2])
+    spread = np.diag(
+        [noise_variance / (2 * long.size * max(power, 1e-9)), _TURN_STD**2, 1e-4, _DRIFT_STD**2]
+    )
     grid = np.empty((n_symbols, ofdm.N_USED), np.complex64)
     signs, places = ofdm.pilot_symbols(n_symbols), ofdm.pilot_places(n_symbols)
     shifts = np.empty(n_symbols)
@@ -92,7 +100,9 @@ def follow(front: FrontEnd, long: ofdm.Grid, noise_variance: float, n_symbols: i
         if first == 0:
             state[1] += _turn_peak(seen, power * long.size, gap)
         subcarriers = ofdm.USED[places[piece]]
-        state, spread = _correct(state, spread, seen, np.abs(channel) ** 2, subcarriers, noise_variance)
+        state, spread = _correct(
+            state, spread, seen, np.abs(channel) ** 2, subcarriers, noise_variance
+        )
         middle = (last - first - 1) / 2
         delay = state[2] + state[3] * ofdm.SYMBOL_SAMPLES * middle
         middles.append((first + middle, state[0] + state[1] * middle, state[1], delay))
@@ -109,7 +119,8 @@ def follow(front: FrontEnd, long: ofdm.Grid, noise_variance: float, n_symbols: i
 def _smooth(
     middles: NDArray[np.float64], drift: float, n_symbols: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Phase and delay of every symbol without steps: what moves in steps could not be told from a fading channel.
+    """Phase and delay of every symbol without steps: what moves in steps could not be told from a
+    fading channel.
 
     Args:
         middles: float64[pieces, 4], time, phase, turn and delay in the middle of each piece.
@@ -122,14 +133,17 @@ def _smooth(
         phase = np.polynomial.Polynomial.fit(times, phases, _BEND)(symbols)
     else:
         phase = np.interp(symbols, times, phases)
-        phase += turns[0] * np.minimum(symbols - times[0], 0) + turns[-1] * np.maximum(symbols - times[-1], 0)
+        phase += turns[0] * np.minimum(symbols - times[0], 0) + turns[-1] * np.maximum(
+            symbols - times[-1], 0
+        )
     gained = drift * ofdm.SYMBOL_SAMPLES
     delay = gained * symbols + float(np.mean(delays - gained * times))
     return np.asarray(phase, np.float64), np.asarray(delay, np.float64)
 
 
 def _pieces(n_symbols: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 of every piece: 25, 25, 50, 100, 100, ... symbols; a short rest joins the piece before."""
+    """First and last + 1 of every piece: 25, 25, 50, 100, 100, ... symbols; a short rest joins the
+    piece before."""
     first, size = 0, ofdm.PILOT_PERIOD
     while first < n_symbols:
         last = first + size if first + 1.5 * size <= n_symbols else n_symbols
@@ -157,16 +171,22 @@ def _turn_peak(seen: NDArray[np.complex128], anchor: float, gap: float) -> float
     """
     turns = np.linspace(-0.5, 0.5, 201)
     time = np.arange(len(seen))
-    lines = np.exp(-1j * np.outer(turns, time)) @ seen.sum(axis=1) + anchor * np.exp(1j * turns * gap)
+    lines = np.exp(-1j * np.outer(turns, time)) @ seen.sum(axis=1) + anchor * np.exp(
+        1j * turns * gap
+    )
     return float(turns[np.argmax(np.abs(lines))])
 
 
 def _expected(
-    state: NDArray[np.float64], time: NDArray[np.float64] | NDArray[np.intp], subcarriers: NDArray[np.intp]
+    state: NDArray[np.float64],
+    time: NDArray[np.float64] | NDArray[np.intp],
+    subcarriers: NDArray[np.intp],
 ) -> NDArray[np.float64]:
     """Phases float64[n, 8] by a state, `time` symbols [n, 1] later, on subcarriers intp[n, 8]."""
     delay = state[2] + state[3] * ofdm.SYMBOL_SAMPLES * time
-    return np.asarray(state[0] + state[1] * time - 2 * np.pi * subcarriers * delay / ofdm.N_FFT, np.float64)
+    return np.asarray(
+        state[0] + state[1] * time - 2 * np.pi * subcarriers * delay / ofdm.N_FFT, np.float64
+    )
 
 
 def _correct(
@@ -201,8 +221,11 @@ def _correct(
 
 
 @compiled(fastmath=True)
-def _turn(grid: NDArray[np.complex64], phase: NDArray[np.float64], delay: NDArray[np.float64]) -> None:
-    """Take a phase in radians and a delay in samples out of every symbol of complex64[n, 200], in place."""
+def _turn(
+    grid: NDArray[np.complex64], phase: NDArray[np.float64], delay: NDArray[np.float64]
+) -> None:
+    """Take a phase in radians and a delay in samples out of every symbol of complex64[n, 200], in
+    place."""
     for t in range(len(grid)):
         step = np.exp(2j * np.pi * delay[t] / 256)
         turn = np.exp(-1j * phase[t] - 2j * np.pi * delay[t] * 100 / 256)

@@ -1,7 +1,8 @@
 """The process that talks to a Pluto: the driver may hang or crash it, and nothing else.
 
-Started by `radio.pluto_process` as `python -m radio.pluto_child`; answers one request after another from stdin on
-stdout, and ends with its parent. Samples cross as the converters' integers: half the bytes.
+Started by `radio.pluto.process` as `python -m radio.pluto.child`; answers one request after another
+from stdin on stdout, and ends with its parent. Samples cross as the converters' integers: half the
+bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 
 from hil.contract import ConfigError, DeviceError
-from hil.pipe import Header, Pipe
-from radio.permission import Band, Permission
-from radio.pluto import OutageError, PlutoDevice
-from radio.pluto_samples import Integers
-from radio.pluto_settings import DeviceIdentity, PlutoSettings
-from radio.pluto_streams import RxStream, TxStream
+from hil.system.pipe import Header, Pipe
+from radio.pluto.driver import OutageError, PlutoDevice
+from radio.pluto.permission import Band, Permission
+from radio.pluto.samples import Integers
+from radio.pluto.settings import DeviceIdentity, PlutoSettings
+from radio.pluto.streams import RxStream, TxStream
 
 _PARENT_WATCH_S: Final = 0.5
 _GRACE_S: Final = 3.0
@@ -56,7 +57,9 @@ class Session:
             device, self._device = self._device, None
             device.__exit__(None, None, None)
 
-    def _open(self, settings: dict[str, Any], bands: list[dict[str, float]], io_timeout_s: float) -> DeviceIdentity:
+    def _open(
+        self, settings: dict[str, Any], bands: list[dict[str, float]], io_timeout_s: float
+    ) -> DeviceIdentity:
         permission = Permission(Band(**band) for band in bands)
         self._device = PlutoDevice(PlutoSettings(**settings), permission, io_timeout_s=io_timeout_s)
         self._device.__enter__()
@@ -74,7 +77,9 @@ class Session:
                 stream.check()
         match request["op"]:
             case "open":
-                return asdict(self._open(request["settings"], request["bands"], request["io_timeout_s"])), None
+                return asdict(
+                    self._open(request["settings"], request["bands"], request["io_timeout_s"])
+                ), None
             case "close":
                 self.close()
             case "receive":
@@ -130,10 +135,14 @@ class Session:
 
 def main() -> None:
     """Answer requests until the parent closes the pipe, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; this process ends with it
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's; this process ends with it
     threading.Thread(target=_follow, args=(os.getppid(),), name="parent-watch", daemon=True).start()
     pipe = Pipe(sys.stdin.fileno(), os.dup(sys.stdout.fileno()))
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not meet the replies
+    os.dup2(
+        sys.stderr.fileno(), sys.stdout.fileno()
+    )  # what a library prints must not meet the replies
     session = Session()
     try:
         while True:

@@ -1,7 +1,7 @@
 """An ADALM-Pluto over pyadi-iio, in this process; the only file that knows the driver.
 
-A library call may hang for ever here, which no caller can end: radio.pluto_process puts the same radio behind a process
-that can be killed.
+A library call may hang for ever here, which no caller can end: radio.pluto.process puts the same
+radio behind a process that can be killed.
 """
 
 from __future__ import annotations
@@ -20,28 +20,40 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hil.contract import IQ, ConfigError, DeviceError
-from radio.permission import Permission
-from radio.pluto_samples import Integers, from_adc, to_dac
-from radio.pluto_settings import MAX_ATTENUATION_DB, DeviceIdentity, Loopback, PlutoSettings
+from radio.pluto.permission import Permission
+from radio.pluto.samples import Integers, from_adc, to_dac
+from radio.pluto.settings import MAX_ATTENUATION_DB, DeviceIdentity, Loopback, PlutoSettings
 
 TX_KERNEL_BUFFERS: Final = 4
 """Transmit buffers in the radio: a push waits while this many are queued."""
 
 _CONNECTING: Final = "connecting"
-_REFUSED: Final = {errno.EINVAL, errno.ERANGE, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EACCES}
-_TRACKING: Final = ("quadrature_tracking_en", "rf_dc_offset_tracking_en", "bb_dc_offset_tracking_en")
+_REFUSED: Final = {
+    errno.EINVAL,
+    errno.ERANGE,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.EPERM,
+    errno.EACCES,
+}
+_TRACKING: Final = (
+    "quadrature_tracking_en",
+    "rf_dc_offset_tracking_en",
+    "bb_dc_offset_tracking_en",
+)
 
 
 class OutageError(DeviceError):
-    """The radio does not answer now, and may again: a lost connection, a timeout, a device that is busy."""
+    """The radio does not answer now, and may again: a lost connection, a timeout, a device that is
+    busy."""
 
 
 class PlutoDevice:
     """One radio, opened by `with`: settings, buffers, and three ways to use them.
 
-    Capture (transmit_cyclic, then capture), one buffer after another (start_receive, read; write), and both ways at
-    once from one thread for each direction. On the way out the transmitter is silenced: attenuation at its most, no
-    tones.
+    Capture (transmit_cyclic, then capture), one buffer after another (start_receive, read; write),
+    and both ways at once from one thread for each direction. On the way out the transmitter is
+    silenced: attenuation at its most, no tones.
 
     Attributes:
         settings: as they are on the radio.
@@ -51,7 +63,9 @@ class PlutoDevice:
 
     identity: DeviceIdentity
 
-    def __init__(self, settings: PlutoSettings, permission: Permission, *, io_timeout_s: float = 2.5) -> None:
+    def __init__(
+        self, settings: PlutoSettings, permission: Permission, *, io_timeout_s: float = 2.5
+    ) -> None:
         """A radio that is not open yet.
 
         Args:
@@ -65,8 +79,10 @@ class PlutoDevice:
         if settings.buffer_s >= io_timeout_s / 2:
             most = math.ceil(settings.rate_hz * io_timeout_s / 2) - 1
             raise ConfigError(
-                f"Pluto buffer_samples is {settings.buffer_samples}, {settings.buffer_s:.3g} s at {settings.rate_hz:g} "
-                f"S/s; at most half of the {io_timeout_s:g} s that an answer may take: use <= {most}"
+                f"Pluto buffer_samples is {settings.buffer_samples}, {settings.buffer_s:.3g} s at "
+                f"{settings.rate_hz:g} "
+                f"S/s; at most half of the {io_timeout_s:g} s that an answer may take: use <= "
+                f"{most}"
             )
         self.settings = settings
         self.clipped_samples = 0
@@ -93,27 +109,36 @@ class PlutoDevice:
         with self._talking(_CONNECTING):
             context = iio.Context(uri)
         if any(context.find_device(name) is None for name in _DEVICES):
-            raise DeviceError(f"{uri} is no Pluto: it lacks one of {', '.join(_DEVICES)}; check the address")
+            raise DeviceError(
+                f"{uri} is no Pluto: it lacks one of {', '.join(_DEVICES)}; check the address"
+            )
         with self._talking(_CONNECTING):
             context.set_timeout(round(1000 * self._io_timeout_s))
             self._sdr = pluto_class(uri_ctx=context)
         self._buffer_class = iio.Buffer
         self.identity = DeviceIdentity.of(context.attrs, uri)
-        # A buffer that is still there when the interpreter ends crashes in libiio: the context would go first.
+        # A buffer that is still there when the interpreter ends crashes in libiio: the context
+        # would go first.
         atexit.register(self._leave)
         try:
             self._prepare()
             self._apply(self.settings)
-            self._power_carrier(on=False)  # it leaks; nothing is to be on the air before somebody transmits
+            self._power_carrier(
+                on=False
+            )  # it leaks; nothing is to be on the air before somebody transmits
         except BaseException:
             self._release()
             raise
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """Silence the transmitter and disconnect. Raises OutageError if the radio was not there to be silenced."""
+        """Silence the transmitter and disconnect. Raises OutageError if the radio was not there to
+        be silenced."""
         try:
             self._silence()
         except OutageError:
@@ -122,7 +147,8 @@ class PlutoDevice:
         finally:
             self._release()
 
-    # ------------------------------------------------------------------------------------------ settings
+    # ------------------------------------------------------------------------------------------
+    # settings
 
     def configure(
         self,
@@ -167,7 +193,10 @@ class PlutoDevice:
             phy = self._sdr.ctx.find_device(_DEVICES[0])
             for name in _TRACKING:
                 phy.find_channel("voltage0").attrs[name].value = "1"
-            for device, count in ((_DEVICES[1], TX_KERNEL_BUFFERS), (_DEVICES[2], self.settings.kernel_buffers)):
+            for device, count in (
+                (_DEVICES[1], TX_KERNEL_BUFFERS),
+                (_DEVICES[2], self.settings.kernel_buffers),
+            ):
                 self._sdr.ctx.find_device(device).set_kernel_buffers_count(count)
 
     def _apply(self, settings: PlutoSettings) -> None:
@@ -187,11 +216,13 @@ class PlutoDevice:
                 self._set = {}
                 raise DeviceError(
                     f"Pluto {settings.uri}: {name} was set to {value:.10g} and reads {got:.10g} "
-                    f"(tolerance {_TOLERANCES[name]:g}); the board cannot do this value, or another program uses it"
+                    f"(tolerance {_TOLERANCES[name]:g}); the board cannot do this value, or "
+                    "another program uses it"
                 )
 
     def _silence(self) -> None:
-        """Leave nothing on the air: without buffers the transmitter falls back to its tone generators."""
+        """Leave nothing on the air: without buffers the transmitter falls back to its tone
+        generators."""
         with self._talking("silencing the transmitter"):
             self._sdr.tx_hardwaregain_chan0 = -MAX_ATTENUATION_DB
             self.stop_transmit()
@@ -211,16 +242,20 @@ class PlutoDevice:
         self._sdr = None
         atexit.unregister(self._leave)
 
-    # ------------------------------------------------------------------------------------------- receive
+    # -------------------------------------------------------------------------------------------
+    # receive
 
     def start_receive(self) -> None:
         """Open the receive buffers anew: nothing that was captured before is read after."""
         self.stop_receive()
         with self._talking("opening the receive buffer"):
-            self._rx = self._open_buffer(_DEVICES[2], output=False, samples=self.settings.buffer_samples)
+            self._rx = self._open_buffer(
+                _DEVICES[2], output=False, samples=self.settings.buffer_samples
+            )
 
     def read(self) -> Integers:
-        """The next buffer's samples, without a gap to the last one's as long as kernel_buffers of them are not late."""
+        """The next buffer's samples, without a gap to the last one's as long as kernel_buffers of
+        them are not late."""
         if self._rx is None:
             self.start_receive()
         with self._talking("receiving"):
@@ -232,12 +267,14 @@ class PlutoDevice:
         self._rx = None
 
     def read_fresh(self, n_samples: int) -> Integers:
-        """The next samples in one piece, from receive buffers that are opened for them; int16[2 * n_samples]."""
+        """The next samples in one piece, from receive buffers that are opened for them; int16[2 *
+        n_samples]."""
         self.start_receive()
         self.read()  # may hold what was on its way through the filters before
         chunks = [self.read() for _ in range(math.ceil(n_samples / self.settings.buffer_samples))]
         self.stop_receive()
-        self.temperature_c()  # each buffer has a connection of its own: what is transmitted may have ended unnoticed
+        # each buffer has a connection of its own: what is transmitted may have ended unnoticed
+        self.temperature_c()
         return np.concatenate(chunks)[: 2 * n_samples]
 
     def capture(self, n_samples: int) -> IQ:
@@ -246,7 +283,8 @@ class PlutoDevice:
         self.clipped_samples += clipped
         return iq
 
-    # ------------------------------------------------------------------------------------------ transmit
+    # ------------------------------------------------------------------------------------------
+    # transmit
 
     def start_transmit(self) -> None:
         """Open the transmit buffers anew, for write().
@@ -258,10 +296,13 @@ class PlutoDevice:
         self._tx = None  # a second one is refused while there is one
         self._power_carrier(on=True)
         with self._talking("opening the transmit buffer"):
-            self._tx = self._open_buffer(_DEVICES[1], output=True, samples=self.settings.buffer_samples)
+            self._tx = self._open_buffer(
+                _DEVICES[1], output=True, samples=self.settings.buffer_samples
+            )
 
     def write(self, integers: Integers) -> None:
-        """Send one buffer's samples behind those sent before; waits while TX_KERNEL_BUFFERS are queued.
+        """Send one buffer's samples behind those sent before; waits while TX_KERNEL_BUFFERS are
+        queued.
 
         Args:
             integers: int16[2 * buffer_samples], from to_dac.
@@ -288,11 +329,15 @@ class PlutoDevice:
         """
         self.require_permission()
         if len(integers) == 0 or len(integers) % 4:
-            raise DeviceError(f"Pluto cyclic transmit: {len(integers) // 2} samples; the DMA needs an even number")
+            raise DeviceError(
+                f"Pluto cyclic transmit: {len(integers) // 2} samples; the DMA needs an even number"
+            )
         self._tx = None  # a second one is refused while there is one
         self._power_carrier(on=True)
         with self._talking("opening the cyclic transmit buffer"):
-            self._tx = self._open_buffer(_DEVICES[1], output=True, samples=len(integers) // 2, cyclic=True)
+            self._tx = self._open_buffer(
+                _DEVICES[1], output=True, samples=len(integers) // 2, cyclic=True
+            )
         self._push(integers)
 
     def transmit_cyclic(self, iq: IQ) -> None:
@@ -324,7 +369,8 @@ class PlutoDevice:
         settings = settings or self.settings
         self._permission.require(settings.tx_lo_hz, settings.tx_filter_hz, settings.power_dbm)
 
-    # ------------------------------------------------------------------------------------------- library
+    # -------------------------------------------------------------------------------------------
+    # library
 
     def _open_buffer(self, device: str, *, output: bool, samples: int, cyclic: bool = False) -> Any:
         stream = self._sdr.ctx.find_device(device)
@@ -341,7 +387,9 @@ class PlutoDevice:
             text = f"Pluto {self.settings.uri}, {what}: {error.strerror} (errno {error.errno})"
             if error.errno in _REFUSED and what != _CONNECTING:
                 raise DeviceError(f"{text}; the radio refuses this") from error
-            raise OutageError(f"{text}; check cable, power and that no other program uses it") from error
+            raise OutageError(
+                f"{text}; check cable, power and that no other program uses it"
+            ) from error
 
 
 _DEVICES: Final = ("ad9361-phy", "cf-ad9361-dds-core-lpc", "cf-ad9361-lpc")
@@ -356,12 +404,13 @@ _TOLERANCES: Final = {
     "rx_hardwaregain_chan0": 1.0,
     "tx_hardwaregain_chan0": 0.25,
 }
-"""Most that a value may read back otherwise than it was written: steps of the synthesizers, the gain table, the
-attenuator."""
+"""Most that a value may read back otherwise than it was written: steps of the synthesizers, the
+gain table, the attenuator."""
 
 
 def _wanted(settings: PlutoSettings) -> dict[str, float]:
-    """pyadi-iio's names and values, in the order in which they are written: the transmitter opens up last."""
+    """pyadi-iio's names and values, in the order in which they are written: the transmitter opens
+    up last."""
     return {
         "sample_rate": round(settings.rate_hz),
         "tx_lo": round(settings.tx_lo_hz),
@@ -383,7 +432,11 @@ def _client() -> tuple[Any, Any]:
     try:
         iio = importlib.import_module("iio")
         return importlib.import_module("adi.ad936x").Pluto, iio
-    except (ImportError, AttributeError, OSError) as error:  # pylibiio looks for symbols in whatever it finds
+    except (
+        ImportError,
+        AttributeError,
+        OSError,
+    ) as error:  # pylibiio looks for symbols in whatever it finds
         raise DeviceError(_cure(error)) from error
 
 
@@ -396,7 +449,9 @@ def _cure(error: Exception) -> str:
         except metadata.PackageNotFoundError:
             return f"a Pluto needs {package}, which is not installed: {install}"
     if not versions["pylibiio"].startswith("0."):
-        return f"pylibiio {versions['pylibiio']} does not fit libiio 0.x: pip install 'pylibiio==0.25'"
+        return (
+            f"pylibiio {versions['pylibiio']} does not fit libiio 0.x: pip install 'pylibiio==0.25'"
+        )
     if find_library("iio") is None:
         return "a Pluto needs the library libiio, which is not installed: apt-get install libiio0"
     return f"pyadi-iio cannot be imported: {error}; try {install}"

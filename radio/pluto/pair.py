@@ -1,4 +1,5 @@
-"""Two Plutos, or one with its own echo, as the transmitter and the receiver of a link in one process."""
+"""Two Plutos, or one with its own echo, as the transmitter and the receiver of a link in one
+process."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Final, Self
 import numpy as np
 
 from hil.contract import IQ, ConfigError
-from radio.loopback import VirtualClock
-from radio.pluto import TX_KERNEL_BUFFERS, PlutoDevice
-from radio.pluto_process import Pluto
-from radio.pluto_samples import from_adc, to_dac
+from radio.channel.loopback import VirtualClock
+from radio.pluto.driver import TX_KERNEL_BUFFERS, PlutoDevice
+from radio.pluto.process import Pluto
+from radio.pluto.samples import from_adc, to_dac
 
 _EARLY_SAMPLES: Final = 256
 """Received before a burst is thought to begin."""
@@ -21,8 +22,8 @@ _EARLY_SAMPLES: Final = 256
 class PlutoPair:
     """A Transceiver over radios in processes of their own, in real time.
 
-    The receiver listens all the time. What it captured between the bursts is dropped, so that receive() begins where
-    the latest burst does: by the clock, within a few milliseconds.
+    The receiver listens all the time. What it captured between the bursts is dropped, so that
+    receive() begins where the latest burst does: by the clock, within a few milliseconds.
 
     Attributes:
         tx, rx: the radios; the same one for a digital loopback or a cable.
@@ -47,7 +48,10 @@ class PlutoPair:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close both radios."""
         self._open.__exit__(kind, error, trace)
@@ -63,10 +67,12 @@ class PlutoPair:
 
 
 class OneShotPair:
-    """A Transceiver over radios in this process and without any thread: for every burst the receiver starts anew.
+    """A Transceiver over radios in this process and without any thread: for every burst the
+    receiver starts anew.
 
-    Buffers are sent and read in turns, the sender some ahead: what is received depends on the radios alone, not on how
-    fast this process runs. On emulated radios with virtual time it is the same in every run.
+    Buffers are sent and read in turns, the sender some ahead: what is received depends on the
+    radios alone, not on how fast this process runs. On emulated radios with virtual time it is the
+    same in every run.
 
     Attributes:
         tx, rx: the radios; the same one for a digital loopback or a cable.
@@ -87,7 +93,10 @@ class OneShotPair:
         self.sample_rate_hz = _common_rate_hz(tx, rx)
         self._n = rx.settings.buffer_samples
         if tx.settings.buffer_samples != self._n:
-            raise ConfigError(f"buffer_samples is {tx.settings.buffer_samples} and {self._n}; use one length for both")
+            raise ConfigError(
+                f"buffer_samples is {tx.settings.buffer_samples} and {self._n}; use one length "
+                "for both"
+            )
         self._clock = clock
         self._heard: list[IQ] = []
         self._open = ExitStack()
@@ -98,7 +107,10 @@ class OneShotPair:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close both radios."""
         self._open.__exit__(kind, error, trace)
@@ -123,7 +135,8 @@ class OneShotPair:
             self.tx.write(buffer)
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
-        """The next n_samples; a radio that does not answer within its io_timeout_s is a DeviceError."""
+        """The next n_samples; a radio that does not answer within its io_timeout_s is a
+        DeviceError."""
         heard = sum(len(part) for part in self._heard)
         while heard < n_samples:
             self._heard.append(self._read())
@@ -150,5 +163,8 @@ def _opened(tx: Pluto | PlutoDevice, rx: Pluto | PlutoDevice) -> ExitStack:
 
 def _common_rate_hz(tx: Pluto | PlutoDevice, rx: Pluto | PlutoDevice) -> float:
     if tx.sample_rate_hz != rx.sample_rate_hz:
-        raise ConfigError(f"rate_hz is {tx.sample_rate_hz:g} and {rx.sample_rate_hz:g}; use one rate for both radios")
+        raise ConfigError(
+            f"rate_hz is {tx.sample_rate_hz:g} and {rx.sample_rate_hz:g}; use one rate for both "
+            "radios"
+        )
     return tx.sample_rate_hz

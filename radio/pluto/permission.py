@@ -27,7 +27,8 @@ class Band:
     def __post_init__(self) -> None:
         if not 0 < self.low_hz < self.high_hz < math.inf:
             raise ConfigError(
-                f"[radio.allow] band {self.low_hz:g} to {self.high_hz:g} Hz; expected 0 < low_hz < high_hz, in Hz"
+                f"[radio.allow] band {self.low_hz:g} to {self.high_hz:g} Hz; expected 0 < low_hz "
+                "< high_hz, in Hz"
             )
         if not math.isfinite(self.max_dbm):
             raise ConfigError(f"[radio.allow] max_dbm is {self.max_dbm}; expected a power in dBm")
@@ -66,10 +67,14 @@ class Permission:
         if holding:
             limit_dbm = max(band.max_dbm for band in holding)
             raise ConfigError(
-                f"transmitting {signal} exceeds the {limit_dbm:g} dBm that [radio.allow] bands allows; raise "
-                f"tx_attenuation_db by {power_dbm - limit_dbm:.2f} dB, or max_dbm if law and cabling allow it"
+                f"transmitting {signal} exceeds the {limit_dbm:g} dBm that [radio.allow] bands "
+                "allows; raise "
+                f"tx_attenuation_db by {power_dbm - limit_dbm:.2f} dB, or max_dbm if law and "
+                "cabling allow it"
             )
         raise ConfigError(
-            f"transmitting {signal} is not allowed; if law and cabling permit it: hil.toml, [radio.allow] bands = "
-            f"[{{ low_hz = {math.floor(low_hz)}, high_hz = {math.ceil(high_hz)}, max_dbm = {math.ceil(power_dbm)} }}]"
+            f"transmitting {signal} is not allowed; if law and cabling permit it: hil.toml, "
+            "[radio.allow] bands = "
+            f"[{{ low_hz = {math.floor(low_hz)}, high_hz = {math.ceil(high_hz)}, "
+            f"max_dbm = {math.ceil(power_dbm)} }}]"
         )

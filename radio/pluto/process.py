@@ -1,4 +1,5 @@
-"""An ADALM-Pluto behind a process that can be killed: whatever the driver does, hanging included, ends in time."""
+"""An ADALM-Pluto behind a process that can be killed: whatever the driver does, hanging included,
+ends in time."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from hil.child_process import ChildProcess
 from hil.contract import IQ, ConfigError, DeviceError
-from hil.pipe import Header
-from radio.permission import Permission
-from radio.pluto import OutageError
-from radio.pluto_samples import from_adc, to_dac
-from radio.pluto_settings import DeviceIdentity, Loopback, PlutoSettings
+from hil.system.child_process import ChildProcess
+from hil.system.pipe import Header
+from radio.pluto.driver import OutageError
+from radio.pluto.permission import Permission
+from radio.pluto.samples import from_adc, to_dac
+from radio.pluto.settings import DeviceIdentity, Loopback, PlutoSettings
 
 _START_S: Final = 30.0
 """For a process to start and set its radio, on a busy machine."""
@@ -29,12 +30,13 @@ _WAIT_S: Final = 0.005
 
 
 class Pluto:
-    """One radio, opened by `with`; satisfies contract.Transceiver, for the bench as well as for the link.
+    """One radio, opened by `with`; satisfies contract.Transceiver, for the bench as well as for the
+    link.
 
-    When the radio does not answer (a dropped connection, a timeout, a device that is busy or hangs), its process is
-    killed and started again, until the radio is back with all its settings or patience_s is over. What was on its way
-    is then lost on the air: transmit() returns with the burst not sent, receive() with what it has. One thread may
-    transmit while another receives.
+    When the radio does not answer (a dropped connection, a timeout, a device that is busy or
+    hangs), its process is killed and started again, until the radio is back with all its settings
+    or patience_s is over. What was on its way is then lost on the air: transmit() returns with the
+    burst not sent, receive() with what it has. One thread may transmit while another receives.
 
     Attributes:
         settings: as they are on the radio.
@@ -85,9 +87,13 @@ class Pluto:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        """Silence and close the radio, end the process; a radio that went away is silenced over a new connection.
+        """Silence and close the radio, end the process; a radio that went away is silenced over a
+        new connection.
 
         Raises:
             OutageError: it is not there to be silenced.
@@ -104,7 +110,9 @@ class Pluto:
                 self._end(self._running())
             except OutageError as outage:
                 if kind is None:
-                    raise OutageError(f"Pluto {self.settings.uri} could not be silenced: {outage}") from outage
+                    raise OutageError(
+                        f"Pluto {self.settings.uri} could not be silenced: {outage}"
+                    ) from outage
         finally:
             self._process = None
 
@@ -119,10 +127,12 @@ class Pluto:
         """Of the process that talks to the radio."""
         return self._running().process_id
 
-    # ------------------------------------------------------------------------------------------- link
+    # -------------------------------------------------------------------------------------------
+    # link
 
     def transmit(self, iq: IQ) -> None:
-        """Send samples; returns when all but less than a buffer of them is in the radio, which then plays its buffers.
+        """Send samples; returns when all but less than a buffer of them is in the radio, which then
+        plays its buffers.
 
         Raises:
             ConfigError: transmitting is not allowed.
@@ -134,14 +144,17 @@ class Pluto:
         try:
             process.ask({"op": "transmit"}, blob, timeout_s=self._deadline_s())
             until_s = time.monotonic() + len(iq) / self.sample_rate_hz + self._deadline_s()
-            while not process.ask({"op": "wait_sent", "wait_s": _WAIT_S}, timeout_s=self._deadline_s())[0]["sent"]:
+            while not process.ask(
+                {"op": "wait_sent", "wait_s": _WAIT_S}, timeout_s=self._deadline_s()
+            )[0]["sent"]:
                 if time.monotonic() > until_s:
                     raise OutageError(f"Pluto {self.settings.uri} does not take {len(iq)} samples")
         except OutageError as outage:
             self._recover(process, outage)
 
     def on_air_s(self) -> float:
-        """When the latest burst's first sample left, on the monotonic clock; the time now if that is not known."""
+        """When the latest burst's first sample left, on the monotonic clock; the time now if that
+        is not known."""
         process = self._running()
         try:
             request = {"op": "on_air", "wait_s": 4 * self.settings.buffer_s + _WAIT_S}
@@ -152,9 +165,11 @@ class Pluto:
         return time.monotonic() if t_s is None else float(t_s)
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
-        """The next samples off the air, at most n_samples; fewer when no more came within timeout_s, or in an outage.
+        """The next samples off the air, at most n_samples; fewer when no more came within
+        timeout_s, or in an outage.
 
-        The radio listens all the time from the first call on; what nobody fetches is kept for some seconds.
+        The radio listens all the time from the first call on; what nobody fetches is kept for some
+        seconds.
         """
         until_s = time.monotonic() + timeout_s
         parts = [np.zeros(0, np.complex64)]
@@ -164,7 +179,9 @@ class Pluto:
         while missing > 0:
             wait_s = min(_WAIT_S, max(0.0, until_s - time.monotonic()))
             try:
-                _, blob = process.ask({"op": "receive", "n": missing, "wait_s": wait_s}, timeout_s=self._deadline_s())
+                _, blob = process.ask(
+                    {"op": "receive", "n": missing, "wait_s": wait_s}, timeout_s=self._deadline_s()
+                )
             except OutageError as outage:
                 self._recover(process, outage)
                 break
@@ -184,7 +201,8 @@ class Pluto:
         self._listening = True
         self._ask({"op": "skip", "t_s": t_s})
 
-    # ------------------------------------------------------------------------------------------- bench
+    # -------------------------------------------------------------------------------------------
+    # bench
 
     def transmit_cyclic(self, iq: IQ) -> None:
         """Send an even number of samples over and over, until stop_transmit; also through outages.
@@ -203,7 +221,8 @@ class Pluto:
         self._ask({"op": "stop_transmit"})
 
     def capture(self, n_samples: int) -> IQ:
-        """The next samples in one piece, none of them captured before the call; complex64[n_samples]."""
+        """The next samples in one piece, none of them captured before the call;
+        complex64[n_samples]."""
         self._listening = False
         expected_s = n_samples / self.sample_rate_hz + 2 * self.settings.buffer_s
         return self._samples(self._ask({"op": "capture", "n": n_samples}, expected_s=expected_s)[1])
@@ -238,7 +257,8 @@ class Pluto:
         """Temperature of the transceiver chip, in degrees Celsius."""
         return float(self._ask({"op": "temperature"})[0]["c"])
 
-    # ------------------------------------------------------------------------------------------- process
+    # -------------------------------------------------------------------------------------------
+    # process
 
     def _samples(self, blob: bytes) -> IQ:
         iq, clipped = from_adc(np.frombuffer(blob, np.int16))
@@ -246,7 +266,8 @@ class Pluto:
         return iq
 
     def _deadline_s(self) -> float:
-        """Longest time that a healthy process may take for one answer: a timeout of the driver, and its report."""
+        """Longest time that a healthy process may take for one answer: a timeout of the driver, and
+        its report."""
         return 2 * self._io_timeout_s + _GRACE_S
 
     def _running(self) -> _Process:
@@ -254,7 +275,9 @@ class Pluto:
             raise DeviceError(f"Pluto {self.settings.uri} is not open; use it within `with`")
         return self._process
 
-    def _ask(self, request: Header, blob: bytes = b"", *, expected_s: float = 0.0) -> tuple[Header, bytes]:
+    def _ask(
+        self, request: Header, blob: bytes = b"", *, expected_s: float = 0.0
+    ) -> tuple[Header, bytes]:
         """The reply to a request that may be made again: after an outage it is."""
         until_s = time.monotonic() + self._patience_s
         while True:
@@ -309,17 +332,18 @@ class Pluto:
                     return
                 if time.monotonic() > until_s:
                     raise DeviceError(
-                        f"Pluto {self.settings.uri} stayed away for {self._patience_s:g} s (patience_s): {cause}"
+                        f"Pluto {self.settings.uri} stayed away for {self._patience_s:g} s "
+                        f"(patience_s): {cause}"
                     ) from cause
                 time.sleep(_RETRY_S)
 
 
 class _Process:
-    """A started `radio.pluto_child`, asked from several threads."""
+    """A started `radio.pluto.child`, asked from several threads."""
 
     def __init__(self) -> None:
         self._one_at_a_time = threading.Lock()
-        self._child = ChildProcess("radio.pluto_child", {"OMP_NUM_THREADS": "1"})
+        self._child = ChildProcess("radio.pluto.child", {"OMP_NUM_THREADS": "1"})
 
     @property
     def process_id(self) -> int:
@@ -345,9 +369,13 @@ class _Process:
                 self._child.pipe.send(request, blob, timeout_s=timeout_s)
                 reply, samples = self._child.pipe.receive(timeout_s=timeout_s)
         except TimeoutError as error:
-            raise OutageError(f"the Pluto's process hung over {request['op']!r} for {timeout_s:g} s") from error
+            raise OutageError(
+                f"the Pluto's process hung over {request['op']!r} for {timeout_s:g} s"
+            ) from error
         except (EOFError, OSError) as error:
-            raise OutageError(f"the Pluto's process ended over {request['op']!r}: {self.kill()}") from error
+            raise OutageError(
+                f"the Pluto's process ended over {request['op']!r}: {self.kill()}"
+            ) from error
         if "outage" in reply:
             raise OutageError(reply["outage"])
         if "refused" in reply:
@@ -362,7 +390,8 @@ class _Process:
         self.kill()
 
     def kill(self) -> str:
-        """End the process if it still runs, and free what belongs to it; how it ended and its last words."""
+        """End the process if it still runs, and free what belongs to it; how it ended and its last
+        words."""
         self._child.popen.kill()  # ends every wait for an answer
         self._child.popen.wait()
         with self._one_at_a_time:

@@ -9,14 +9,19 @@ from typing import Any, Final, Literal, Self
 from hil.contract import ConfigError
 
 TX_FULL_SCALE_DBM: Final = 7.0
-"""Estimate of the power at full scale and 0 dB attenuation (data sheet of the AD9363: +7 to +8 dBm, by frequency)."""
+"""Estimate of the power at full scale and 0 dB attenuation (data sheet of the AD9363: +7 to +8 dBm,
+by frequency)."""
 MAX_ATTENUATION_DB: Final = 89.75
 MIN_RATE_HZ: Final = 521e3
-"""Slowest converter clock, 25/12 MHz, decimated by 4 in the programmable filter; what pyadi-iio still sets."""
+"""Slowest converter clock, 25/12 MHz, decimated by 4 in the programmable filter; what pyadi-iio
+still sets."""
 Loopback = Literal["none", "digital"]
 
 _MAX_RATE_HZ: Final = 61.44e6
-_LO_RANGE_HZ: Final = (70e6, 6e9)  # of the AD9364; a board that keeps to the AD9363's range refuses by itself
+_LO_RANGE_HZ: Final = (
+    70e6,
+    6e9,
+)  # of the AD9364; a board that keeps to the AD9363's range refuses by itself
 _GAIN_RANGE_DB: Final = (-3.0, 76.0)  # the ends depend on the carrier; the board refuses by itself
 _MIN_BANDWIDTH_HZ: Final = 200e3
 
@@ -57,7 +62,8 @@ class PlutoSettings:
 
     Attributes:
         uri: where it is, for example "ip:192.168.2.1" or "usb:1.5.5"; never found by itself.
-        rate_hz: sample rate of both directions, 521e3..61.44e6. USB 2 carries 1-2 MS/s both ways, 4 one way.
+        rate_hz: sample rate of both directions, 521e3..61.44e6. USB 2 carries 1-2 MS/s both ways, 4
+            one way.
         tx_lo_hz, rx_lo_hz: carriers, 70e6..6e9 (325e6..3.8e9 as boards are sold).
         rx_gain_db: manual receive gain, -3..76 (71 at most above 1.3 GHz).
         tx_attenuation_db: 0..89.75 in steps of 0.25.
@@ -81,7 +87,9 @@ class PlutoSettings:
 
     def __post_init__(self) -> None:
         if ":" not in self.uri:
-            raise ConfigError(f"Pluto uri is {self.uri!r}; expected for example 'ip:192.168.2.1' or 'usb:1.5.5'")
+            raise ConfigError(
+                f"Pluto uri is {self.uri!r}; expected for example 'ip:192.168.2.1' or 'usb:1.5.5'"
+            )
         _require("rate_hz", self.rate_hz, MIN_RATE_HZ, _MAX_RATE_HZ)
         _require("tx_lo_hz", self.tx_lo_hz, *_LO_RANGE_HZ)
         _require("rx_lo_hz", self.rx_lo_hz, *_LO_RANGE_HZ)
@@ -100,7 +108,9 @@ class PlutoSettings:
         Raises:
             ConfigError: a value out of range.
         """
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+        return replace(
+            self, **{name: value for name, value in changes.items() if value is not None}
+        )
 
     @property
     def tx_filter_hz(self) -> float:

@@ -1,4 +1,5 @@
-"""A radio's two directions, each kept going by a thread of its own: whoever asks is late, the radio never waits."""
+"""A radio's two directions, each kept going by a thread of its own: whoever asks is late, the radio
+never waits."""
 
 from __future__ import annotations
 
@@ -9,22 +10,24 @@ from typing import Final
 
 import numpy as np
 
-from radio.pluto import OutageError, PlutoDevice
-from radio.pluto_samples import Integers
-from radio.pluto_settings import PlutoSettings
+from radio.pluto.driver import OutageError, PlutoDevice
+from radio.pluto.samples import Integers
+from radio.pluto.settings import PlutoSettings
 
 _MAX_KEPT_SAMPLES: Final = 2**23
 """Received samples that wait for their reader: 32 MiB, 2 s at 4 MS/s."""
 _ARRIVALS: Final = 16
 """Buffers over which the earliest arrival tells when samples were captured."""
 _HASTE_S: Final = 0.005
-"""A buffer that is not full yet waits for more samples until what is queued plays no longer than this."""
+"""A buffer that is not full yet waits for more samples until what is queued plays no longer than
+this."""
 _MAX_PLAY_S: Final = 2.0
 _JOIN_S: Final = 1.0
 
 
 class _Worker:
-    """A thread that ends at its first error, which its owner then meets; and that may be found to hang.
+    """A thread that ends at its first error, which its owner then meets; and that may be found to
+    hang.
 
     Args:
         name: what it does.
@@ -47,7 +50,10 @@ class _Worker:
             raise self._error
         called_s = self._called_s
         if called_s is not None and time.monotonic() - called_s > self._hang_s:
-            raise OutageError(f"the Pluto's {self._name} thread hangs in the driver for more than {self._hang_s:g} s")
+            raise OutageError(
+                f"the Pluto's {self._name} thread hangs in the driver for more than "
+                f"{self._hang_s:g} s"
+            )
 
     def stop(self) -> None:
         """End the thread. Raises OutageError when it does not come back from the driver."""
@@ -86,7 +92,12 @@ class RxStream(_Worker):
     """
 
     def __init__(
-        self, device: PlutoDevice, rate_hz: float, *, hang_s: float, max_kept_samples: int = _MAX_KEPT_SAMPLES
+        self,
+        device: PlutoDevice,
+        rate_hz: float,
+        *,
+        hang_s: float,
+        max_kept_samples: int = _MAX_KEPT_SAMPLES,
     ) -> None:
         """A stream that begins now, with samples captured from now on."""
         self.dropped_samples = 0
@@ -110,11 +121,14 @@ class RxStream(_Worker):
     def take(self, n_samples: int, wait_s: float) -> Integers:
         """The next samples, at most n_samples; fewer when no more came within wait_s."""
         with self._changed:
-            self._changed.wait_for(lambda: self._n_kept >= n_samples or self._error is not None, wait_s)
+            self._changed.wait_for(
+                lambda: self._n_kept >= n_samples or self._error is not None, wait_s
+            )
             return self._pop(n_samples)
 
     def skip_until(self, t_s: float) -> None:
-        """Go on with the samples captured from a time of the monotonic clock on, unless later ones were taken."""
+        """Go on with the samples captured from a time of the monotonic clock on, unless later ones
+        were taken."""
         with self._changed:
             start_s = min(self._starts_s, default=self._opened_s)
             self._skip_to = round((t_s - start_s) * self._rate_hz)
@@ -155,10 +169,11 @@ class RxStream(_Worker):
 
 
 class TxStream(_Worker):
-    """Sends bursts in buffers of one size, back to back as long as samples are there, silence between.
+    """Sends bursts in buffers of one size, back to back as long as samples are there, silence
+    between.
 
-    A burst that follows silence has one buffer of silence before it: while it plays, the burst's first buffers are
-    queued, so that none comes late.
+    A burst that follows silence has one buffer of silence before it: while it plays, the burst's
+    first buffers are queued, so that none comes late.
     """
 
     def __init__(self, device: PlutoDevice, settings: PlutoSettings, *, hang_s: float) -> None:
@@ -188,19 +203,26 @@ class TxStream(_Worker):
     def wait_sent(self, wait_s: float) -> bool:
         """True when all but the last, partly filled buffer is in the radio; waits for it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._n_pending < self._n or self._error is not None, wait_s)
+            self._changed.wait_for(
+                lambda: self._n_pending < self._n or self._error is not None, wait_s
+            )
             return self._n_pending < self._n
 
     def on_air_s(self, wait_s: float) -> float | None:
-        """When the latest burst's first sample leaves, on the monotonic clock; None if that is not known in wait_s."""
+        """When the latest burst's first sample leaves, on the monotonic clock; None if that is not
+        known in wait_s."""
         with self._changed:
-            self._changed.wait_for(lambda: self._burst_s is not None or self._error is not None, wait_s)
+            self._changed.wait_for(
+                lambda: self._burst_s is not None or self._error is not None, wait_s
+            )
             return self._burst_s
 
     def play_out(self) -> None:
         """Return when all has been played, or the thread has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._pending or self._error is not None, _MAX_PLAY_S)
+            self._changed.wait_for(
+                lambda: not self._pending or self._error is not None, _MAX_PLAY_S
+            )
         time.sleep(max(0.0, self._dry_s + self._buffer_s - time.monotonic()))
 
     def _step(self) -> None:
@@ -218,7 +240,8 @@ class TxStream(_Worker):
             self._changed.notify_all()
 
     def _next_buffer(self) -> tuple[Integers, int]:
-        """One buffer's samples, with silence behind them if no more come; and their place among all accepted."""
+        """One buffer's samples, with silence behind them if no more come; and their place among all
+        accepted."""
         wait_s = max(0.0, self._dry_s - time.monotonic() - _HASTE_S)
         with self._changed:
             self._changed.wait_for(lambda: self._n_pending >= self._n or self._stopping, wait_s)

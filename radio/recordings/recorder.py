@@ -1,7 +1,7 @@
 """Making a recording: a link whose seams to the outside are written down as it works.
 
-While a recording is open, time stands still between two calls to the outside: the link is shown the time at which the
-latest call ended, and replay shows it the same.
+While a recording is open, time stands still between two calls to the outside: the link is shown the
+time at which the latest call ended, and replay shows it the same.
 """
 
 from __future__ import annotations
@@ -16,20 +16,36 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hil.contract import IQ, Clock, FeedbackPath, LinkReport, Transceiver
-from radio.link import Limits, Link, Sounding
-from radio.recording import SAMPLE, Json, RecordingError, Setup, plain, sibling, summary_of, write_recording
+from radio.link.both_ends import Limits, Link, Sounding
+from radio.recordings.recording import (
+    SAMPLE,
+    Json,
+    RecordingError,
+    Setup,
+    plain,
+    sibling,
+    summary_of,
+    write_recording,
+)
 
 SAME_BURST: Final = 1e-4
-"""Fingerprints of the same burst differ by less, whatever machine it was computed on; of others, by more."""
+"""Fingerprints of the same burst differ by less, whatever machine it was computed on; of others, by
+more."""
 
 
 def fingerprint(iq: IQ) -> complex:
     """A projection of the samples on pseudo-random signs, over their norm.
 
-    A hash would tell machines apart whose Fourier transforms round differently; this only tells bursts apart.
+    A hash would tell machines apart whose Fourier transforms round differently; this only tells
+    bursts apart.
     """
-    signs = np.unpackbits(np.frombuffer(hashlib.shake_128(b"signs").digest(len(iq) // 8 + 1), np.uint8))[: len(iq)]
-    return complex(np.sum(np.where(signs, iq, -iq), dtype=np.complex128) / max(float(np.linalg.norm(iq)), 1e-30))
+    signs = np.unpackbits(
+        np.frombuffer(hashlib.shake_128(b"signs").digest(len(iq) // 8 + 1), np.uint8)
+    )[: len(iq)]
+    return complex(
+        np.sum(np.where(signs, iq, -iq), dtype=np.complex128)
+        / max(float(np.linalg.norm(iq)), 1e-30)
+    )
 
 
 class Tape:
@@ -69,14 +85,18 @@ class Tape:
         try:
             self._file.write(data)
         except OSError as error:
-            raise RecordingError(f"{self._path}: {error.strerror}; make room or choose another folder") from error
+            raise RecordingError(
+                f"{self._path}: {error.strerror}; make room or choose another folder"
+            ) from error
 
     def close(self) -> str:
         """SHA-512 (hex) of the file, which is whole now."""
         try:
             self._file.close()
         except OSError as error:
-            raise RecordingError(f"{self._path}: {error.strerror}; make room or choose another folder") from error
+            raise RecordingError(
+                f"{self._path}: {error.strerror}; make room or choose another folder"
+            ) from error
         return self._hash.hexdigest()
 
 
@@ -100,7 +120,8 @@ class RecordingTransceiver:
         """
         if self._inner.sample_rate_hz != self.sample_rate_hz:
             raise RecordingError(
-                f"sample rate is {self._inner.sample_rate_hz:g} Hz, the recording's is {self.sample_rate_hz:g} Hz; "
+                f"sample rate is {self._inner.sample_rate_hz:g} Hz, the recording's is "
+                f"{self.sample_rate_hz:g} Hz; "
                 "begin another recording when it changes"
             )
         self._inner.transmit(iq)
@@ -119,7 +140,10 @@ class RecordingTransceiver:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._inner.__exit__(kind, error, trace)
 
@@ -188,26 +212,38 @@ class _Open:
         try:
             path.write_bytes(payload)
         except OSError as error:
-            raise RecordingError(f"{path}: {error.strerror}; make room or choose another folder") from error
+            raise RecordingError(
+                f"{path}: {error.strerror}; make room or choose another folder"
+            ) from error
         return {"file": path.name, **summary_of(payload)}
 
 
 def outcome_of(link: Link, received: bytes | None) -> Json:
-    """What the receiver handed over, and what it holds of the payload without a gap, after a delivery."""
+    """What the receiver handed over, and what it holds of the payload without a gap, after a
+    delivery."""
     prefix = link.receiver.prefix(link.next_session - 1)
-    return {"received": None if received is None else summary_of(received), "prefix": summary_of(prefix)}
+    return {
+        "received": None if received is None else summary_of(received),
+        "prefix": summary_of(prefix),
+    }
 
 
 class RecordingLink(Link):
-    """A Link that writes its soundings and deliveries into the recording that is open, and else is just a Link.
+    """A Link that writes its soundings and deliveries into the recording that is open, and else is
+    just a Link.
 
-    A recording has one sample rate, and may hold several soundings and deliveries. Recordings of one link belong
-    together in their order, because the link carries over what it has learnt. It has no block store: what an earlier
-    process left there would be missing in the recording.
+    A recording has one sample rate, and may hold several soundings and deliveries. Recordings of
+    one link belong together in their order, because the link carries over what it has learnt. It
+    has no block store: what an earlier process left there would be missing in the recording.
     """
 
     def __init__(
-        self, transceiver: Transceiver, feedback: FeedbackPath, clock: Clock, *, first_session: int = 1
+        self,
+        transceiver: Transceiver,
+        feedback: FeedbackPath,
+        clock: Clock,
+        *,
+        first_session: int = 1,
     ) -> None:
         """As Link."""
         super().__init__(transceiver, feedback, clock, first_session=first_session)
@@ -230,7 +266,9 @@ class RecordingLink(Link):
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecordingError(f"{stem.parent}: {error.strerror}; choose another folder") from error
+            raise RecordingError(
+                f"{stem.parent}: {error.strerror}; choose another folder"
+            ) from error
         transceiver, feedback, clock = self._inner
         tape = Tape(sibling(stem, ".part"), clock)
         self.transceiver = RecordingTransceiver(transceiver, tape)
@@ -241,8 +279,8 @@ class RecordingLink(Link):
     def end(self) -> Path | None:
         """Close the recording that is open, annotate it, and give the path of its metadata.
 
-        None if none was open, if nothing was done in it, or if a sounding or delivery failed in it: NAME.part then
-        holds the samples so far.
+        None if none was open, if nothing was done in it, or if a sounding or delivery failed in it:
+        NAME.part then holds the samples so far.
 
         Raises:
             RecordingError: it cannot be written.
@@ -253,7 +291,9 @@ class RecordingLink(Link):
         rate_hz = self.transceiver.sample_rate_hz
         self.transceiver, self.feedback, self.clock = self._inner
         sha512 = recording.tape.close()
-        if not recording.operations or any("result" not in operation for operation in recording.operations):
+        if not recording.operations or any(
+            "result" not in operation for operation in recording.operations
+        ):
             return None
         session = {
             "first_session": self._first_session,
@@ -266,7 +306,9 @@ class RecordingLink(Link):
         try:
             return write_recording(recording.stem, recording.setup, session, sha512)
         except OSError as error:
-            raise RecordingError(f"{recording.stem}: {error.strerror}; make room or choose another folder") from error
+            raise RecordingError(
+                f"{recording.stem}: {error.strerror}; make room or choose another folder"
+            ) from error
 
     def sound(self, limits: Limits | None = None, *, attempts: int = 2) -> Sounding:
         """As Link.sound."""

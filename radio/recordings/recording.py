@@ -1,12 +1,13 @@
 """Sessions of the link as SigMF recordings: the files.
 
-A recording holds every sample that the receiver was given, and whatever else the link was told from outside: answers,
-times, payloads, limits. From that `radio.replay` computes the whole session again, down to the last bit of its report.
+A recording holds every sample that the receiver was given, and whatever else the link was told from
+outside: answers, times, payloads, limits. From that `radio.recordings.replay` computes the whole
+session again, down to the last bit of its report.
 
-Samples are stored as cf32_le, the type the receiver works on, so that nothing is lost. Beside NAME.sigmf-data and
-NAME.sigmf-meta lie the payloads, NAME.1.payload and so on. What replay needs stands in the metadata under
-"hil:session", with a hash of its own; "captures" names each sounding and delivery, "annotations" each burst. The rest
-of the metadata may be edited.
+Samples are stored as cf32_le, the type the receiver works on, so that nothing is lost. Beside
+NAME.sigmf-data and NAME.sigmf-meta lie the payloads, NAME.1.payload and so on. What replay needs
+stands in the metadata under "hil:session", with a hash of its own; "captures" names each sounding
+and delivery, "annotations" each burst. The rest of the metadata may be edited.
 
 Source: SigMF 1.2, https://sigmf.org.
 """
@@ -27,10 +28,10 @@ import sigmf
 from numpy.typing import NDArray
 
 from hil.contract import HilError
-from radio import framing, ofdm, sync
-from radio.link import OCCUPIED_SUBCARRIERS
-from radio.mcs import MCS_TABLE
-from radio.receiver import Reception, peek_header, receive_burst
+from radio.link.both_ends import OCCUPIED_SUBCARRIERS
+from radio.link.receiver import Reception, peek_header, receive_burst
+from radio.modem import framing, ofdm, sync
+from radio.modem.mcs import MCS_TABLE
 
 Json = dict[str, Any]
 Samples = NDArray[np.complex64]
@@ -43,13 +44,15 @@ _SESSION: Final = "hil:session"
 _SESSION_HASH: Final = "hil:session_sha256"
 _WINDOW_SAMPLES: Final = 2 * framing.MAX_BURST_SAMPLES
 _LEAD_SAMPLES: Final = 4096
-"""Kept before a burst, and at the end of a window, where the search goes on from there; longer than any preamble."""
+"""Kept before a burst, and at the end of a window, where the search goes on from there; longer than
+any preamble."""
 _SLACK_SAMPLES: Final = 64
 """By which the longest burst ends later if its sender's clock is 50 ppm slow."""
 
 
 class RecordingError(HilError):
-    """A recording cannot be written, is missing or damaged, or is not what this program would have done."""
+    """A recording cannot be written, is missing or damaged, or is not what this program would have
+    done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,8 @@ def sibling(stem: Path, ending: str) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """A record's fields as JSON can hold them; what is not finite becomes text that `float` reads."""
+    """A record's fields as JSON can hold them; what is not finite becomes text that `float`
+    reads."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, float):
@@ -110,7 +114,8 @@ def summary_of(data: bytes) -> Json:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-# ------------------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------------
+# writing
 
 
 def write_recording(stem: Path, setup: Setup, session: Json, sha512: str) -> Path:
@@ -186,12 +191,17 @@ def _bursts(samples: Samples) -> Iterator[tuple[int, int, Reception]]:
                 following = max(heard_to, begin + start - _LEAD_SAMPLES)
                 break
             heard_to = begin + end
-            yield begin + start, end - start, receive_burst(window[: end + _SLACK_SAMPLES], burst.found, burst.header)
+            yield (
+                begin + start,
+                end - start,
+                receive_burst(window[: end + _SLACK_SAMPLES], burst.found, burst.header),
+            )
         begin = following
 
 
 def _spot(iq: Samples) -> list[_Spotted]:
-    """The bursts in the samples. One that lies within another counts only if its header passes, and then cuts that."""
+    """The bursts in the samples. One that lies within another counts only if its header passes, and
+    then cuts that."""
     spotted: list[_Spotted] = []
     for found in sync.find_bursts(iq):
         header = peek_header(iq, found)
@@ -208,7 +218,11 @@ def _annotation(burst: Reception, rate_hz: float, frequency_hz: float) -> Json:
     header, heard = burst.header, burst.measurement
     cfo_hz = burst.cfo * rate_hz
     half_band_hz = OCCUPIED_SUBCARRIERS * rate_hz / ofdm.N_FFT / 2
-    name = f"session {header.session} burst {header.burst} {MCS_TABLE[header.mcs].name}" if header else "unreadable"
+    name = (
+        f"session {header.session} burst {header.burst} {MCS_TABLE[header.mcs].name}"
+        if header
+        else "unreadable"
+    )
     facts: Json = {
         sigmf.LABEL_KEY: name,
         sigmf.FREQ_LOWER_EDGE_KEY: frequency_hz + cfo_hz - half_band_hz,
@@ -230,7 +244,8 @@ def _annotation(burst: Reception, rate_hz: float, frequency_hz: float) -> Json:
     return facts
 
 
-# ------------------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------
+# reading
 
 
 def read_recording(path: Path) -> Recording:
@@ -249,15 +264,21 @@ def read_recording(path: Path) -> Recording:
         expected, found = SAMPLE.itemsize * session["samples"], data.stat().st_size
         if found != expected:
             raise RecordingError(
-                f"{data}: {found} bytes, {expected} were recorded: it is cut or not its own; copy it anew"
+                f"{data}: {found} bytes, {expected} were recorded: it is cut or not its own; copy "
+                "it anew"
             )
         with data.open("rb") as file:
             if hashlib.file_digest(file, "sha512").hexdigest() != facts.get(sigmf.SHA512_KEY):
-                raise RecordingError(f"{data}: its SHA-512 is not the recorded one: samples are damaged; copy it anew")
+                raise RecordingError(
+                    f"{data}: its SHA-512 is not the recorded one: samples are damaged; copy it "
+                    "anew"
+                )
         samples = _open(data)
     except OSError as error:
         raise RecordingError(f"{data}: {error.strerror}; it belongs to {meta.name}") from error
-    return Recording(stem=stem, recorder=str(facts.get(sigmf.RECORDER_KEY)), session=session, samples=samples)
+    return Recording(
+        stem=stem, recorder=str(facts.get(sigmf.RECORDER_KEY)), session=session, samples=samples
+    )
 
 
 def _read_metadata(path: Path) -> Json:
@@ -266,13 +287,24 @@ def _read_metadata(path: Path) -> Json:
         facts: Json = json.loads(path.read_text(encoding="utf-8"))["global"]
         session, digest = facts[_SESSION], facts[_SESSION_HASH]
     except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror}; name a recording made by hil record") from error
+        raise RecordingError(
+            f"{path}: {error.strerror}; name a recording made by hil record"
+        ) from error
     except ValueError as error:
-        raise RecordingError(f"{path}: not JSON ({error}); the file is damaged, copy it anew") from error
+        raise RecordingError(
+            f"{path}: not JSON ({error}); the file is damaged, copy it anew"
+        ) from error
     except (KeyError, TypeError) as error:
-        raise RecordingError(f"{path}: no {_SESSION} in it to replay; name a recording made by hil record") from error
+        raise RecordingError(
+            f"{path}: no {_SESSION} in it to replay; name a recording made by hil record"
+        ) from error
     if _digest(session) != digest:
-        raise RecordingError(f"{path}: {_SESSION} does not fit its SHA-256: damaged or edited; copy it anew")
+        raise RecordingError(
+            f"{path}: {_SESSION} does not fit its SHA-256: damaged or edited; copy it anew"
+        )
     if session["format"] != FORMAT:
-        raise RecordingError(f"{path}: format {session['format']}, this program reads {FORMAT}; use the one it is from")
+        raise RecordingError(
+            f"{path}: format {session['format']}, this program reads {FORMAT}; use the one it is "
+            "from"
+        )
     return facts

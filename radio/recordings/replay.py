@@ -1,8 +1,9 @@
 """Replay of a recording: the link works again, on the recorded samples, answers and times.
 
-The receiver hears what was recorded, and the sender gets the answers that were recorded, so both ends compute what
-they computed then. Whatever this program would do otherwise is told: another burst or call ends the replay with the
-place where it parts from the recording; another figure is named in the result.
+The receiver hears what was recorded, and the sender gets the answers that were recorded, so both
+ends compute what they computed then. Whatever this program would do otherwise is told: another
+burst or call ends the replay with the place where it parts from the recording; another figure is
+named in the result.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hil.contract import IQ
-from radio.link import Limits, Link, Sounding
-from radio.recorder import SAME_BURST, fingerprint, outcome_of
-from radio.recording import Json, Recording, RecordingError, plain, read_recording, summary_of, tool_version
+from radio.link.both_ends import Limits, Link, Sounding
+from radio.recordings.recorder import SAME_BURST, fingerprint, outcome_of
+from radio.recordings.recording import (
+    Json,
+    Recording,
+    RecordingError,
+    plain,
+    read_recording,
+    summary_of,
+    tool_version,
+)
 
 _NOT_FINITE: Final = ("nan", "inf", "-inf")
 
@@ -30,8 +39,8 @@ class Replayed:
     Attributes:
         name: of its recording.
         kind: "sound" or "deliver".
-        recorded, replayed: the fields of its Sounding or LinkReport, length and hash of what the receiver handed over,
-            and how many of its answers were not the recorded ones.
+        recorded, replayed: the fields of its Sounding or LinkReport, length and hash of what the
+            receiver handed over, and how many of its answers were not the recorded ones.
         received: the payload as the replay's receiver holds it, or None.
     """
 
@@ -54,7 +63,8 @@ def replay(paths: Sequence[Path]) -> Iterator[Replayed]:
     Args:
         paths: recordings of one link, in their order, from its first on.
     Raises:
-        RecordingError: a recording is missing or damaged, one before it is lacking, or this program parts from it.
+        RecordingError: a recording is missing or damaged, one before it is lacking, or this program
+            parts from it.
     """
     link: Link | None = None
     for path in paths:
@@ -66,7 +76,8 @@ def replay(paths: Sequence[Path]) -> Iterator[Replayed]:
         link.transceiver, link.feedback, link.clock = seams
         if link.next_session != recording.session["next_session"]:
             raise RecordingError(
-                f"{recording.stem}: begins at session {recording.session['next_session']}, the replay has come to "
+                f"{recording.stem}: begins at session {recording.session['next_session']}, the "
+                "replay has come to "
                 f"{link.next_session}; replay the recordings before it, too: name their folder"
             )
         for operation in recording.session["operations"]:
@@ -87,7 +98,9 @@ def _again(link: Link, playback: _Playback, operation: Json) -> Replayed:
     if operation["kind"] == "sound":
         result = asdict(link.sound(limits, attempts=operation["attempts"]))
     else:
-        report, received = link.deliver(playback.payload(operation["payload"]), limits, sounding=sounding)
+        report, received = link.deliver(
+            playback.payload(operation["payload"]), limits, sounding=sounding
+        )
         result = {**asdict(report), **outcome_of(link, received)}
         recorded |= {name: operation[name] for name in ("received", "prefix")}
     return Replayed(
@@ -140,13 +153,15 @@ class _Playback:
         wanted = {"call": call, **facts}
         if self._made == len(self._calls):
             raise RecordingError(
-                f"{self.name}: replay goes on after all {self._made} recorded calls: {_in_words(wanted)}; "
+                f"{self.name}: replay goes on after all {self._made} recorded calls: "
+                f"{_in_words(wanted)}; "
                 f"{self.versions}"
             )
         recorded = self._calls[self._made]
         if any(recorded.get(name) != value for name, value in wanted.items()):
             raise RecordingError(
-                f"{self.name}: replay parts at call {self._made + 1}: recorded {_in_words(recorded)}, now "
+                f"{self.name}: replay parts at call {self._made + 1}: recorded "
+                f"{_in_words(recorded)}, now "
                 f"{_in_words(wanted)}; {self.versions}"
             )
         self._made += 1
@@ -156,12 +171,16 @@ class _Playback:
     def hear(self, n_samples: int) -> IQ:
         """The next recorded samples."""
         self._heard += n_samples
-        return np.array(self._recording.samples[self._heard - n_samples : self._heard], np.complex64)
+        return np.array(
+            self._recording.samples[self._heard - n_samples : self._heard], np.complex64
+        )
 
     def refuse_burst(self) -> RecordingError:
-        """What is said when the sender sends another burst than the recorded one of the same length."""
+        """What is said when the sender sends another burst than the recorded one of the same
+        length."""
         return RecordingError(
-            f"{self.name}: replay parts at call {self._made}: it transmits another burst; {self.versions}"
+            f"{self.name}: replay parts at call {self._made}: it transmits another burst; "
+            f"{self.versions}"
         )
 
     def payload(self, stored: Json) -> bytes:
@@ -170,9 +189,13 @@ class _Playback:
         try:
             payload = path.read_bytes()
         except OSError as error:
-            raise RecordingError(f"{path}: {error.strerror}; it belongs to recording {self.name}") from error
+            raise RecordingError(
+                f"{path}: {error.strerror}; it belongs to recording {self.name}"
+            ) from error
         if summary_of(payload)["sha256"] != stored["sha256"]:
-            raise RecordingError(f"{path}: its SHA-256 is not the recorded one: it is damaged; copy it anew")
+            raise RecordingError(
+                f"{path}: its SHA-256 is not the recorded one: it is damaged; copy it anew"
+            )
         return payload
 
     def finish(self) -> None:
@@ -180,7 +203,8 @@ class _Playback:
         left = len(self._calls) - self._made
         if left:
             raise RecordingError(
-                f"{self.name}: replay ends {left} calls early: recorded {_in_words(self._calls[self._made])}; "
+                f"{self.name}: replay ends {left} calls early: recorded "
+                f"{_in_words(self._calls[self._made])}; "
                 f"{self.versions}"
             )
 
@@ -196,7 +220,8 @@ def _in_words(call: Json) -> str:
 
 
 class ReplayTransceiver:
-    """A Transceiver whose receiver hears a recording; what is transmitted must be what was transmitted then."""
+    """A Transceiver whose receiver hears a recording; what is transmitted must be what was
+    transmitted then."""
 
     def __init__(self, playback: _Playback) -> None:
         self.sample_rate_hz = playback.sample_rate_hz
@@ -220,7 +245,10 @@ class ReplayTransceiver:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Nothing to close."""
 

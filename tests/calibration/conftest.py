@@ -11,16 +11,24 @@ import numpy as np
 import pytest
 
 from calibration.bench import Bench
-from radio import ofdm
-from radio.channel import ClockOffset, DcOffset, FrequencyOffset, IqImbalance, PhaseNoise, Quantisation
-from radio.pluto_settings import MAX_ATTENUATION_DB, DeviceIdentity, PlutoSettings
+from radio.channel import (
+    ClockOffset,
+    DcOffset,
+    FrequencyOffset,
+    IqImbalance,
+    PhaseNoise,
+    Quantisation,
+)
+from radio.modem import ofdm
+from radio.pluto.settings import MAX_ATTENUATION_DB, DeviceIdentity, PlutoSettings
 
 
 @dataclass
 class InventedAir:
     """Truth of a bench: a transmitter, a path, a receiver.
 
-    What a receiver's input of 0 dB reads at a real gain of 0 dB is 0 dBFS; the transmitter's full scale is 0 dB.
+    What a receiver's input of 0 dB reads at a real gain of 0 dB is 0 dBFS; the transmitter's full
+    scale is 0 dB.
     """
 
     loss_db: float = 30.0
@@ -47,7 +55,11 @@ class InventedAir:
         return setting + self.attenuation_error_db(setting)
 
     def noise_dbfs(self, gain_setting):
-        parts = (self.noise_db + self.gain_db(gain_setting), self.adc_noise_db, 10 * math.log10(2 / 12 / 2048**2))
+        parts = (
+            self.noise_db + self.gain_db(gain_setting),
+            self.adc_noise_db,
+            10 * math.log10(2 / 12 / 2048**2),
+        )
         return 10 * math.log10(sum(10 ** (part / 10) for part in parts))
 
     def snr_db(self, gain_setting, attenuation_setting):
@@ -63,17 +75,29 @@ class InventedAir:
 class InventedRadio:
     """One of its two radios."""
 
-    def __init__(self, air: InventedAir, serial: str, *, emulated: bool = True, **settings: float) -> None:
+    def __init__(
+        self, air: InventedAir, serial: str, *, emulated: bool = True, **settings: float
+    ) -> None:
         self.air = air
-        self.identity = DeviceIdentity(serial=serial, firmware="v0", model="invented", emulated=emulated, uri="none:")
-        given = {"rate_hz": 1e6, "tx_lo_hz": 915e6, "rx_lo_hz": 915e6, "rx_gain_db": 20.0, "tx_attenuation_db": 10.0}
+        self.identity = DeviceIdentity(
+            serial=serial, firmware="v0", model="invented", emulated=emulated, uri="none:"
+        )
+        given = {
+            "rate_hz": 1e6,
+            "tx_lo_hz": 915e6,
+            "rx_lo_hz": 915e6,
+            "rx_gain_db": 20.0,
+            "tx_attenuation_db": 10.0,
+        }
         self.settings = PlutoSettings(uri="none:", **(given | settings))
         self.rng = np.random.default_rng(air.seed)
         self.captured = 0
 
     def configure(self, *, rx_gain_db=None, tx_attenuation_db=None):
         changes = {"rx_gain_db": rx_gain_db, "tx_attenuation_db": tx_attenuation_db}
-        self.settings = replace(self.settings, **{k: v for k, v in changes.items() if v is not None})
+        self.settings = replace(
+            self.settings, **{k: v for k, v in changes.items() if v is not None}
+        )
         if tx_attenuation_db is not None:
             self.air.attenuation_db = tx_attenuation_db
 
@@ -99,15 +123,21 @@ class InventedRadio:
             whole = np.resize(np.roll(air.sent, -first), n_samples + 200)
             stretched = ClockOffset(air.clock_ppm, rate_hz)(whole, rng)[50 : 50 + n_samples]
             level_db = gain_db - air.loss_db - air.real_attenuation_db(air.attenuation_db)
-            iq = FrequencyOffset(air.cfo_hz, rate_hz)(stretched, rng) * np.float32(10 ** (level_db / 20))
+            iq = FrequencyOffset(air.cfo_hz, rate_hz)(stretched, rng) * np.float32(
+                10 ** (level_db / 20)
+            )
             if air.phase_noise_dbc_hz is not None:
                 iq = PhaseNoise(air.phase_noise_dbc_hz, rate_hz, pll_bandwidth_hz=50e3)(iq, rng)
         elif air.interferer_in_silence:
             iq += np.float32(3 * 10 ** ((air.noise_db + gain_db) / 20)) * np.exp(
                 2j * np.pi * 0.1 * np.arange(n_samples)
             ).astype(np.complex64)
-        noise_db = 10 * math.log10(10 ** ((air.noise_db + gain_db) / 10) + 10 ** (air.adc_noise_db / 10))
-        noise = rng.standard_normal(2 * n_samples, np.float32).view(np.complex64) * np.float32(2**-0.5)
+        noise_db = 10 * math.log10(
+            10 ** ((air.noise_db + gain_db) / 10) + 10 ** (air.adc_noise_db / 10)
+        )
+        noise = rng.standard_normal(2 * n_samples, np.float32).view(np.complex64) * np.float32(
+            2**-0.5
+        )
         iq = iq + noise * np.float32(10 ** (noise_db / 20))
         iq = IqImbalance(air.iq_gain_db, air.iq_phase_deg)(iq, rng)
         iq = DcOffset(air.dc_dbfs)(iq, rng)
@@ -118,9 +148,13 @@ class InventedRadio:
 def make_bench():
     """(air, **settings) → a Bench of two invented radios, the clock at noon."""
 
-    def make(air: InventedAir, *, one_radio: bool = False, emulated: bool = True, **settings: float) -> Bench:
+    def make(
+        air: InventedAir, *, one_radio: bool = False, emulated: bool = True, **settings: float
+    ) -> Bench:
         receiver = InventedRadio(air, "rx-1", emulated=emulated, **settings)
-        transmitter = receiver if one_radio else InventedRadio(air, "tx-1", emulated=emulated, **settings)
+        transmitter = (
+            receiver if one_radio else InventedRadio(air, "tx-1", emulated=emulated, **settings)
+        )
         return Bench(
             transmitter=transmitter,
             receiver=receiver,

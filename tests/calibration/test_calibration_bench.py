@@ -18,8 +18,8 @@ from calibration.oscillator import measure_offsets
 from calibration.reference import measure_reference
 from calibration.snr_sweep import Dial, measure_sweep, sweep_records
 from hil.contract import CalibrationError, DeviceError
-from radio import mcs
 from radio.channel import IqImbalance
+from radio.modem import mcs
 
 PLAN = Plan(rx_gain_db=20.0, tx_attenuation_db=10.0, samples=2**14, blocks=24)
 
@@ -68,22 +68,32 @@ def test_gain_and_attenuation_steps(make_air, make_bench):
 
 
 def test_a_path_on_which_no_tone_is_heard_is_named(make_air, make_bench):
-    with pytest.raises(CalibrationError, match=r"rx_gain: the tone is not clear .* lower tx_attenuation_db"):
+    with pytest.raises(
+        CalibrationError, match=r"rx_gain: the tone is not clear .* lower tx_attenuation_db"
+    ):
         measure_rx_gain(make_bench(make_air(loss_db=160.0)), PLAN)
 
 
 def compressed(amplitude):
-    """Amplitude of a tone behind a limiter of I and Q at 1: the describing function of saturation."""
+    """Amplitude of a tone behind a limiter of I and Q at 1: the describing function of
+    saturation."""
     x = 1 / amplitude
-    return amplitude * 2 / math.pi * (math.asin(x) + x * math.sqrt(1 - x * x)) if amplitude > 1 else amplitude
+    return (
+        amplitude * 2 / math.pi * (math.asin(x) + x * math.sqrt(1 - x * x))
+        if amplitude > 1
+        else amplitude
+    )
 
 
 def test_compression_and_window_of_a_converter(make_air, make_bench):
     air = make_air()
     found = by_name(measure_compression(make_bench(air), PLAN))
     amplitude = brentq(lambda a: 20 * math.log10(a / compressed(a)) - 1, 1, 3)
-    assert found["compression_level"].value == pytest.approx(20 * math.log10(compressed(amplitude)), abs=0.1)
-    # I and Q are Gaussian: one sample in 10,000 has one of them beyond the limit at this rms level; the sweep has steps
+    assert found["compression_level"].value == pytest.approx(
+        20 * math.log10(compressed(amplitude)), abs=0.1
+    )
+    # I and Q are Gaussian: one sample in 10,000 has one of them beyond the limit at this rms level;
+    # the sweep has steps
     rms = 2**0.5 / 4.06
     assert 20 * math.log10(rms) - 1.2 <= found["usable_high"].value <= 20 * math.log10(rms) + 0.2
     gain_db = found["usable_low"].conditions.rx_gain_db
@@ -114,7 +124,9 @@ def test_an_image_that_is_not_there_is_a_bound(make_air, make_bench):
 
 @pytest.mark.parametrize(("cfo_hz", "clock_ppm"), [(2745.0, 3.0), (-22875.0, -25.0), (0.4, 0.0004)])
 def test_carrier_and_clock_offset_to_a_tenth_of_a_ppm(make_air, make_bench, cfo_hz, clock_ppm):
-    air = make_air(cfo_hz=cfo_hz, clock_ppm=clock_ppm, iq_gain_db=0.5, dc_dbfs=-45.0, phase_noise_dbc_hz=-85.0)
+    air = make_air(
+        cfo_hz=cfo_hz, clock_ppm=clock_ppm, iq_gain_db=0.5, dc_dbfs=-45.0, phase_noise_dbc_hz=-85.0
+    )
     found = by_name(measure_offsets(make_bench(air), PLAN))
     assert found["cfo"].value == pytest.approx(cfo_hz / 915, abs=0.01)
     assert found["cfo_hz"].value == pytest.approx(cfo_hz, abs=10)
@@ -152,14 +164,18 @@ def test_both_methods_find_the_snr(make_air, make_bench):
 
 def test_distortion_that_one_method_does_not_see_is_a_disagreement(make_air, make_bench):
     bench = make_bench(make_air(phase_noise_dbc_hz=-75.0, cfo_hz=500.0))
-    (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))["snr_disagreement"].flags
+    (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))[
+        "snr_disagreement"
+    ].flags
     assert "differ by -" in flag
     assert "phase noise" in flag
 
 
 def test_an_interferer_in_the_silence_is_a_disagreement(make_air, make_bench):
     bench = make_bench(make_air(interferer_in_silence=True, noise_db=-90.0))
-    (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))["snr_disagreement"].flags
+    (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))[
+        "snr_disagreement"
+    ].flags
     assert "differ by +" in flag
     assert "interferer" in flag
 
@@ -172,8 +188,12 @@ def test_no_whole_burst_is_missed_wherever_the_capture_begins(make_air, make_ben
     bench.receiver.capture = lambda n_samples: whole[:n_samples]
     rng = np.random.default_rng(9)
     for first in [0, *range(169, 186, 2), 500, *rng.integers(len(sent.iq), size=4)]:
-        whole = np.resize(np.roll(sent.iq, -int(first) + SETTLE_SAMPLES), SETTLE_SAMPLES + 3 * len(sent.iq))
-        whole += rng.standard_normal(2 * len(whole), np.float32).view(np.complex64) * np.float32(0.004)
+        whole = np.resize(
+            np.roll(sent.iq, -int(first) + SETTLE_SAMPLES), SETTLE_SAMPLES + 3 * len(sent.iq)
+        )
+        whole += rng.standard_normal(2 * len(whole), np.float32).view(np.complex64) * np.float32(
+            0.004
+        )
         heard = hear(bench, sent, 2)
         assert [reception.n_passed for reception in heard.receptions] == [1, 1]
 
@@ -186,9 +206,13 @@ def test_a_bench_that_carries_nothing_is_named(make_air, make_bench):
 def test_schemes_against_measured_snr_and_what_cannot_be_reached(make_air, make_bench):
     air = make_air(cfo_hz=900.0, adc_noise_db=-54.0)  # 19 dB at most
     bench = make_bench(air)
-    plan = Plan(rx_gain_db=20.0, tx_attenuation_db=10.0, samples=2**14, blocks=24, places=(7, 12, 17))
+    plan = Plan(
+        rx_gain_db=20.0, tx_attenuation_db=10.0, samples=2**14, blocks=24, places=(7, 12, 17)
+    )
     names = []
-    found = by_name(measure_schemes(bench, plan, Dial(sweep=measure_sweep(bench, plan)), on_scheme=names.append))
+    found = by_name(
+        measure_schemes(bench, plan, Dial(sweep=measure_sweep(bench, plan)), on_scheme=names.append)
+    )
     table = found["mcs_threshold"]
     moved = np.array(table.values) - mcs.LOOPBACK.threshold_db
     assert table.at == tuple(float(scheme.index) for scheme in mcs.MCS_TABLE)
@@ -226,7 +250,9 @@ def test_dbm_only_from_a_stated_reference(make_air, make_bench):
     assert found.unit == "dBm"
 
 
-def test_the_transmitter_never_exceeds_what_is_allowed_and_is_silent_afterwards(make_air, make_bench):
+def test_the_transmitter_never_exceeds_what_is_allowed_and_is_silent_afterwards(
+    make_air, make_bench
+):
     air = make_air()
     bench = make_bench(air)
     least = []
@@ -290,7 +316,10 @@ def test_a_head_of_samples_that_has_not_settled_does_not_count(make_air, make_be
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"repeats": 2}, "a spread needs at least 3"), ({"rx_gains_db": (10.0, 5.0)}, "give at least two, rising")],
+    [
+        ({"repeats": 2}, "a spread needs at least 3"),
+        ({"rx_gains_db": (10.0, 5.0)}, "give at least two, rising"),
+    ],
 )
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(CalibrationError, match=message):
@@ -299,9 +328,14 @@ def test_impossible_plans_are_refused(change, message):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"loopback": "digital"}, 'loopback = "digital" has no noise'), ({"rx_lo_hz": 920e6}, "set both to the same")],
+    [
+        ({"loopback": "digital"}, 'loopback = "digital" has no noise'),
+        ({"rx_lo_hz": 920e6}, "set both to the same"),
+    ],
 )
-def test_a_receiver_that_cannot_hear_the_transmitter_is_refused(make_air, make_bench, settings, message):
+def test_a_receiver_that_cannot_hear_the_transmitter_is_refused(
+    make_air, make_bench, settings, message
+):
     with pytest.raises(CalibrationError, match=message):
         calibrate(["cfo"], make_bench(make_air(), **settings), PLAN)
 
@@ -312,7 +346,9 @@ def test_a_tone_that_overdrives_the_receiver_is_turned_down_first(make_air, make
     plan = Plan(rx_gain_db=40.0, tx_attenuation_db=10.0, samples=2**14)
     (attenuation,) = measure_tx_attenuation(bench, plan)
     assert attenuation.at[0] == 10
-    assert attenuation.values == pytest.approx([10 + 1.02 * (a - 10) for a in attenuation.at], abs=0.15)
+    assert attenuation.values == pytest.approx(
+        [10 + 1.02 * (a - 10) for a in attenuation.at], abs=0.15
+    )
 
 
 def test_unknown_quantities_are_refused(make_air, make_bench):

@@ -8,15 +8,15 @@ from calibration.bench import Bench, Plan
 from calibration.calibrate import calibrate
 from calibration.store import load, save
 from hil.contract import CalibrationError
-from radio import mcs
 from radio.channel import IqImbalance
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
 from radio.emulator.front_end import RfSettings, noise_dbfs
-from radio.permission import Band, Permission
-from radio.pluto import PlutoDevice
-from radio.pluto_settings import PlutoSettings
+from radio.modem import mcs
+from radio.pluto.driver import PlutoDevice
+from radio.pluto.permission import Band, Permission
+from radio.pluto.settings import PlutoSettings
 
 pytestmark = pytest.mark.usefixtures("libiio")
 LO_HZ = 915e6
@@ -37,14 +37,22 @@ def emulated_records():
     """Records of an emulated pair, and the ether that they are held against."""
     ether = Ether([NodeSpec(ppm=4.0), RECEIVER], clock=VirtualTime(), path_loss_db=45.0, seed=5)
     permission = Permission([Band(low_hz=LO_HZ - 2e6, high_hz=LO_HZ + 2e6, max_dbm=0.0)])
-    settings = {"rate_hz": 1e6, "tx_lo_hz": LO_HZ, "rx_lo_hz": LO_HZ, "rx_gain_db": 45.0, "tx_attenuation_db": 10.0}
+    settings = {
+        "rate_hz": 1e6,
+        "tx_lo_hz": LO_HZ,
+        "rx_lo_hz": LO_HZ,
+        "rx_gain_db": 45.0,
+        "tx_attenuation_db": 10.0,
+    }
     with (
         EmulatedPlutos(ether) as plutos,
         PlutoDevice(PlutoSettings(uri=plutos.uris[0], **settings), permission) as transmitter,
         PlutoDevice(PlutoSettings(uri=plutos.uris[1], **settings), permission) as receiver,
     ):
         bench = Bench(transmitter=transmitter, receiver=receiver, path="emulated, 45 dB")
-        records = {record.quantity: record for record in calibrate(["gain", "cfo", "snr"], bench, PLAN)}
+        records = {
+            record.quantity: record for record in calibrate(["gain", "cfo", "snr"], bench, PLAN)
+        }
         yield records, ether, transmitter, receiver
 
 
@@ -57,7 +65,11 @@ def test_levels_gains_and_front_end(emulated_records):
     assert records["image_rejection"].value == pytest.approx(truth, abs=1.0)
     rounding = 2 / 12 / 2048**2
     expected = [
-        10 * math.log10(10 ** (noise_dbfs(RECEIVER, RfSettings(rate_hz=1e6, rx_gain_db=gain_db)) / 10) + rounding)
+        10
+        * math.log10(
+            10 ** (noise_dbfs(RECEIVER, RfSettings(rate_hz=1e6, rx_gain_db=gain_db)) / 10)
+            + rounding
+        )
         for gain_db in PLAN.rx_gains_db
     ]
     assert records["noise_floor"].values == pytest.approx(expected, abs=0.5)
@@ -92,10 +104,21 @@ def test_a_scheme_and_its_table(emulated_records):
 def test_records_say_that_they_are_emulated_and_hardware_refuses_them(emulated_records, tmp_path):
     records = emulated_records[0]
     conditions = records["cfo"].conditions
-    assert (conditions.serial, conditions.tx_serial, conditions.emulated) == ("emulated-1", "emulated-0", True)
+    assert (conditions.serial, conditions.tx_serial, conditions.emulated) == (
+        "emulated-1",
+        "emulated-0",
+        True,
+    )
     assert math.isfinite(conditions.temperature_c)
     save(tmp_path, list(records.values()))
-    asked = {"serial": "emulated-1", "lo_hz": LO_HZ, "rate_hz": 1e6, "now_utc": records["cfo"].measured_at}
+    asked = {
+        "serial": "emulated-1",
+        "lo_hz": LO_HZ,
+        "rate_hz": 1e6,
+        "now_utc": records["cfo"].measured_at,
+    }
     assert load(tmp_path, **asked, emulated=True).record("cfo").value == pytest.approx(6.0, abs=0.1)
-    with pytest.raises(CalibrationError, match="kind is hardware, calibrated was an emulated radio"):
+    with pytest.raises(
+        CalibrationError, match="kind is hardware, calibrated was an emulated radio"
+    ):
         load(tmp_path, **asked, emulated=False)

@@ -7,13 +7,19 @@ from hil.contract import CalibrationError
 
 
 def noise(n, variance, rng):
-    return (rng.standard_normal(2 * n) * (variance / 2) ** 0.5).view(np.complex128).astype(np.complex64)
+    return (
+        (rng.standard_normal(2 * n) * (variance / 2) ** 0.5)
+        .view(np.complex128)
+        .astype(np.complex64)
+    )
 
 
 def test_a_tone_between_two_bins_is_found_at_its_own_frequency_and_power():
     n, rng = 2**14, np.random.default_rng(1)
     true = (1234.37) / n
-    iq = 0.01 * np.exp(2j * np.pi * true * np.arange(n)) + 0.5 * np.exp(-2j * np.pi * 0.31 * np.arange(n))
+    iq = 0.01 * np.exp(2j * np.pi * true * np.arange(n)) + 0.5 * np.exp(
+        -2j * np.pi * 0.31 * np.arange(n)
+    )
     found = levels.find_line((iq + noise(n, 1e-6, rng)).astype(np.complex64), 0.08, 0.02)
     # Cramér-Rao (Rife and Boorstyn, IEEE Trans. IT 20(5), 1974) for amplitude² / variance = 20 dB
     bound = (6 / (100 * n**3)) ** 0.5 / (2 * np.pi)
@@ -29,7 +35,8 @@ def test_frequency_errors_are_those_of_the_window():
         true = rng.uniform(0.05, 0.1)
         iq = np.exp(2j * np.pi * (true * np.arange(n) + rng.uniform())) + noise(n, 0.1, rng)
         errors.append(levels.find_line(iq.astype(np.complex64), 0.075, 0.03).frequency - true)
-    # first order: the slope that noise of 0.1 / 2 in the phase gives under the weights of the window
+    # first order: the slope that noise of 0.1 / 2 in the phase gives under the weights of the
+    # window
     weights, t = blackmanharris(n, sym=False), np.arange(n) - n / 2
     expected = (0.05 * np.sum((weights * t) ** 2)) ** 0.5 / (2 * np.pi * np.sum(weights * t**2))
     assert np.std(errors) == pytest.approx(expected, rel=0.2)

@@ -5,9 +5,9 @@ import pytest
 
 from calibration.bench import Plan
 from calibration.plots import panels
-from hil.calibrate import calibrate_settings, calibrate_verb
-from hil.config import parse_settings
 from hil.contract import CalibrationError, ConfigError
+from hil.lab.calibrate import calibrate_settings, calibrate_verb
+from hil.settings.loading import parse_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
@@ -37,10 +37,20 @@ def test_everything_is_measured_kept_and_shown(make_air, make_bench, tmp_path):
     assert done.flags == ()
     assert steps[-1] == (10, 10, "done")
     values = [line for line in lines if line.startswith("Carrier offset")]
-    assert re.fullmatch(r"Carrier offset, transmitter over receiver: 2\.0\d* ± [\d.]+ ppm", values[0])
+    assert re.fullmatch(
+        r"Carrier offset, transmitter over receiver: 2\.0\d* ± [\d.]+ ppm", values[0]
+    )
     assert sum("±" in line for line in lines) > 40
     kept = {record["quantity"] for record in json.loads(done.file.read_text())["records"]}
-    assert {"noise_floor", "rx_gain", "compression_level", "cfo", "snr_data_aided", "mcs_threshold", "bler_11"} <= kept
+    assert {
+        "noise_floor",
+        "rx_gain",
+        "compression_level",
+        "cfo",
+        "snr_data_aided",
+        "mcs_threshold",
+        "bler_11",
+    } <= kept
     page = done.report.read_text()
     assert page.count("<svg") == 5
     assert "An emulated radio" in page
@@ -88,7 +98,9 @@ def test_the_radios_of_the_settings_are_measured(tmp_path):
             "path": "emulated, 50 dB",
             "allow": {"bands": [{"low_hz": 910e6, "high_hz": 920e6, "max_dbm": 0}]},
         }
-        settings = parse_settings({"radio": radio, "calibration": {"folder": str(tmp_path)}}, source="test")
+        settings = parse_settings(
+            {"radio": radio, "calibration": {"folder": str(tmp_path)}}, source="test"
+        )
         done = calibrate_settings(settings, "cfo", quick=True)
     assert done.file == tmp_path / "emulated-1.json"
     (cfo,) = (record for record in done.records if record.quantity == "cfo")
@@ -98,15 +110,29 @@ def test_the_radios_of_the_settings_are_measured(tmp_path):
 
 
 def test_simulated_air_has_no_radio_to_measure():
-    with pytest.raises(ConfigError, match=r"radio\.kind = 'loopback': hil calibrate measures radios"):
+    with pytest.raises(
+        ConfigError, match=r"radio\.kind = 'loopback': hil calibrate measures radios"
+    ):
         calibrate_settings(parse_settings({}, source="test"), "all")
 
 
 def test_panels_hold_what_was_measured(make_air, make_bench):
     bench = make_bench(make_air())
-    gain = bench.stated("rx_gain", "dB", [0.0, 10.3], [0.1, 0.1], n=3, axis="rx_gain_db", at=[0, 10])
-    aided = bench.stated("snr_data_aided", "dB", [20.0, 10.0], [0.3, 0.3], n=3, axis="tx_attenuation_db", at=[10, 20])
-    floor = bench.stated("snr_noise_floor", "dB", [20.5, 10.1], [0.4, 0.4], n=3, axis="tx_attenuation_db", at=[10, 20])
+    gain = bench.stated(
+        "rx_gain", "dB", [0.0, 10.3], [0.1, 0.1], n=3, axis="rx_gain_db", at=[0, 10]
+    )
+    aided = bench.stated(
+        "snr_data_aided", "dB", [20.0, 10.0], [0.3, 0.3], n=3, axis="tx_attenuation_db", at=[10, 20]
+    )
+    floor = bench.stated(
+        "snr_noise_floor",
+        "dB",
+        [20.5, 10.1],
+        [0.4, 0.4],
+        n=3,
+        axis="tx_attenuation_db",
+        at=[10, 20],
+    )
     found = {panel.title: panel for panel in panels({r.quantity: r for r in (gain, aided, floor)})}
     assert set(found) == {
         "Linearity of gain and attenuation",

@@ -10,8 +10,8 @@ from calibration.record import CalibrationRecord, with_spread
 from calibration.result import Calibration
 from calibration.store import file_of, load, save
 from hil.contract import CalibrationError
-from radio import mcs
-from radio.adaptation import Adaptation
+from radio.link.adaptation import Adaptation
+from radio.modem import mcs
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 KNOWN = {"serial": "rx-1", "lo_hz": 915e6, "rate_hz": 1e6, "emulated": True, "now_utc": NOON}
@@ -23,7 +23,9 @@ def bench(make_air, make_bench):
 
 
 def test_what_was_saved_is_loaded(bench, tmp_path):
-    curve = bench.record("noise_floor", "dBFS", [[-70, -60], [-71, -61], [-69, -59]], axis="rx_gain_db", at=[0, 10])
+    curve = bench.record(
+        "noise_floor", "dBFS", [[-70, -60], [-71, -61], [-69, -59]], axis="rx_gain_db", at=[0, 10]
+    )
     single = bench.stated("cfo", "ppm", [2.5], [math.nan], n=1, notes=["a note"], rx_gain_db=20.0)
     path = save(tmp_path / "new", [curve, single])
     assert path == tmp_path / "new" / "rx-1.json"
@@ -43,7 +45,10 @@ def test_what_was_saved_is_loaded(bench, tmp_path):
 def test_a_newer_record_takes_the_place_of_the_same_quantity_alone(bench, tmp_path):
     save(
         tmp_path,
-        [bench.record("cfo", "ppm", [1.0, 1.0, 1.0]), bench.record("dc_offset", "dBFS", [-50.0, -50.0, -50.0])],
+        [
+            bench.record("cfo", "ppm", [1.0, 1.0, 1.0]),
+            bench.record("dc_offset", "dBFS", [-50.0, -50.0, -50.0]),
+        ],
     )
     save(tmp_path, [bench.record("cfo", "ppm", [2.0, 2.0, 2.0])])
     found = load(tmp_path, **KNOWN)
@@ -83,7 +88,9 @@ def test_a_file_that_was_renamed_is_of_another_receiver(bench, tmp_path):
         load(tmp_path, **KNOWN | {"serial": "rx-2"})
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "records": [{"quantity": "cfo"}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', '{"format": 1, "records": [{"quantity": "cfo"}]}']
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "rx-1.json").write_text(content)
     with pytest.raises(CalibrationError, match=r"rx-1\.json: not a calibration"):
@@ -132,11 +139,14 @@ def test_a_value_has_the_digits_that_its_spread_allows(value, spread, text):
     assert with_spread(value, spread) == text
 
 
-# --------------------------------------------------------------------------------------------------- what it is for
+# ------------------------------------------------------------------------------------------------
+# what it is for
 
 
 def curve(bench, quantity, at, values, **known):
-    return bench.stated(quantity, "dB", values, [0.1] * len(values), n=3, axis="rx_gain_db", at=at, **known)
+    return bench.stated(
+        quantity, "dB", values, [0.1] * len(values), n=3, axis="rx_gain_db", at=at, **known
+    )
 
 
 def test_the_link_switches_by_the_benchs_own_thresholds(bench, tmp_path):
@@ -145,7 +155,9 @@ def test_the_link_switches_by_the_benchs_own_thresholds(bench, tmp_path):
     known = {"n": 280, "axis": "mcs", "at": at}
     spread = [0.02] * 17 + [math.nan]
     threshold = bench.stated("mcs_threshold", "dB", worse, spread, **known)
-    width = bench.stated("mcs_width", "dB", mcs.LOOPBACK.width_db.tolist(), [math.nan] * 18, **known)
+    width = bench.stated(
+        "mcs_width", "dB", mcs.LOOPBACK.width_db.tolist(), [math.nan] * 18, **known
+    )
     save(tmp_path, [threshold, width])
     table = load(tmp_path, **KNOWN).loss_table()
     own, default = Adaptation(table=table), Adaptation()
@@ -159,8 +171,12 @@ def test_the_link_switches_by_the_benchs_own_thresholds(bench, tmp_path):
 
 def test_the_scheme_record_is_read_by_the_modem(bench):
     at = [scheme.index for scheme in mcs.MCS_TABLE]
-    threshold = bench.stated("mcs_threshold", "dB", list(mcs.LOOPBACK.threshold_db), [0.1] * 18, n=9, axis="mcs", at=at)
-    width = bench.stated("mcs_width", "dB", list(mcs.LOOPBACK.width_db), [0.1] * 18, n=9, axis="mcs", at=at)
+    threshold = bench.stated(
+        "mcs_threshold", "dB", list(mcs.LOOPBACK.threshold_db), [0.1] * 18, n=9, axis="mcs", at=at
+    )
+    width = bench.stated(
+        "mcs_width", "dB", list(mcs.LOOPBACK.width_db), [0.1] * 18, n=9, axis="mcs", at=at
+    )
     record = Calibration(records={"mcs_threshold": threshold, "mcs_width": width}).scheme_record()
     assert json.loads(mcs.TABLE_FILE.read_text()).keys() - record.keys() == {"seed"}
     assert mcs.read_losses(json.loads(json.dumps(record)), "here").threshold_db == pytest.approx(
@@ -182,9 +198,14 @@ def noise_floor(bench, settings, real):
 def test_gains_that_suit_a_signal(bench):
     gains = [0, 10, 20, 30, 40, 50, 60, 70]
     top = bench.record("usable_high", "dBFS", [-10.0, -10.0, -10.0], rx_gain_db=60.0)
-    calibration = Calibration(records={"noise_floor": noise_floor(bench, gains, gains), "usable_high": top})
+    calibration = Calibration(
+        records={"noise_floor": noise_floor(bench, gains, gains), "usable_high": top}
+    )
     assert calibration.rx_gain_window_db(-50.0, 20.0) == (40.0, 60.0)
-    assert calibration.rx_gain_window_db(-20.0, 20.0) == (30.0, 30.0)  # the converter's noise must be borne
+    assert calibration.rx_gain_window_db(-20.0, 20.0) == (
+        30.0,
+        30.0,
+    )  # the converter's noise must be borne
     with pytest.raises(CalibrationError, match="too strong at every gain"):
         calibration.rx_gain_window_db(-5.0, 0.0)
 

@@ -3,8 +3,8 @@ import pytest
 
 from calibration import mcs as calibration
 from hil.contract import CalibrationError
-from radio import mcs
-from radio.loopback import Loopback, VirtualClock
+from radio.channel.loopback import Loopback, VirtualClock
+from radio.modem import mcs
 
 
 def counted(threshold_db, width_db, sent, rng):
@@ -26,7 +26,10 @@ def test_a_known_waterfall_is_recovered_and_its_sigma_is_honest():
 
 
 def test_a_step_is_no_steeper_than_is_believed():
-    step = [calibration.BlerPoint(snr_db=x, sent=40, lost=40 if x < 3.1 else 0) for x in (2.8, 2.9, 3.0, 3.2, 3.3)]
+    step = [
+        calibration.BlerPoint(snr_db=x, sent=40, lost=40 if x < 3.1 else 0)
+        for x in (2.8, 2.9, 3.0, 3.2, 3.3)
+    ]
     fit = calibration.fit_waterfall(step, least_width_db=0.05)
     assert fit.width_db == 0.05
     assert fit.threshold_db == pytest.approx(3.15, abs=0.1)
@@ -36,7 +39,9 @@ def test_a_step_is_no_steeper_than_is_believed():
 def test_counts_without_a_waterfall_are_refused():
     for lost in (0, 50):
         with pytest.raises(CalibrationError, match=f"{2 * lost} of 100 blocks lost"):
-            calibration.fit_waterfall([calibration.BlerPoint(snr_db=x, sent=50, lost=lost) for x in (1.0, 2.0)])
+            calibration.fit_waterfall(
+                [calibration.BlerPoint(snr_db=x, sent=50, lost=lost) for x in (1.0, 2.0)]
+            )
 
 
 def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much():
@@ -54,5 +59,9 @@ def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much(
 
 
 def test_a_channel_that_never_carries_is_named():
-    with pytest.raises(CalibrationError, match=r"MCS 26 256-QAM 0.90: no SNR within 12 dB of -30 dB"):
-        calibration.measure_waterfall(calibration.loopback_counter(), 17, start_db=-30.0, blocks=8, seed=1)
+    with pytest.raises(
+        CalibrationError, match=r"MCS 26 256-QAM 0.90: no SNR within 12 dB of -30 dB"
+    ):
+        calibration.measure_waterfall(
+            calibration.loopback_counter(), 17, start_db=-30.0, blocks=8, seed=1
+        )

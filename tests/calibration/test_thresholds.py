@@ -1,4 +1,5 @@
-"""Which thresholds a run over radios goes by: the bench's own where they may be used, else those of the loopback."""
+"""Which thresholds a run over radios goes by: the bench's own where they may be used, else those of
+the loopback."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 
 from calibration.store import save
-from hil.config import CalibrationSettings
-from hil.pluto_radio_settings import PlutoRadio
-from hil.radios.thresholds import thresholds_of
-from radio import mcs
-from radio.pluto_settings import DeviceIdentity
+from hil.radio_kinds.thresholds import thresholds_of
+from hil.settings.loading import CalibrationSettings
+from hil.settings.pluto import PlutoRadio
+from radio.modem import mcs
+from radio.pluto.settings import DeviceIdentity
 
 SHIFT_DB = 0.75
 
@@ -33,7 +34,9 @@ def calibration(make_air, make_bench, tmp_path):
 
 
 def transmitter(emulated=True):
-    return DeviceIdentity(serial="tx-1", firmware="0", model="invented", emulated=emulated, uri="ip:invented")
+    return DeviceIdentity(
+        serial="tx-1", firmware="0", model="invented", emulated=emulated, uri="ip:invented"
+    )
 
 
 RADIO = PlutoRadio(kind="pluto", uri="ip:invented", lo_hz=915e6, rate_hz=1e6)
@@ -54,7 +57,9 @@ def test_the_benchs_own_thresholds_with_their_age(calibration):
         (RADIO, True, "rx-2", "no calibration of receiver rx-2"),
     ],
 )
-def test_what_was_measured_of_another_bench_is_not_used(calibration, caplog, radio, emulated, receiver, reason):
+def test_what_was_measured_of_another_bench_is_not_used(
+    calibration, caplog, radio, emulated, receiver, reason
+):
     found = thresholds_of(radio, calibration, transmitter(emulated), receiver)
     assert found.table is mcs.LOOPBACK
     assert found.source.startswith("loopback, because: ")
@@ -63,7 +68,9 @@ def test_what_was_measured_of_another_bench_is_not_used(calibration, caplog, rad
 
 
 def test_an_old_table_is_used_with_a_warning(calibration, caplog):
-    found = thresholds_of(RADIO, calibration.model_copy(update={"max_age_h": 1.0}), transmitter(), "rx-1")
+    found = thresholds_of(
+        RADIO, calibration.model_copy(update={"max_age_h": 1.0}), transmitter(), "rx-1"
+    )
     np.testing.assert_allclose(found.table.threshold_db, mcs.LOOPBACK.threshold_db + SHIFT_DB)
     assert "mcs_threshold is 3 h old" in found.source
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -15,7 +15,9 @@ MakeUpdate = Callable[..., LoraUpdate]
 
 
 def _served(folder: Path, quant: str, **sizes: int) -> Path:
-    from tests.edge_device.tiny_models import make_model  # imports torch: only for tests that need a model
+    from tests.edge_device.tiny_models import (
+        make_model,  # imports torch: only for tests that need a model
+    )
 
     make_model(folder / "hf", **sizes)
     convert(folder / "hf", folder / "f16.gguf")
@@ -31,7 +33,8 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As large as the default model, 3 M parameters: hidden 256, 4 layers, 2048 words, in Q4_K_M."""
+    """As large as the default model, 3 M parameters: hidden 256, 4 layers, 2048 words, in
+    Q4_K_M."""
     return _served(tmp_path_factory.mktemp("small"), "Q4_K_M", hidden=256, n_layers=4, vocab=2048)
 
 
@@ -45,12 +48,16 @@ def tiny_model(tiny_gguf: Path) -> GgufModel:
 def make_update() -> MakeUpdate:
     """Random updates of every projection: `make_update(spec, rank=4, size=0.3, seed=1)`."""
 
-    def make(spec: BaseSpec, *, rank: int = 4, size: float = 0.3, seed: int = 1, round_id: int = 0) -> LoraUpdate:
+    def make(
+        spec: BaseSpec, *, rank: int = 4, size: float = 0.3, seed: int = 1, round_id: int = 0
+    ) -> LoraUpdate:
         rng = np.random.default_rng(seed)
         factors = {}
         for module, (d_out, d_in) in spec.module_shapes.items():
             a = rng.standard_normal((rank, d_in), dtype=np.float32)
-            b = rng.standard_normal((d_out, rank), dtype=np.float32) * np.float32(size / (d_in * rank) ** 0.5)
+            b = rng.standard_normal((d_out, rank), dtype=np.float32) * np.float32(
+                size / (d_in * rank) ** 0.5
+            )
             factors[module] = LowRankFactors(a=a, b=b)
         return LoraUpdate(round_id=round_id, base_identity=spec.identity, factors=factors)
 
@@ -61,10 +68,15 @@ def make_update() -> MakeUpdate:
 def label_set() -> ScoreSet:
     """40 questions with labels of one and of several tokens."""
     rng = np.random.default_rng(5)
-    words = "the station reported a weak signal operator log receive bytes return numbers blanks line end".split()
+    words = (
+        "the station reported a weak signal operator log receive bytes return numbers blanks "
+        "line end"
+    ).split()
     labels = (" a", " the station", " weak", " numbers")
     questions = tuple(
-        LabelQuestion(prompt=" ".join(rng.choice(words, 8)) + ":", labels=labels, answer=int(rng.integers(4)))
+        LabelQuestion(
+            prompt=" ".join(rng.choice(words, 8)) + ":", labels=labels, answer=int(rng.integers(4))
+        )
         for _ in range(40)
     )
     return ScoreSet(name="labels", questions=questions)
@@ -74,6 +86,9 @@ def label_set() -> ScoreSet:
 def text_set() -> ScoreSet:
     """20 chunks of text of different lengths."""
     rng = np.random.default_rng(6)
-    words = "the station reported a weak signal operator log receive bytes return numbers blanks line end".split()
+    words = (
+        "the station reported a weak signal operator log receive bytes return numbers blanks "
+        "line end"
+    ).split()
     chunks = tuple(" ".join(rng.choice(words, rng.integers(5, 40))) for _ in range(20))
     return ScoreSet(name="text", chunks=chunks)

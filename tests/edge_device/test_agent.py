@@ -1,4 +1,5 @@
-"""The edge agent: what may be installed is, what may not is refused, and receipts say what an update is worth."""
+"""The edge agent: what may be installed is, what may not is refused, and receipts say what an
+update is worth."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def logits(agent: EdgeAgent) -> np.ndarray:
     return agent.runtime.logits(agent.runtime.tokenize(TEXT))
 
 
-# --------------------------------------------------------------------------------------------- installing
+# ---------------------------------------------------------------------------------------------
+# installing
 
 
 def test_bare_base_gains_exactly_nothing(agent):
@@ -114,7 +116,9 @@ def test_kept_modules_are_those_of_the_update_held(agent, payload, tiny_model, m
     first = payload(old)
     agent.apply(0, first, "labels")
     sent = {module: new.factors[module] for module in modules[::2]}
-    partial = replace(new, factors=sent, kept=frozenset(modules[1::2]), kept_from=codec.digest(first))
+    partial = replace(
+        new, factors=sent, kept=frozenset(modules[1::2]), kept_from=codec.digest(first)
+    )
     receipt = agent.apply(1, payload(partial), "labels")
     assert receipt.status == "installed"
     assert agent.held_update().ranks == {module: 2 if module in sent else 4 for module in modules}
@@ -134,11 +138,13 @@ def test_update_survives_a_restart(bundle, tmp_path, payload):
         assert (again.gain, again.score) == (receipt.gain, receipt.score)
 
 
-# ---------------------------------------------------------------------------------------------- refusing
+# ----------------------------------------------------------------------------------------------
+# refusing
 
 
 def with_nan_scale(data: bytes, spec) -> bytes:
-    """The payload with the first direction's scale not a number, and every check made good again."""
+    """The payload with the first direction's scale not a number, and every check made good
+    again."""
     body = bytearray(data)
     start, end = next(iter(module_spans(parse_header(memoryview(data), spec), spec).values()))
     body[start : start + 4] = np.float32(np.nan).tobytes()
@@ -156,18 +162,27 @@ def bad_payloads(payload, tiny_model, make_update):
     other = replace(spec, identity="cd" * 32)
     stale = make_update(spec, seed=4)
     stale = replace(
-        stale, factors={modules[0]: stale.factors[modules[0]]}, kept=frozenset(modules[1:]), kept_from="ee" * 32
+        stale,
+        factors={modules[0]: stale.factors[modules[0]]},
+        kept=frozenset(modules[1:]),
+        kept_from="ee" * 32,
     )
-    broad = {m: LowRankFactors(a=f.a, b=1e5 * f.b) for m, f in make_update(spec, seed=4).factors.items()}
+    broad = {
+        m: LowRankFactors(a=f.a, b=1e5 * f.b) for m, f in make_update(spec, seed=4).factors.items()
+    }
     return {
         "empty": b"",
         "noise": np.random.default_rng(1).bytes(500),
         "truncated": good[:-100],
         "altered": good[:300] + bytes([good[300] ^ 1]) + good[301:],
         "not a number": with_nan_scale(good, spec),
-        "of another base": codec.encode(replace(make_update(spec), base_identity=other.identity), TARGET, base=other),
+        "of another base": codec.encode(
+            replace(make_update(spec), base_identity=other.identity), TARGET, base=other
+        ),
         "keeps another update": payload(stale),
-        "beyond all bounds": payload(replace(stale, factors=broad, kept=frozenset(), kept_from=None)),
+        "beyond all bounds": payload(
+            replace(stale, factors=broad, kept=frozenset(), kept_from=None)
+        ),
     }
 
 
@@ -179,7 +194,9 @@ def test_bad_payloads_are_refused_and_change_nothing(agent, payload, bad_payload
         assert receipt.status == "refused", kind
         assert receipt.reason, kind
         assert "\n" not in receipt.reason, kind
-        expected = replace(good, round_id=round_id, status="refused", reason=receipt.reason, swap_ms=0.0)
+        expected = replace(
+            good, round_id=round_id, status="refused", reason=receipt.reason, swap_ms=0.0
+        )
         assert receipt == expected, kind
         np.testing.assert_array_equal(logits(agent), before)
     assert agent.runtime.restarts == 0
@@ -215,7 +232,11 @@ def test_update_that_changes_nothing_is_refused(agent, payload, tiny_model, make
 
 def test_what_never_arrived_is_refused_with_its_reason(agent):
     receipt = agent.apply(3, None, "labels", failure="deadline missed")
-    assert (receipt.status, receipt.reason, receipt.accepted) == ("refused", "deadline missed", False)
+    assert (receipt.status, receipt.reason, receipt.accepted) == (
+        "refused",
+        "deadline missed",
+        False,
+    )
 
 
 def test_unknown_score_set_is_an_error(agent, payload):
@@ -242,7 +263,9 @@ def test_child_that_dies_on_trial_takes_nothing_along(agent, payload, monkeypatc
     assert agent.apply(2, payload(seed=2), "labels").status == "installed"
 
 
-def test_swap_that_fails_goes_back_to_the_slot_before(agent, payload, monkeypatch, tmp_path, bundle):
+def test_swap_that_fails_goes_back_to_the_slot_before(
+    agent, payload, monkeypatch, tmp_path, bundle
+):
     first = agent.apply(0, payload(seed=1), "labels")
     before = logits(agent)
 
@@ -251,7 +274,11 @@ def test_swap_that_fails_goes_back_to_the_slot_before(agent, payload, monkeypatc
 
     monkeypatch.setattr(agent.runtime, "activate", failing)
     receipt = agent.apply(1, payload(seed=2), "labels")
-    assert (receipt.status, receipt.reason, receipt.held_digest) == ("refused", "the swap failed", first.held_digest)
+    assert (receipt.status, receipt.reason, receipt.held_digest) == (
+        "refused",
+        "the swap failed",
+        first.held_digest,
+    )
     np.testing.assert_array_equal(logits(agent), before)
     agent.close()
     with EdgeAgent(bundle, tmp_path / "state") as again:
@@ -268,16 +295,21 @@ def test_update_the_runtime_gave_up_is_not_claimed(agent, payload, tmp_path):
     assert (receipt.held_digest, receipt.gain) == ("", 0.0)
 
 
-# ----------------------------------------------------------------------------------------------- estimator
+# -----------------------------------------------------------------------------------------------
+# estimator
 
 
 def text_scores(nats, tokens) -> ItemScores:
-    return ItemScores(correct=np.zeros(0, np.bool_), nats=np.asarray(nats, float), tokens=np.asarray(tokens))
+    return ItemScores(
+        correct=np.zeros(0, np.bool_), nats=np.asarray(nats, float), tokens=np.asarray(tokens)
+    )
 
 
 def label_scores(correct) -> ItemScores:
     correct = np.asarray(correct, bool)
-    return ItemScores(correct=correct, nats=np.ones(len(correct)), tokens=np.ones(len(correct), int))
+    return ItemScores(
+        correct=correct, nats=np.ones(len(correct)), tokens=np.ones(len(correct), int)
+    )
 
 
 def test_gain_of_labels_has_the_standard_error_of_a_mean():

@@ -17,7 +17,12 @@ def written(tiny_gguf, tiny_model, label_set, text_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     probe = ScoreSet(name="probe", chunks=("a weak signal — Größe",))
     return write_bundle(
-        folder, tiny_gguf, quant="Q8_0", types=tiny_model.types, score_sets=[label_set, text_set], probe=probe
+        folder,
+        tiny_gguf,
+        quant="Q8_0",
+        types=tiny_model.types,
+        score_sets=[label_set, text_set],
+        probe=probe,
     )
 
 
@@ -45,7 +50,9 @@ def test_score_sets_are_named_by_their_hash(written, label_set, text_set):
 
 
 def test_writing_again_replaces_the_bundle(copy, tiny_gguf, tiny_model, text_set):
-    write_bundle(copy, tiny_gguf, quant="Q8_0", types=tiny_model.types, score_sets=[text_set], probe=text_set)
+    write_bundle(
+        copy, tiny_gguf, quant="Q8_0", types=tiny_model.types, score_sets=[text_set], probe=text_set
+    )
     assert load_bundle(copy).score_sets == {"text": text_set}
     assert len(list((copy / "score_sets").iterdir())) == 1
 
@@ -70,7 +77,13 @@ def test_missing_files_are_named(copy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"base_identity": "00" * 32}, {"score_sets": 3}, {"quant": None, "sha256": None}]
+    "change",
+    [
+        {"format": 2},
+        {"base_identity": "00" * 32},
+        {"score_sets": 3},
+        {"quant": None, "sha256": None},
+    ],
 )
 def test_damaged_manifest_is_one_line(copy, change):
     path = copy / "manifest.json"
@@ -81,10 +94,21 @@ def test_damaged_manifest_is_one_line(copy, change):
 
 
 def test_sets_that_cannot_be_scored_are_refused(tmp_path, tiny_gguf, tiny_model, text_set):
-    both = ScoreSet(name="both", questions=(LabelQuestion(prompt="a", labels=(" b", " c"), answer=0),), chunks=("a b",))
+    both = ScoreSet(
+        name="both",
+        questions=(LabelQuestion(prompt="a", labels=(" b", " c"), answer=0),),
+        chunks=("a b",),
+    )
     for sets, message in (([both], "one of the two"), ([text_set, text_set], "same name")):
         with pytest.raises(ModelError, match=message):
-            write_bundle(tmp_path, tiny_gguf, quant="Q8_0", types=tiny_model.types, score_sets=sets, probe=text_set)
+            write_bundle(
+                tmp_path,
+                tiny_gguf,
+                quant="Q8_0",
+                types=tiny_model.types,
+                score_sets=sets,
+                probe=text_set,
+            )
 
 
 def test_unknown_score_set_lists_the_known(written):

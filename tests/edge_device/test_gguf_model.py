@@ -1,4 +1,5 @@
-"""GGUF base models: bit-equal weights, Hugging Face's logits and tokens, honest reports, refusals by name."""
+"""GGUF base models: bit-equal weights, Hugging Face's logits and tokens, honest reports, refusals
+by name."""
 
 from __future__ import annotations
 
@@ -18,8 +19,14 @@ from edge_device import gguf_model
 from edge_device.gguf_model import convert, inspect, quantise
 from hil import model_folder
 from hil.contract import ModelError
-from hil.whole_file import written_whole
-from tests.edge_device.tiny_models import ARCHITECTURES, hf_logits, llama_logits, make_model, token_rows
+from hil.system.whole_file import written_whole
+from tests.edge_device.tiny_models import (
+    ARCHITECTURES,
+    hf_logits,
+    llama_logits,
+    make_model,
+    token_rows,
+)
 
 ROWS = token_rows()[:5]
 Edit = Callable[[dict], None]
@@ -46,7 +53,8 @@ def _edit_json(path: Path, edit: Edit) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-# --------------------------------------------------------------------------------------------- conversion
+# ---------------------------------------------------------------------------------------------
+# conversion
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -55,15 +63,23 @@ def test_every_weight_is_in_the_file_bit_for_bit(architecture, tmp_path):
     convert(folder, tmp_path / "m.gguf")
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     stored = load_file(folder / "model.safetensors")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.removesuffix("ForCausalLM").upper()], 2)
+    names = gguf.get_tensor_name_map(
+        gguf.MODEL_ARCH[architecture.removesuffix("ForCausalLM").upper()], 2
+    )
     assert len(written) == len(stored)
     for name, values in stored.items():
         tensor = written[names.get_name(name, try_suffixes=(".weight", ".bias"))]
         assert tensor.tensor_type.name == ("F32" if values.ndim == 1 else "F16")
-        heads = {"q_proj": 8, "k_proj": 4}.get(name.split(".")[-2]) if architecture == "LlamaForCausalLM" else None
+        heads = (
+            {"q_proj": 8, "k_proj": 4}.get(name.split(".")[-2])
+            if architecture == "LlamaForCausalLM"
+            else None
+        )
         if heads:  # row 2i + j of a head comes from row j · d/2 + i, j = 0, 1
             d = len(values) // heads
-            order = [h * d + j * d // 2 + i for h in range(heads) for i in range(d // 2) for j in (0, 1)]
+            order = [
+                h * d + j * d // 2 + i for h in range(heads) for i in range(d // 2) for j in (0, 1)
+            ]
             values = values[order]
         np.testing.assert_array_equal(tensor.data, values)
 
@@ -71,9 +87,15 @@ def test_every_weight_is_in_the_file_bit_for_bit(architecture, tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [
-        ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "head_dim": 48}),
+        (
+            "LlamaForCausalLM",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "head_dim": 48},
+        ),
         ("Qwen2ForCausalLM", {"rms_norm_eps": 1e-2}),
-        ("Qwen3ForCausalLM", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "head_dim": 64}),
+        (
+            "Qwen3ForCausalLM",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "head_dim": 64},
+        ),
     ],
 )
 def test_converted_model_gives_the_logits_of_hugging_face(architecture, settings, tmp_path):
@@ -90,7 +112,10 @@ def test_without_the_row_order_a_llama_model_is_silently_wrong(tmp_path, monkeyp
     monkeypatch.setattr(gguf_model, "rows_for_rope", lambda values, *_, **__: values)
     convert(folder, tmp_path / "wrong.gguf")
     wanted = hf_logits(folder, ROWS)
-    right, wrong = (np.abs(llama_logits(tmp_path / f"{name}.gguf", ROWS) - wanted).max() for name in ("right", "wrong"))
+    right, wrong = (
+        np.abs(llama_logits(tmp_path / f"{name}.gguf", ROWS) - wanted).max()
+        for name in ("right", "wrong")
+    )
     assert wrong > 25 * right
 
 
@@ -112,11 +137,23 @@ def test_an_interrupted_conversion_leaves_the_old_file(small, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("model.layers.0.self_attn.q_norm.weight"), r"lacks tensor .*q_norm\.weight' \(1 in all\)"),
+        (
+            lambda w: w.pop("model.layers.0.self_attn.q_norm.weight"),
+            r"lacks tensor .*q_norm\.weight' \(1 in all\)",
+        ),
         (lambda w: w.pop("model.norm.weight"), r"lacks tensor 'model\.norm\.weight'"),
-        (lambda w: w.update({"model.layers.0.mlp.experts": np.ones(3)}), r"no place for tensor '.*mlp\.experts'"),
-        (lambda w: w.update({"model.extra.weight": np.ones(3)}), r"no place for a module named 'model\.extra'"),
-        (lambda w: w.update({"model.embed_tokens.weight": np.ones((9, 64))}), r"embedding is \[9, 64\]"),
+        (
+            lambda w: w.update({"model.layers.0.mlp.experts": np.ones(3)}),
+            r"no place for tensor '.*mlp\.experts'",
+        ),
+        (
+            lambda w: w.update({"model.extra.weight": np.ones(3)}),
+            r"no place for a module named 'model\.extra'",
+        ),
+        (
+            lambda w: w.update({"model.embed_tokens.weight": np.ones((9, 64))}),
+            r"embedding is \[9, 64\]",
+        ),
     ],
 )
 def test_missing_and_surplus_tensors_are_named(small, tmp_path, change, message):
@@ -129,16 +166,23 @@ def test_missing_and_surplus_tensors_are_named(small, tmp_path, change, message)
 
 
 def test_an_unsupported_architecture_is_refused_by_name(small, tmp_path):
-    _edit_json(small / "config.json", lambda config: config.update(architectures=["OPTForCausalLM"]))
-    with pytest.raises(ModelError, match=r"can't serve OPTForCausalLM .* choose one of LlamaForCausalLM"):
+    _edit_json(
+        small / "config.json", lambda config: config.update(architectures=["OPTForCausalLM"])
+    )
+    with pytest.raises(
+        ModelError, match=r"can't serve OPTForCausalLM .* choose one of LlamaForCausalLM"
+    ):
         convert(small, tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
 
 
-# ------------------------------------------------------------------------------------------- quantisation
+# -------------------------------------------------------------------------------------------
+# quantisation
 
 
-@pytest.mark.parametrize(("quant", "kind"), [("F16", "F16"), ("Q8_0", "Q8_0"), ("Q4_0", "Q4_0"), ("Q4_K_M", "Q4_K")])
+@pytest.mark.parametrize(
+    ("quant", "kind"), [("F16", "F16"), ("Q8_0", "Q8_0"), ("Q4_0", "Q4_0"), ("Q4_K_M", "Q4_K")]
+)
 def test_quantised_file_reports_its_real_types_and_keeps_its_metadata(base, quant, kind, tmp_path):
     _, f16 = base
     report = quantise(f16, tmp_path / "q.gguf", quant, timeout_s=60)
@@ -148,7 +192,11 @@ def test_quantised_file_reports_its_real_types_and_keeps_its_metadata(base, quan
     assert report.file_bytes == (tmp_path / "q.gguf").stat().st_size
     assert max(report.n_bytes, key=lambda name: report.n_bytes[name]) == kind
     before, after = inspect(f16), inspect(tmp_path / "q.gguf")
-    assert (after.spec, after.n_heads, after.hf_architecture) == (before.spec, before.n_heads, before.hf_architecture)
+    assert (after.spec, after.n_heads, after.hf_architecture) == (
+        before.spec,
+        before.n_heads,
+        before.hf_architecture,
+    )
 
 
 def test_rows_that_cannot_take_a_k_quant_show_in_the_report(tmp_path):
@@ -162,7 +210,9 @@ def test_rows_that_cannot_take_a_k_quant_show_in_the_report(tmp_path):
 def test_quantiser_failures_leave_no_file(base, tmp_path):
     _, f16 = base
     target = tmp_path / "q.gguf"
-    with pytest.raises(ModelError, match="'Q3_X' is not known; choose one of F16, Q8_0, Q4_0, Q4_K_M"):
+    with pytest.raises(
+        ModelError, match="'Q3_X' is not known; choose one of F16, Q8_0, Q4_0, Q4_K_M"
+    ):
         quantise(f16, target, "Q3_X")
     with pytest.raises(ModelError, match=r"took over 0\.01 s"):
         quantise(f16, target, "Q4_0", timeout_s=0.01)
@@ -172,7 +222,8 @@ def test_quantiser_failures_leave_no_file(base, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["q4.gguf"]
 
 
-# --------------------------------------------------------------------------------------------- inspection
+# ---------------------------------------------------------------------------------------------
+# inspection
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -216,7 +267,9 @@ def test_foreign_files_are_refused(base, tmp_path):
         inspect(path)
     whole = base[1].read_bytes()
     path.write_bytes(whole.replace(b"hil.base_identity", b"hil.Base_identity"))
-    with pytest.raises(ModelError, match=r"is not a base model of this kit: .*hil\.base_identity = None"):
+    with pytest.raises(
+        ModelError, match=r"is not a base model of this kit: .*hil\.base_identity = None"
+    ):
         inspect(path)
     path.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.1.attn_Q.weight"))
     with pytest.raises(ModelError, match=r"has no matrix 'blk\.1\.attn_q\.weight'"):
@@ -230,7 +283,8 @@ def test_edge_side_imports_neither_torch_nor_llama_cpp(base):
     script = (
         "import sys; from edge_device import adapter, gguf_model; from pathlib import Path;"
         "gguf_model.inspect(Path(sys.argv[1]));"
-        "print({'torch', 'transformers', 'peft', 'tokenizers', 'safetensors', 'llama_cpp'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'peft', 'tokenizers', 'safetensors', 'llama_cpp'} & "
+        "set(sys.modules))"
     )
     command = [sys.executable, "-c", script, str(base[1])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

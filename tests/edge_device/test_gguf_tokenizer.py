@@ -20,10 +20,28 @@ Edit = Callable[[dict], None]
 
 
 def _texts() -> list[str]:
-    """The corpus, and random texts of code points from all over Unicode, digits and runs of white space."""
+    """The corpus, and random texts of code points from all over Unicode, digits and runs of white
+    space."""
     rng = np.random.default_rng(6)
-    assigned = [chr(c) for c in range(1, 0x20000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")]
-    pieces = ["  ", "   ", "\n", "\r\n", "\t", "'ll", "'S", "12", "007", " word", "Word", "…", "\u00a0", "\u3000"]
+    assigned = [
+        chr(c) for c in range(1, 0x20000) if unicodedata.category(chr(c)) not in ("Cs", "Cn")
+    ]
+    pieces = [
+        "  ",
+        "   ",
+        "\n",
+        "\r\n",
+        "\t",
+        "'ll",
+        "'S",
+        "12",
+        "007",
+        " word",
+        "Word",
+        "…",
+        "\u00a0",
+        "\u3000",
+    ]
     mixed = ["".join(rng.choice(assigned, 40)) for _ in range(60)]
     mixed += ["".join(rng.choice([*pieces, *rng.choice(assigned, 8)], 40)) for _ in range(60)]
     return CORPUS + mixed
@@ -73,7 +91,9 @@ def test_composed_text_splits_the_same_under_nfc_and_the_need_is_noted(spoil, tm
     assert inspect(tmp_path / "m.gguf").normalizer == "NFC"
     decomposed = [unicodedata.normalize("NFD", text) for text in CORPUS]
     wanted, _ = _both(folder, tmp_path / "m.gguf", decomposed)
-    _, got = _both(folder, tmp_path / "m.gguf", [unicodedata.normalize("NFC", text) for text in decomposed])
+    _, got = _both(
+        folder, tmp_path / "m.gguf", [unicodedata.normalize("NFC", text) for text in decomposed]
+    )
     assert got == wanted
 
 
@@ -88,18 +108,26 @@ def test_end_token_stands_in_for_a_missing_begin_token(spoil, tmp_path):
 def _split(pattern: dict, behavior: str = "Isolated") -> Edit:
     step = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-    return lambda t: t.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [step, byte_level]})
+    return lambda t: t.update(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [step, byte_level]}
+    )
 
 
 def _adds_end_in_front(tokenizer: dict) -> None:
-    pieces = [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pieces = [
+        {"SpecialToken": {"id": "<|end|>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ]
     tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": pieces}
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_split({"Regex": r"\p{L}+|\p{N}{1,2}"}), r"splits at the pattern \\p\{L\}\+\|\\p\{N\}\{1,2\} \(Isolated\)"),
+        (
+            _split({"Regex": r"\p{L}+|\p{N}{1,2}"}),
+            r"splits at the pattern \\p\{L\}\+\|\\p\{N\}\{1,2\} \(Isolated\)",
+        ),
         (_split({"String": " "}), "splits at the pattern"),
         (lambda t: t.update(pre_tokenizer={"type": "Metaspace"}), "its pre-tokenizer is Metaspace"),
         (lambda t: t.update(pre_tokenizer=None), "its pre-tokenizer is missing"),
@@ -108,14 +136,23 @@ def _adds_end_in_front(tokenizer: dict) -> None:
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "its normalizer is Lowercase"),
         (lambda t: t["model"].update(type="Unigram"), "its model is Unigram"),
         (lambda t: t["model"].update(byte_fallback=True), "BPE with byte fallback"),
-        (lambda t: t["model"].update(ignore_merges=True), "ignore_merges = True with the pre-tokenizer gpt-2"),
+        (
+            lambda t: t["model"].update(ignore_merges=True),
+            "ignore_merges = True with the pre-tokenizer gpt-2",
+        ),
         (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
         (lambda t: t["model"]["vocab"].pop("!"), "lacks 1 of the 256 byte symbols"),
         (lambda t: t["added_tokens"][0].update(lstrip=True), r"'<\|begin\|>' sets lstrip"),
-        (lambda t: t["added_tokens"][0].update(id=400), "id 400, the model's embedding only 400 rows"),
+        (
+            lambda t: t["added_tokens"][0].update(id=400),
+            "id 400, the model's embedding only 400 rows",
+        ),
         (lambda t: t["added_tokens"][0].update(content="Ġthe"), "two ids for the same text"),
         (_adds_end_in_front, "adds other tokens than the begin and end tokens"),
-        (lambda t: t.update(post_processor={"type": "BertProcessing"}), "its post-processor is BertProcessing"),
+        (
+            lambda t: t.update(post_processor={"type": "BertProcessing"}),
+            "its post-processor is BertProcessing",
+        ),
         (lambda t: t.pop("model"), "is damaged"),
     ],
 )
@@ -125,7 +162,12 @@ def test_a_tokenizer_that_llama_cpp_would_not_repeat_is_refused(spoil, tmp_path,
 
 
 def test_contradicting_and_missing_special_tokens_are_refused(spoil, tmp_path):
-    with pytest.raises(ModelError, match=r"says add_bos_token = True, tokenizer\.json the opposite"):
-        convert(spoil(lambda c: c.update(add_bos_token=True), "tokenizer_config.json"), tmp_path / "m.gguf")
+    with pytest.raises(
+        ModelError, match=r"says add_bos_token = True, tokenizer\.json the opposite"
+    ):
+        convert(
+            spoil(lambda c: c.update(add_bos_token=True), "tokenizer_config.json"),
+            tmp_path / "m.gguf",
+        )
     with pytest.raises(ModelError, match="names no end token"):
         convert(spoil(lambda c: c.pop("eos_token"), "tokenizer_config.json"), tmp_path / "m.gguf")

@@ -1,4 +1,5 @@
-"""The supervised model process: right answers, swaps without trace or loss, and no way to die of it."""
+"""The supervised model process: right answers, swaps without trace or loss, and no way to die of
+it."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def gone(pid: int, within_s: float) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------- answers
+# ----------------------------------------------------------------------------------------------
+# answers
 
 
 def test_label_words_score_as_the_whole_text_does(runtime, label_set):
@@ -76,7 +78,8 @@ def test_some_labels_have_several_tokens_and_some_one(runtime, label_set):
 def test_right_label_is_the_most_probable_one(runtime, label_set):
     scores = runtime.score(label_set)
     expected = [
-        int(np.argmax(runtime.label_log_probs(q.prompt, q.labels))) == q.answer for q in label_set.questions[:10]
+        int(np.argmax(runtime.label_log_probs(q.prompt, q.labels))) == q.answer
+        for q in label_set.questions[:10]
     ]
     assert scores.correct[:10].tolist() == expected
     assert scores.tokens.tolist() == [1] * 40
@@ -113,19 +116,24 @@ def test_refused_requests_name_the_limit(runtime):
     with pytest.raises(ModelError, match=r"1 to 1024 fit"):
         runtime.score(ScoreSet(name="long", chunks=("signal " * 2000,)))
     with pytest.raises(ModelError, match="at least one token"):
-        runtime.score(ScoreSet(name="x", questions=(LabelQuestion(prompt=TEXT, labels=("", " a"), answer=0),)))
+        runtime.score(
+            ScoreSet(name="x", questions=(LabelQuestion(prompt=TEXT, labels=("", " a"), answer=0),))
+        )
     with pytest.raises(ModelError, match="neither questions nor chunks"):
         runtime.score(ScoreSet(name="empty"))
     assert runtime.ping() > 0
 
 
-@pytest.mark.parametrize("sizes", [{"threads": 0}, {"n_seq": 1}, {"n_seq": 300}, {"n_batch": 32}, {"n_ctx": 128}])
+@pytest.mark.parametrize(
+    "sizes", [{"threads": 0}, {"n_seq": 1}, {"n_seq": 300}, {"n_batch": 32}, {"n_ctx": 128}]
+)
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ConfigError, match="n_seq ≤ n_batch ≤ n_ctx"):
         RuntimeSettings(**sizes)
 
 
-# ------------------------------------------------------------------------------------------------ swaps
+# ------------------------------------------------------------------------------------------------
+# swaps
 
 
 def test_swap_there_and_back_leaves_no_trace(runtime, adapters, label_set):
@@ -196,7 +204,10 @@ def test_clients_lose_nothing_during_swaps(runtime, adapters):
         assert not thread.is_alive()
     runtime.swap(None)
     for mine in answers:
-        kinds = {next(k for k, logits in enumerate(known) if np.array_equal(logits, answer)) for answer in mine}
+        kinds = {
+            next(k for k, logits in enumerate(known) if np.array_equal(logits, answer))
+            for answer in mine
+        }
         assert len(mine) > 60  # clients and swaps take turns
         assert kinds == {0, 1, 2}
 
@@ -218,7 +229,8 @@ def test_a_thousand_swaps_do_not_grow(runtime, adapters):
     assert grown < 5_000_000, f"{grown / 1e6:.2f} MB"  # the allocator's breathing is 2 MB
 
 
-# --------------------------------------------------------------------------------------------- bad files
+# -------------------------------------------------------------------------------------------- bad
+# files
 
 
 def test_truncated_model_is_one_line(tiny_gguf, tmp_path):
@@ -276,7 +288,8 @@ def test_deadly_adapter_kills_only_the_child(tiny_gguf, tiny_model, adapters, tm
         assert runtime.restarts == 1
 
 
-# ------------------------------------------------------------------------------------------- life and death
+# ------------------------------------------------------------------------------------------- life
+# and death
 
 
 def test_child_killed_over_a_request_is_replaced(tiny_gguf, adapters):
@@ -309,7 +322,9 @@ def test_hung_child_is_killed_within_its_deadline(tiny_gguf):
 def test_request_that_hangs_twice_fails_and_the_next_is_served(tiny_gguf, text_set):
     with Runtime(tiny_gguf, settings=RuntimeSettings(request_s=0.02)) as runtime:
         with pytest.raises(DeviceError, match=r"hung over 'score_chunks' for 0\.02 s"):
-            runtime.score(ScoreSet(name="much", chunks=tuple(" ".join([TEXT] * 40) for _ in range(16))))
+            runtime.score(
+                ScoreSet(name="much", chunks=tuple(" ".join([TEXT] * 40) for _ in range(16)))
+            )
         assert runtime.restarts == 2
         assert runtime.ping() > 0
 
@@ -338,12 +353,18 @@ def test_close_leaves_no_process_and_answers_no_more(tiny_gguf):
 
 def test_child_does_not_outlive_its_parent(tiny_gguf):
     script = (
-        "import os, signal, sys; from pathlib import Path; from edge_device.runtime import Runtime\n"
-        "runtime = Runtime(Path(sys.argv[1])); print(runtime.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys; from pathlib import Path; from edge_device.runtime import "
+        "Runtime\n"
+        "runtime = Runtime(Path(sys.argv[1])); print(runtime.pid, flush=True); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_gguf)], cwd=root, capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", script, str(tiny_gguf)],
+        cwd=root,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL
     assert gone(int(done.stdout), 3)

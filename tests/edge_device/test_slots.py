@@ -1,4 +1,5 @@
-"""The slot store: whichever write fails, the next start finds the old update or the new one, whole."""
+"""The slot store: whichever write fails, the next start finds the old update or the new one,
+whole."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ import pytest
 
 from edge_device.slots import MAX_FAILED_STARTS, SlotStore
 from hil.contract import BaseSpec
-from hil.whole_file import written_whole
+from hil.system.whole_file import written_whole
 
 SPEC = BaseSpec(
     identity="ab" * 32,
-    module_shapes={"model.layers.0.self_attn.q_proj": (6, 4), "model.layers.0.self_attn.k_proj": (2, 4)},
+    module_shapes={
+        "model.layers.0.self_attn.q_proj": (6, 4),
+        "model.layers.0.self_attn.k_proj": (2, 4),
+    },
 )
 
 
@@ -41,7 +45,10 @@ def reopened(folder: Path, identity: str = SPEC.identity) -> SlotStore:
 
 @pytest.fixture
 def updates(make_update):
-    return {name: make_update(SPEC, seed=seed, round_id=seed) for seed, name in enumerate(("old", "new", "third"))}
+    return {
+        name: make_update(SPEC, seed=seed, round_id=seed)
+        for seed, name in enumerate(("old", "new", "third"))
+    }
 
 
 @pytest.fixture
@@ -122,7 +129,9 @@ def test_trial_that_was_not_confirmed_is_undone(tmp_path, store, updates):
 
 
 def test_rollback_goes_to_the_slot_before(tmp_path, store, updates):
-    store.flip(store.stage(updates["new"], "new", lambda path: path.write_bytes(adapter_bytes("new"))))
+    store.flip(
+        store.stage(updates["new"], "new", lambda path: path.write_bytes(adapter_bytes("new")))
+    )
     store.rollback()
     store.rollback()
     assert store.active is not None
@@ -169,7 +178,9 @@ def test_update_of_another_base_is_not_used(tmp_path, store):
     assert reopened(tmp_path, identity="cd" * 32).boot() is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 9}', '{"format": 1, "state": "confirmed"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"format": 9}', '{"format": 1, "state": "confirmed"}']
+)
 def test_damaged_pointer_is_an_empty_store(tmp_path, store, updates, content):
     (tmp_path / "pointer.json").write_text(content)
     again = reopened(tmp_path)

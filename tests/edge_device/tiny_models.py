@@ -1,4 +1,5 @@
-"""Tiny random models with a tokenizer of their own, and the logits that llama.cpp and Hugging Face give for them."""
+"""Tiny random models with a tokenizer of their own, and the logits that llama.cpp and Hugging Face
+give for them."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def make_tokenizer(pre: str, vocab_size: int, **extra: object) -> Tokenizer:
         split = pre_tokenizers.Split(Regex(contractions + words + digits[pre] + rest), "isolated")
         chosen = pre_tokenizers.Sequence([split, raw_bytes])
     elif pre == "smollm":
-        chosen = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+        chosen = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), byte_level]
+        )
     else:
         chosen = byte_level
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe", **extra))
@@ -56,7 +59,8 @@ def make_tokenizer(pre: str, vocab_size: int, **extra: object) -> Tokenizer:
 
 
 def _randomise(model, seed: int) -> None:
-    """Weights as large as trained ones, norms and biases away from 1 and 0, so that a lost tensor shows."""
+    """Weights as large as trained ones, norms and biases away from 1 and 0, so that a lost tensor
+    shows."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -82,11 +86,14 @@ def make_model(
     bos: bool = False,
     settings: dict[str, object] | None = None,
 ) -> Path:
-    """Saves a random model, f16, with its tokenizer; the last 7 rows of the embedding have no token."""
+    """Saves a random model, f16, with its tokenizer; the last 7 rows of the embedding have no
+    token."""
     tokenizer = make_tokenizer(pre, vocab - 7)
     if bos:
         begin = ("<|begin|>", 0)
-        tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[begin])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[begin]
+        )
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>"
     ).save_pretrained(folder)
@@ -115,7 +122,8 @@ def token_rows() -> list[list[int]]:
 
 
 def hf_logits(folder: Path, rows: list[list[int]], peft_folder: Path | None = None) -> Logits:
-    """float32[texts, positions, vocabulary] from transformers in float32, optionally with a PEFT folder."""
+    """float32[texts, positions, vocabulary] from transformers in float32, optionally with a PEFT
+    folder."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     if peft_folder is not None:
         with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out

@@ -1,8 +1,10 @@
-"""Radios for the tests of this folder: those of --pluto-uri and --pluto-uri-2, or emulated ones in real time.
+"""Radios for the tests of this folder: those of --pluto-uri and --pluto-uri-2, or emulated ones in
+real time.
 
-With --pluto-uri the radio's transmitter is to be wired to its receiver over at least 30 dB (test_cabled_loopback.py),
-with --pluto-uri-2 the first radio's to the second one's (test_pair.py). All transmit around 2.45 GHz, -13 dBm at most.
-A radio that is named and cannot be reached is a failure.
+With --pluto-uri the radio's transmitter is to be wired to its receiver over at least 30 dB
+(test_cabled_loopback.py), with --pluto-uri-2 the first radio's to the second one's (test_pair.py).
+All transmit around 2.45 GHz, -13 dBm at most. A radio that is named and cannot be reached is a
+failure.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from hil.contract import IQ
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.permission import Band, Permission
-from radio.pluto_settings import PlutoSettings
+from radio.pluto.permission import Band, Permission
+from radio.pluto.settings import PlutoSettings
 
 PPM = (0.0, 2.0)
 """Oscillator errors of the emulated radios."""
@@ -60,12 +62,18 @@ class Lab:
 def hardware_lab(request: pytest.FixtureRequest, libiio: None) -> Iterator[Lab]:
     """The radios named on the command line, or two emulated ones."""
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-    named = tuple(filter(None, (request.config.getoption(name) for name in ("--pluto-uri", "--pluto-uri-2"))))
+    named = tuple(
+        filter(None, (request.config.getoption(name) for name in ("--pluto-uri", "--pluto-uri-2")))
+    )
     if named:
         yield Lab(named, None)
         return
     ether = Ether(
-        [NodeSpec(ppm=ppm) for ppm in PPM], clock=RealTime(), path_loss_db=CABLE_DB, coupling_loss_db=CABLE_DB, seed=3
+        [NodeSpec(ppm=ppm) for ppm in PPM],
+        clock=RealTime(),
+        path_loss_db=CABLE_DB,
+        coupling_loss_db=CABLE_DB,
+        seed=3,
     )
     with EmulatedPlutos(ether) as emulated:
         yield Lab(emulated.uris, emulated)
@@ -84,15 +92,21 @@ def lab(hardware_lab: Lab) -> Lab:
 def emulated(lab: Lab) -> EmulatedPlutos:
     """The emulator, for what only it can do on demand."""
     if lab.emulated is None:
-        pytest.skip("shows faults, or knows the truth, on demand: emulated radios alone do (run without --pluto-uri)")
+        pytest.skip(
+            "shows faults, or knows the truth, on demand: emulated radios alone do (run without "
+            "--pluto-uri)"
+        )
     return lab.emulated
 
 
 @pytest.fixture
 def tone() -> Callable[[int, int], IQ]:
-    """A complex tone of amplitude 0.5: periods in so many samples; negative ones turn the other way."""
+    """A complex tone of amplitude 0.5: periods in so many samples; negative ones turn the other
+    way."""
 
     def make(periods: int, n_samples: int) -> IQ:
-        return (0.5 * np.exp(2j * np.pi * periods * np.arange(n_samples) / n_samples)).astype(np.complex64)
+        return (0.5 * np.exp(2j * np.pi * periods * np.arange(n_samples) / n_samples)).astype(
+            np.complex64
+        )
 
     return make

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ
-from radio.link import Limits, Link
-from radio.loopback import QueueFeedback
-from radio.monotonic import MonotonicClock
-from radio.pluto_pair import PlutoPair
-from radio.pluto_process import Pluto
+from radio.channel.loopback import QueueFeedback
+from radio.clocks import MonotonicClock
+from radio.link.both_ends import Limits, Link
+from radio.pluto.pair import PlutoPair
+from radio.pluto.process import Pluto
 
 Tone = Callable[[int, int], IQ]
 
@@ -24,12 +24,18 @@ def power_db(iq: IQ) -> float:
 
 def test_tones_come_back_at_their_sign_and_move_with_the_carriers(lab: Any, tone: Tone) -> None:
     with Pluto(lab.settings(), lab.permission) as pluto:
-        for periods, tx_offset_hz, expected_hz in ((100, 0.0, 100e3), (-100, 0.0, -100e3), (100, 150e3, 250e3)):
+        for periods, tx_offset_hz, expected_hz in (
+            (100, 0.0, 100e3),
+            (-100, 0.0, -100e3),
+            (100, 150e3, 250e3),
+        ):
             pluto.configure(tx_lo_hz=lab.lo_hz + tx_offset_hz)
             pluto.transmit_cyclic(tone(periods, 1000))
             spectrum = np.abs(np.fft.fft(pluto.capture(10_000)))
             spectrum[0] = 0
-            assert np.fft.fftfreq(10_000, 1e-6)[np.argmax(spectrum)] == pytest.approx(expected_hz, abs=100)
+            assert np.fft.fftfreq(10_000, 1e-6)[np.argmax(spectrum)] == pytest.approx(
+                expected_hz, abs=100
+            )
 
 
 def test_attenuation_and_gain_move_the_level(lab: Any, tone: Tone) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, DeviceError
-from radio.link import Limits, Link
-from radio.loopback import QueueFeedback
-from radio.monotonic import MonotonicClock
-from radio.pluto_pair import PlutoPair
-from radio.pluto_process import Pluto
+from radio.channel.loopback import QueueFeedback
+from radio.clocks import MonotonicClock
+from radio.link.both_ends import Limits, Link
+from radio.pluto.pair import PlutoPair
+from radio.pluto.process import Pluto
 
 Tone = Callable[[int, int], IQ]
 
@@ -27,7 +27,8 @@ def settings(lab: Any) -> Any:
 
 
 def echoes(pluto: Pluto, tone: IQ) -> bool:
-    """Whether a tone comes back at its level (1.0 of the DAC's unit is half of the ADC's full scale)."""
+    """Whether a tone comes back at its level (1.0 of the DAC's unit is half of the ADC's full
+    scale)."""
     pluto.transmit_cyclic(tone)
     heard = pluto.capture(20_000)
     pluto.stop_transmit()
@@ -50,7 +51,9 @@ def test_identity_and_temperature(lab: Any, settings: Any) -> None:
 
 def test_settings_hold_after_write_and_read_back(lab: Any, settings: Any) -> None:
     rng = np.random.default_rng(5)
-    with Pluto(settings, lab.permission) as pluto:  # every value is read back within, or this raises
+    with Pluto(
+        settings, lab.permission
+    ) as pluto:  # every value is read back within, or this raises
         for _ in range(20):
             pluto.configure(
                 rx_lo_hz=float(rng.uniform(400e6, 3.7e9)),
@@ -66,7 +69,9 @@ def test_rates_with_and_without_the_filter(lab: Any, tone: Tone, rate_hz: float)
         assert echoes(pluto, tone(3, 1000))
 
 
-def test_cyclic_tone_comes_back_and_a_second_one_replaces_it(lab: Any, settings: Any, tone: Tone) -> None:
+def test_cyclic_tone_comes_back_and_a_second_one_replaces_it(
+    lab: Any, settings: Any, tone: Tone
+) -> None:
     with Pluto(settings, lab.permission) as pluto:
         pluto.transmit_cyclic(tone(5, 1000))
         first = pluto.capture(10_000)
@@ -134,7 +139,9 @@ def test_recovers_from(lab: Any, settings: Any, tone: Tone, emulated: Any, fault
         pluto.configure(rx_gain_db=17.0)
         pluto.receive(1000, timeout_s=1.0)
         FAULTS[fault](emulated.faults[0], pluto)
-        assert any(burst_arrives(pluto, tone(40, 8000)) for _ in range(5))  # some may be lost on the air
+        assert any(
+            burst_arrives(pluto, tone(40, 8000)) for _ in range(5)
+        )  # some may be lost on the air
         assert echoes(pluto, tone(5, 1000))
         if fault == "lost block":
             assert pluto.outages == 0
@@ -149,7 +156,9 @@ def test_clipped_samples_are_counted(lab: Any, emulated: Any, tone: Tone) -> Non
         assert pluto.clipped_samples > 500
 
 
-def test_a_cyclic_signal_goes_on_after_an_outage(lab: Any, settings: Any, tone: Tone, emulated: Any) -> None:
+def test_a_cyclic_signal_goes_on_after_an_outage(
+    lab: Any, settings: Any, tone: Tone, emulated: Any
+) -> None:
     with Pluto(settings, lab.permission, io_timeout_s=0.5) as pluto:
         pluto.transmit_cyclic(tone(5, 1000))
         emulated.faults[0].drop_connection()

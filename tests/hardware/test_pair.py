@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from radio.link import Limits, Link
-from radio.loopback import QueueFeedback
-from radio.monotonic import MonotonicClock
-from radio.pluto_pair import PlutoPair
-from radio.pluto_process import Pluto
+from radio.channel.loopback import QueueFeedback
+from radio.clocks import MonotonicClock
+from radio.link.both_ends import Limits, Link
+from radio.pluto.pair import PlutoPair
+from radio.pluto.process import Pluto
 
 TX_RMS_DBFS = -20.0
 """Of the kit's bursts at the converter: -14 dB of full scale in IQ, 6 dB backoff."""

@@ -1,4 +1,5 @@
-"""A broker of one's own: Mosquitto on a free port of this machine, with a password, ended by its process id."""
+"""A broker of one's own: Mosquitto on a free port of this machine, with a password, ended by its
+process id."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hil.helper_processes import find_program, free_port
+from hil.system.helper_processes import find_program, free_port
 
 USER, PASSWORD = "bench", "only-for-this-test"
 START_LIMIT_S = 5.0
@@ -33,7 +34,12 @@ class Broker:
         self._config = folder / "mosquitto.conf"
         passwords = folder / "passwords"
         passwords.touch(mode=0o600)
-        subprocess.run([password_tool, "-b", passwords, USER, PASSWORD], check=True, capture_output=True, timeout=10)
+        subprocess.run(
+            [password_tool, "-b", passwords, USER, PASSWORD],
+            check=True,
+            capture_output=True,
+            timeout=10,
+        )
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n"
             f"user {getpass.getuser()}\npersistence false\n"
@@ -43,14 +49,21 @@ class Broker:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([self._executable, "-c", self._config], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [self._executable, "-c", self._config], stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), timeout=1),
+            ):
                 return
             time.sleep(0.02)
         self.kill()
-        pytest.fail(f"mosquitto does not listen on port {self.port}: {self._log.read_text()[-500:]}")
+        pytest.fail(
+            f"mosquitto does not listen on port {self.port}: {self._log.read_text()[-500:]}"
+        )
 
     def kill(self) -> None:
         """As a power cut does it."""

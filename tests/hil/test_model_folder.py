@@ -1,4 +1,5 @@
-"""Model folders: read without torch, named by what the model computes, refused with a line that helps."""
+"""Model folders: read without torch, named by what the model computes, refused with a line that
+helps."""
 
 from __future__ import annotations
 
@@ -45,17 +46,28 @@ SHAPES = {
 
 def _weights(dtype: type = np.float16) -> Tensors:
     rng = np.random.default_rng(1)
-    shapes = {f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in SHAPES.items()}
+    shapes = {
+        f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in SHAPES.items()
+    }
     shapes |= {"model.embed_tokens.weight": (30, 16), "model.norm.weight": (16,)}
-    return {name: rng.standard_normal(shape).astype(np.float16).astype(dtype) for name, shape in shapes.items()}
+    return {
+        name: rng.standard_normal(shape).astype(np.float16).astype(dtype)
+        for name, shape in shapes.items()
+    }
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    def make(name: str = "model", *, weights: Tensors | None = None, without: str = "", **config: object) -> Path:
+    def make(
+        name: str = "model", *, weights: Tensors | None = None, without: str = "", **config: object
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        save_file(_weights() if weights is None else weights, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            _weights() if weights is None else weights,
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
         settings = {key: value for key, value in (CONFIG | config).items() if key != without}
         (folder / "config.json").write_text(json.dumps(settings))
         (folder / "tokenizer.json").write_text('{"version": "1.0"}')
@@ -116,7 +128,12 @@ def test_identity_is_the_same_for_every_way_to_store_one_model(make_folder):
     tied = _weights() | {"lm_head.weight": _weights()["model.embed_tokens.weight"]}
     assert model_folder.identity(make_folder("tied head stored", weights=tied)) == expected
     assert model_folder.identity(make_folder("float32", weights=_weights(np.float32))) == expected
-    old = {"rope_parameters": None, "rope_theta": 10000, "transformers_version": "4.40", "use_cache": False}
+    old = {
+        "rope_parameters": None,
+        "rope_theta": 10000,
+        "transformers_version": "4.40",
+        "use_cache": False,
+    }
     assert model_folder.identity(make_folder("older config", **old)) == expected
 
 
@@ -130,7 +147,9 @@ def test_identity_is_the_same_for_every_way_to_store_one_model(make_folder):
     ],
 )
 def test_identity_changes_with_the_computation(make_folder, change):
-    assert model_folder.identity(make_folder("other", **change)) != model_folder.identity(make_folder())
+    assert model_folder.identity(make_folder("other", **change)) != model_folder.identity(
+        make_folder()
+    )
 
 
 def test_identity_changes_with_a_weight_and_with_the_tokenizer(make_folder):
@@ -144,14 +163,23 @@ def test_identity_changes_with_a_weight_and_with_the_tokenizer(make_folder):
 
 def test_identity_of_a_fixed_model_never_changes(make_folder):
     """Edges in the field were provisioned with it."""
-    ramps = {name: (np.arange(w.size) % 251 / 64 - 2).reshape(w.shape) for name, w in _weights().items()}
+    ramps = {
+        name: (np.arange(w.size) % 251 / 64 - 2).reshape(w.shape) for name, w in _weights().items()
+    }
     folder = make_folder(weights={name: ramp.astype(np.float16) for name, ramp in ramps.items()})
-    assert model_folder.identity(folder) == "c96842c4bddc0e2b8c11db529413767cd683db401022d81b7413ec6e0b149389"
+    assert (
+        model_folder.identity(folder)
+        == "c96842c4bddc0e2b8c11db529413767cd683db401022d81b7413ec6e0b149389"
+    )
 
 
 def test_base_spec_lists_projections_in_canonical_order(make_folder):
     spec = model_folder.base_spec(make_folder())
-    expected = {f"model.layers.{layer}.{name}": shape for layer in range(2) for name, shape in SHAPES.items()}
+    expected = {
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(2)
+        for name, shape in SHAPES.items()
+    }
     assert list(spec.module_shapes.items()) == list(expected.items())
     assert len(spec.identity) == 64
 
@@ -159,7 +187,10 @@ def test_base_spec_lists_projections_in_canonical_order(make_folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "can't serve 'GPT2LMHeadModel'; it serves LlamaForCausalLM, Qwen2"),
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            "can't serve 'GPT2LMHeadModel'; it serves LlamaForCausalLM, Qwen2",
+        ),
         ({"architectures": None}, "names no architecture"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type = 'llama3'"),
@@ -169,8 +200,14 @@ def test_base_spec_lists_projections_in_canonical_order(make_folder):
         ({"without": "hidden_size"}, "lacks 'hidden_size'"),
         ({"num_hidden_layers": "many"}, "wrong kind"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "4 heads × 8 is not its hidden size 16"),
-        ({"intermediate_size": 25}, r"mlp.gate_proj.weight' should be \[25, 16\] and is \[24, 16\]"),
-        ({"num_hidden_layers": 3}, r"layers\.2\.self_attn\.q_proj\.weight' should be \[32, 16\] and is missing"),
+        (
+            {"intermediate_size": 25},
+            r"mlp.gate_proj.weight' should be \[25, 16\] and is \[24, 16\]",
+        ),
+        (
+            {"num_hidden_layers": 3},
+            r"layers\.2\.self_attn\.q_proj\.weight' should be \[32, 16\] and is missing",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_served_is_named(make_folder, change, message):
@@ -270,8 +307,14 @@ OPT_SHAPES = {
 @pytest.fixture
 def make_opt(make_folder) -> Callable[..., Path]:
     rng = np.random.default_rng(5)
-    layers = {f"model.decoder.layers.{i}.{name}": shape for i in range(2) for name, shape in OPT_SHAPES.items()}
-    weights: Tensors = {f"{name}.weight": rng.standard_normal(shape, np.float32) for name, shape in layers.items()}
+    layers = {
+        f"model.decoder.layers.{i}.{name}": shape
+        for i in range(2)
+        for name, shape in OPT_SHAPES.items()
+    }
+    weights: Tensors = {
+        f"{name}.weight": rng.standard_normal(shape, np.float32) for name, shape in layers.items()
+    }
     weights["model.decoder.embed_tokens.weight"] = rng.standard_normal((30, 16), np.float32)
 
     def make(name: str = "opt", *, extra: Tensors | None = None, **config: object) -> Path:
@@ -286,9 +329,15 @@ def make_opt(make_folder) -> Callable[..., Path]:
 def test_opt_is_adapted_in_canonical_order_and_never_served(make_opt):
     folder = make_opt()
     spec = model_folder.base_spec(folder)
-    expected = {f"model.decoder.layers.{i}.{name}": shape for i in range(2) for name, shape in OPT_SHAPES.items()}
+    expected = {
+        f"model.decoder.layers.{i}.{name}": shape
+        for i in range(2)
+        for name, shape in OPT_SHAPES.items()
+    }
     assert list(spec.module_shapes.items()) == list(expected.items())
-    with pytest.raises(ModelError, match=r"edge can't serve OPTForCausalLM .*score it in the cloud .*`hil eval`"):
+    with pytest.raises(
+        ModelError, match=r"edge can't serve OPTForCausalLM .*score it in the cloud .*`hil eval`"
+    ):
         model_folder.computation(folder)
 
 
@@ -297,8 +346,13 @@ def test_identity_of_opt_takes_the_defaults_of_hugging_face(make_opt):
     # Embeddings of OPT are tied unless the configuration says otherwise.
     head = {"lm_head.weight": np.ones((30, 16), np.float32)}
     assert model_folder.identity(make_opt("tied head stored", extra=head)) == expected
-    assert model_folder.identity(make_opt("untied", extra=head, tie_word_embeddings=False)) != expected
-    assert model_folder.identity(make_opt("relu by name", activation_function="relu", dropout=0.3)) == expected
+    assert (
+        model_folder.identity(make_opt("untied", extra=head, tie_word_embeddings=False)) != expected
+    )
+    assert (
+        model_folder.identity(make_opt("relu by name", activation_function="relu", dropout=0.3))
+        == expected
+    )
     assert model_folder.identity(make_opt("gelu", activation_function="gelu")) != expected
     assert model_folder.identity(make_opt("heads", num_attention_heads=2)) != expected
 
@@ -308,7 +362,10 @@ def test_identity_of_opt_takes_the_defaults_of_hugging_face(make_opt):
     [
         ({"ffn_dim": "absent"}, "lacks 'ffn_dim'"),
         ({"num_hidden_layers": "two"}, "wrong kind: num_hidden_layers = 'two'"),
-        ({"num_hidden_layers": 3}, r"layers\.2\.self_attn\.q_proj\.weight' should be \[16, 16\] and is missing"),
+        (
+            {"num_hidden_layers": 3},
+            r"layers\.2\.self_attn\.q_proj\.weight' should be \[16, 16\] and is missing",
+        ),
     ],
 )
 def test_a_damaged_opt_is_named(make_opt, change, message):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.radio.pyadi_client import let_contexts_go
+from tests.radio.emulator.pyadi_client import let_contexts_go
 
 
 @pytest.fixture(scope="module")

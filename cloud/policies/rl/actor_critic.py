@@ -1,4 +1,5 @@
-"""The network of PPO: actor and critic over flat observations, with Gaussian or tanh-Gaussian actions."""
+"""The network of PPO: actor and critic over flat observations, with Gaussian or tanh-Gaussian
+actions."""
 
 from __future__ import annotations
 
@@ -11,16 +12,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cloud.reproducible import seeded_linear
+from cloud.policies.rl.reproducible import seeded_linear
 
 Squash = Literal["tanh", "none"]
 
 QUADRATURE_NODES: Final = 32
-"""Of Gauss and Hermite, for the entropy of a tanh-Gaussian: enough for 1e-4 nats up to a standard deviation of 1.5."""
+"""Of Gauss and Hermite, for the entropy of a tanh-Gaussian: enough for 1e-4 nats up to a standard
+deviation of 1.5."""
 
 
 class ActorCritic(nn.Module):
-    """Two separate MLPs (LayerNorm, Mish) and a standard deviation that does not depend on the state.
+    """Two separate MLPs (LayerNorm, Mish) and a standard deviation that does not depend on the
+    state.
 
     A *latent* is the Gaussian's draw; the *action*, in [-1, 1], is its tanh, or the latent clipped.
 
@@ -51,7 +54,9 @@ class ActorCritic(nn.Module):
         self.tanh = squash == "tanh"
         nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
         self.register_buffer("_nodes", torch.tensor(nodes, dtype=torch.float32), persistent=False)
-        self.register_buffer("_weights", torch.tensor(weights / weights.sum(), dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "_weights", torch.tensor(weights / weights.sum(), dtype=torch.float32), persistent=False
+        )
         self._nodes: torch.Tensor
         self._weights: torch.Tensor
 
@@ -74,7 +79,8 @@ class ActorCritic(nn.Module):
         return self.action(self.mean(observation))
 
     def log_prob(self, mean: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-        """float[N]: log density, of the action with "tanh", of the latent with "none"; mean and latent float[N, A]."""
+        """float[N]: log density, of the action with "tanh", of the latent with "none"; mean and
+        latent float[N, A]."""
         z = (latent - mean) / self.log_std.exp()
         density = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         if self.tanh:
@@ -82,7 +88,8 @@ class ActorCritic(nn.Module):
         return density.sum(-1)
 
     def entropy(self, mean: torch.Tensor) -> torch.Tensor:
-        """float[N]: differential entropy in nats, of the distribution whose density log_prob gives."""
+        """float[N]: differential entropy in nats, of the distribution whose density log_prob
+        gives."""
         entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).expand_as(mean)
         if self.tanh:
             # h(tanh u) = h(u) + E log tanh'(u), an integral in one dimension per entry.
@@ -93,15 +100,22 @@ class ActorCritic(nn.Module):
     def evaluate(
         self, observation: torch.Tensor, latent: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(log_prob, entropy, value), each float[N], of latents float[N, A] at observations float[N, D]."""
+        """(log_prob, entropy, value), each float[N], of latents float[N, A] at observations
+        float[N, D]."""
         mean = self.mean(observation)
         return self.log_prob(mean, latent), self.entropy(mean), self.value(observation)
 
 
-def _mlp(sizes: tuple[int, ...], outputs: int, gain: float, generator: torch.Generator) -> nn.Sequential:
+def _mlp(
+    sizes: tuple[int, ...], outputs: int, gain: float, generator: torch.Generator
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, width in itertools.pairwise(sizes):
-        layers += [seeded_linear(inputs, width, generator, gain=2**0.5), nn.LayerNorm(width), nn.Mish()]
+        layers += [
+            seeded_linear(inputs, width, generator, gain=2**0.5),
+            nn.LayerNorm(width),
+            nn.Mish(),
+        ]
     return nn.Sequential(*layers, seeded_linear(sizes[-1], outputs, generator, gain=gain))
 
 

@@ -1,7 +1,9 @@
-"""AirLLM: PPO proposes a coarse action, a conditional diffusion model refines it into the rank of every module.
+"""AirLLM: PPO proposes a coarse action, a conditional diffusion model refines it into the rank of
+every module.
 
-The two learn in turns: after every batch of episodes PPO learns which coarse actions paid, then the diffusion model
-imitates the rank vectors of a replay, given the coarse actions behind them, those with a high reward a little more.
+The two learn in turns: after every batch of episodes PPO learns which coarse actions paid, then the
+diffusion model imitates the rank vectors of a replay, given the coarse actions behind them, those
+with a high reward a little more.
 Source: arXiv 2507.11515. docs/airllm.md names every difference from it.
 """
 
@@ -15,16 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud.ppo import Ppo, PpoSettings
-from cloud.refiner import Ddim, DdimSettings, Schedule
-from cloud.reproducible import Tensors, below, load_module
-from cloud.rollout import Act, Bools, Floats, Rollout
-from cloud.weights_file import half_precision, read_weights, write_weights
+from cloud.policies.rl.ppo import Ppo, PpoSettings
+from cloud.policies.rl.refiner import Ddim, DdimSettings, Schedule
+from cloud.policies.rl.reproducible import Tensors, below, load_module
+from cloud.policies.rl.rollout import Act, Bools, Floats, Rollout
+from cloud.policies.rl.weights import half_precision, read_weights, write_weights
 
 Ints = NDArray[np.int64]
 
 
-# ------------------------------------------------------------------------------------- ranks as a vector
+# ------------------------------------------------------------------------------------- ranks as a
+# vector
 
 
 def decode_ranks(x: Floats | NDArray[np.float64], r_max: int) -> Ints:
@@ -50,7 +53,8 @@ def reward_weights(rewards: Floats, strength: float) -> Floats:
     return weights
 
 
-# ---------------------------------------------------------------------------------------------- settings
+# ----------------------------------------------------------------------------------------------
+# settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +63,18 @@ class AirLlmSettings:
 
     Attributes:
         ppo: of the coarse action. n_steps is the longest episode; rewards are not scaled.
-        ddim: of the rank vector given the coarse action. The absent condition is the vector of zeros.
+        ddim: of the rank vector given the coarse action. The absent condition is the vector of
+            zeros.
         coarse_size: entries of the coarse action.
-        guidance_scale: pull of the coarse action on the rank vector, 1 = none beyond the conditional model's.
+        guidance_scale: pull of the coarse action on the rank vector, 1 = none beyond the
+            conditional model's.
         refiner_updates: of the diffusion model after each episode.
         refiner_batch: rows of one of them.
         reward_weight: see reward_weights.
         replay_size: steps that are remembered.
         replay_warm_up: steps before the diffusion model begins to learn.
-        imitate: "ranks": the replay holds encode_ranks(decode_ranks(x)), the lower edge of what was drawn, so that
-            every generation of samples sinks by half a rank; "vector": it holds x.
+        imitate: "ranks": the replay holds encode_ranks(decode_ranks(x)), the lower edge of what was
+            drawn, so that every generation of samples sinks by half a rank; "vector": it holds x.
     """
 
     ppo: PpoSettings = field(
@@ -95,7 +101,9 @@ class AirLlmSettings:
             condition_drop=0.1,
             learning_rate=5e-5,
             max_grad_norm=1.0,
-            schedule=Schedule(beta_start=1e-4, beta_end=0.02, train_steps=1000, sample_steps=50, eta=0.0),
+            schedule=Schedule(
+                beta_start=1e-4, beta_end=0.02, train_steps=1000, sample_steps=50, eta=0.0
+            ),
         )
     )
     coarse_size: int = 16
@@ -120,7 +128,8 @@ def _settings_of(described: dict[str, Any]) -> AirLlmSettings:
     )
 
 
-# ------------------------------------------------------------------------------------------------ replay
+# ------------------------------------------------------------------------------------------------
+# replay
 
 
 class Replay:
@@ -141,19 +150,25 @@ class Replay:
     def add(self, coarse: Floats, vectors: Floats, rewards: Floats) -> None:
         """Append B steps: float[B, C], float[B, M] and float[B]."""
         rows = (self._added + np.arange(len(rewards))) % len(self._columns[0])
-        for column, values in zip(self._columns, (coarse, vectors, rewards[:, np.newaxis]), strict=True):
+        for column, values in zip(
+            self._columns, (coarse, vectors, rewards[:, np.newaxis]), strict=True
+        ):
             column[rows] = values
         self._added += len(rewards)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Floats, Floats, Floats]:
-        """Coarse actions, rank vectors and rewards of n different steps, fewer if it does not hold so many."""
+        """Coarse actions, rank vectors and rewards of n different steps, fewer if it does not hold
+        so many."""
         rows = torch.randperm(len(self), generator=generator)[:n].numpy()
         coarse, vectors, rewards = (column[rows] for column in self._columns)
         return coarse, vectors, rewards[:, 0]
 
     def tensors(self) -> Tensors:
         """All that it holds."""
-        held = {name: torch.tensor(column[: len(self)]) for name, column in zip("abc", self._columns, strict=True)}
+        held = {
+            name: torch.tensor(column[: len(self)])
+            for name, column in zip("abc", self._columns, strict=True)
+        }
         return held | {"added": torch.tensor(self._added)}
 
     def load(self, tensors: Tensors) -> None:
@@ -163,20 +178,24 @@ class Replay:
         self._added = int(tensors["added"])
 
 
-# ------------------------------------------------------------------------------------------------- agent
+# ------------------------------------------------------------------------------------------------
+# agent
 
 
 class AirLlmAgent:
     """PPO over coarse actions, and the diffusion model that turns them into rank vectors.
 
     Args:
-        n_modules: adapted modules M; an observation is cloud.state.paper_state, 4 + M entries.
+        n_modules: adapted modules M; an observation is cloud.policies.state.paper_state, 4 + M
+            entries.
         r_max: largest rank.
         settings: hyperparameters.
         seed: of all weights, exploration and noise, ≥ 0.
     """
 
-    def __init__(self, n_modules: int, r_max: int, settings: AirLlmSettings | None = None, *, seed: int) -> None:
+    def __init__(
+        self, n_modules: int, r_max: int, settings: AirLlmSettings | None = None, *, seed: int
+    ) -> None:
         self.n_modules, self.r_max = n_modules, r_max
         self.settings = s = AirLlmSettings() if settings is None else settings
         of_ppo, of_ddim = (int(x) for x in np.random.SeedSequence(seed).generate_state(2))
@@ -186,16 +205,18 @@ class AirLlmAgent:
         self.steps = 0
 
     def act(self, observation: Floats, generator: torch.Generator) -> Floats:
-        """float32[N, M] in -1..1: rank vectors without exploration, for observations float[N, 4 + M].
+        """float32[N, M] in -1..1: rank vectors without exploration, for observations float[N, 4 +
+        M].
 
         Args:
-            observation: cloud.state.paper_state.
+            observation: cloud.policies.state.paper_state.
             generator: of the noise that the vectors are refined from.
         """
         return self._refine(self.ppo.act(observation, deterministic=True).action, generator)
 
     def explore(self, observation: Floats) -> tuple[Act, Floats]:
-        """PPO's draw for observations float[N, 4 + M], and the rank vectors float32[N, M] that it is refined into."""
+        """PPO's draw for observations float[N, 4 + M], and the rank vectors float32[N, M] that it
+        is refined into."""
         act = self.ppo.act(observation)
         return act, self._refine(act.action, self.ddim.generator)
 
@@ -216,11 +237,15 @@ class AirLlmAgent:
         self.replay.add(coarse[valid], vectors[valid], rollout.column("rewards")[valid])
         self.steps += int(valid.sum())
         episodes = int((rollout.column("dones") & valid).sum())
-        return stats | {"refiner_loss": self._imitate(self.settings.refiner_updates * max(episodes, 1))}
+        return stats | {
+            "refiner_loss": self._imitate(self.settings.refiner_updates * max(episodes, 1))
+        }
 
     def _refine(self, coarse: Floats, generator: torch.Generator) -> Floats:
         condition = torch.as_tensor(coarse)
-        vectors: Floats = self.ddim.sample(condition, self.settings.guidance_scale, generator=generator).numpy()
+        vectors: Floats = self.ddim.sample(
+            condition, self.settings.guidance_scale, generator=generator
+        ).numpy()
         return vectors
 
     def _imitate(self, updates: int) -> float:
@@ -232,10 +257,13 @@ class AirLlmAgent:
         for _ in range(updates):
             coarse, vectors, rewards = self.replay.draw(s.refiner_batch, self.ddim.generator)
             weights = torch.as_tensor(reward_weights(rewards, s.reward_weight))
-            losses.append(self.ddim.train_step(torch.as_tensor(vectors), torch.as_tensor(coarse), weights))
+            losses.append(
+                self.ddim.train_step(torch.as_tensor(vectors), torch.as_tensor(coarse), weights)
+            )
         return float(np.mean(losses))
 
-    # ------------------------------------------------------------------------------------------ files
+    # ------------------------------------------------------------------------------------------
+    # files
 
     def description(self) -> dict[str, Any]:
         """Sizes and settings, ready for JSON."""
@@ -251,17 +279,22 @@ class AirLlmAgent:
     def save_weights(self, path: Path) -> None:
         """Write what acting needs: actor, critic and denoiser as float16."""
         networks = {"ppo": self.ppo.model, "ddim": self.ddim.mean_model}
-        write_weights(path, "airllm", self.description() | {"steps": self.steps}, half_precision(networks))
+        write_weights(
+            path, "airllm", self.description() | {"steps": self.steps}, half_precision(networks)
+        )
 
     @classmethod
     def load(cls, path: Path) -> AirLlmAgent:
-        """The agent of a file of save() or save_weights(); of the latter, one that can act but not go on learning.
+        """The agent of a file of save() or save_weights(); of the latter, one that can act but not
+        go on learning.
 
         Raises:
             ModelError: no such file, or no AirLLM in it.
         """
         described, tensors = read_weights(path, "airllm")
-        agent = cls(described["n_modules"], described["r_max"], _settings_of(described["settings"]), seed=0)
+        agent = cls(
+            described["n_modules"], described["r_max"], _settings_of(described["settings"]), seed=0
+        )
         agent.steps = described["steps"]
         if "replay.added" in tensors:
             agent.ppo.load_state_dict(below("ppo", tensors))

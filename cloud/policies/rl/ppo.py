@@ -1,9 +1,9 @@
-"""Proximal policy optimisation for continuous actions: Schulman et al. 2017 (arXiv 1707.06347), advantages by GAE
-(Schulman et al. 2016, arXiv 1506.02438).
+"""Proximal policy optimisation for continuous actions: Schulman et al. 2017 (arXiv 1707.06347),
+advantages by GAE (Schulman et al. 2016, arXiv 1506.02438).
 
-Acting and updating stand apart: `Ppo.act` gives actions in [-1, 1], a `Rollout` takes what they led to, `Ppo.update`
-learns from it. `learn` is the loop around a Gymnasium vector environment; others may write their own. Everything runs
-on the CPU: networks of this size are faster there.
+Acting and updating stand apart: `Ppo.act` gives actions in [-1, 1], a `Rollout` takes what they led
+to, `Ppo.update` learns from it. `learn` is the loop around a Gymnasium vector environment; others
+may write their own. Everything runs on the CPU: networks of this size are faster there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,30 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from cloud.actor_critic import ActorCritic, Squash
-from cloud.reproducible import Tensors, below, load_module, load_optimiser, optimiser_tensors, prefixed
-from cloud.rollout import Act, Bools, Floats, RewardScale, Rollout, gae
+from cloud.policies.rl.actor_critic import ActorCritic, Squash
+from cloud.policies.rl.reproducible import (
+    Tensors,
+    below,
+    load_module,
+    load_optimiser,
+    optimiser_tensors,
+    prefixed,
+)
+from cloud.policies.rl.rollout import Act, Bools, Floats, RewardScale, Rollout, gae
 from hil.contract import ConfigError
 
-__all__ = ["Act", "ActorCritic", "Ppo", "PpoLoss", "PpoSettings", "Rollout", "gae", "learn", "ppo_loss", "to_box"]
+__all__ = [
+    "Act",
+    "ActorCritic",
+    "Ppo",
+    "PpoLoss",
+    "PpoSettings",
+    "Rollout",
+    "gae",
+    "learn",
+    "ppo_loss",
+    "to_box",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +63,8 @@ class PpoSettings:
         minibatches: parts of a rollout, a gradient step each.
         n_steps: length T of a rollout in `learn`.
         norm_reward: divide rewards by the running standard deviation of the discounted return.
-        squash: "tanh": tanh of a Gaussian, with its exact density; "none": a Gaussian, clipped where it acts.
+        squash: "tanh": tanh of a Gaussian, with its exact density; "none": a Gaussian, clipped
+            where it acts.
         log_std: natural logarithm of the Gaussian's first standard deviation.
     """
 
@@ -86,7 +105,8 @@ def ppo_loss(
     returns: torch.Tensor,
     settings: PpoSettings,
 ) -> PpoLoss:
-    """The clipped objective (eq. 7 and 9 of PPO) of a minibatch; advantages are brought to mean 0, deviation 1 in it.
+    """The clipped objective (eq. 7 and 9 of PPO) of a minibatch; advantages are brought to mean 0,
+    deviation 1 in it.
 
     Args:
         log_prob, entropy, value: float[B], of the policy as it is now.
@@ -120,7 +140,12 @@ class Ppo:
     """
 
     def __init__(
-        self, observation_size: int, action_size: int, settings: PpoSettings | None = None, *, seed: int
+        self,
+        observation_size: int,
+        action_size: int,
+        settings: PpoSettings | None = None,
+        *,
+        seed: int,
     ) -> None:
         self.observation_size, self.action_size = observation_size, action_size
         self.settings = PpoSettings() if settings is None else settings
@@ -134,7 +159,9 @@ class Ppo:
             log_std=s.log_std,
             generator=self.generator,
         )
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=s.learning_rate, eps=1e-5, fused=True)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=s.learning_rate, eps=1e-5, fused=True
+        )
         self.reward_scale = RewardScale(s.gamma)
 
     @torch.no_grad()
@@ -149,8 +176,15 @@ class Ppo:
         mean = self.model.mean(seen)
         latent = mean
         if not deterministic:
-            latent = mean + self.model.log_std.exp() * torch.randn(mean.shape, generator=self.generator)
-        found = (self.model.action(latent), latent, self.model.log_prob(mean, latent), self.model.value(seen))
+            latent = mean + self.model.log_std.exp() * torch.randn(
+                mean.shape, generator=self.generator
+            )
+        found = (
+            self.model.action(latent),
+            latent,
+            self.model.log_prob(mean, latent),
+            self.model.value(seen),
+        )
         return Act(*(tensor.numpy() for tensor in found))
 
     @torch.no_grad()
@@ -163,8 +197,8 @@ class Ppo:
         """Learn from a rollout.
 
         Returns:
-            Means over all minibatches: policy_loss, value_loss, entropy, approx_kl, clip_fraction; and
-            explained_variance of the returns before the update, reward_scale, std after it.
+            Means over all minibatches: policy_loss, value_loss, entropy, approx_kl, clip_fraction;
+            and explained_variance of the returns before the update, reward_scale, std after it.
         Raises:
             ValueError: see Rollout.end_value.
         """
@@ -185,9 +219,12 @@ class Ppo:
         }
 
     def _batch(self, rollout: Rollout) -> tuple[Tensors, float]:
-        """The valid steps as flat tensors, and how much of the returns' variance the critic explains."""
+        """The valid steps as flat tensors, and how much of the returns' variance the critic
+        explains."""
         s = self.settings
-        rewards, values, dones, valid = (rollout.column(n) for n in ("rewards", "values", "dones", "valid"))
+        rewards, values, dones, valid = (
+            rollout.column(n) for n in ("rewards", "values", "dones", "valid")
+        )
         if s.norm_reward:
             rewards = self.reward_scale(rewards, dones, valid)
         advantages, returns = gae(
@@ -202,7 +239,9 @@ class Ppo:
         columns = {n: rollout.column(n) for n in ("observations", "latents", "log_probs")}
         columns |= {"advantages": advantages, "returns": returns}
         variance = float(returns[valid].var())
-        explained = 1 - float((returns - values)[valid].var()) / variance if variance > 0 else math.nan
+        explained = (
+            1 - float((returns - values)[valid].var()) / variance if variance > 0 else math.nan
+        )
         return {name: torch.as_tensor(column[valid]) for name, column in columns.items()}, explained
 
     def _step(self, batch: Tensors) -> PpoLoss:
@@ -229,7 +268,8 @@ class Ppo:
         }
 
     def state_dict(self) -> Tensors:
-        """Everything that acting and learning go on from, as copies: network, optimiser, reward scale, generator."""
+        """Everything that acting and learning go on from, as copies: network, optimiser, reward
+        scale, generator."""
         return (
             prefixed("model", self.model.state_dict())
             | prefixed("optimiser", optimiser_tensors(self.optimiser))
@@ -253,7 +293,12 @@ class Ppo:
         """A fresh agent of the sizes and settings that description() gave."""
         settings = dict(description["settings"])
         settings["hidden"] = tuple(settings["hidden"])
-        return cls(description["observation_size"], description["action_size"], PpoSettings(**settings), seed=0)
+        return cls(
+            description["observation_size"],
+            description["action_size"],
+            PpoSettings(**settings),
+            seed=0,
+        )
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Ppo:
@@ -267,7 +312,8 @@ class Ppo:
         return agent
 
 
-# ---------------------------------------------------------------------------------------------- loop
+# ----------------------------------------------------------------------------------------------
+# loop
 
 
 def to_box(action: Floats, box: Box) -> NDArray[Any]:
@@ -290,14 +336,15 @@ def learn(
 
     Args:
         agent: learns in place.
-        venv: with bounded Box actions and flat or flattened Box observations; resets itself in the step after an
-            episode's end (Gymnasium's default) or in the same one.
+        venv: with bounded Box actions and flat or flattened Box observations; resets itself in the
+            step after an episode's end (Gymnasium's default) or in the same one.
         total_steps: environment steps of all environments together; the last rollout is finished.
         seed: of the environments; None: as they are.
         on_update: called after each update with its entry of the history.
     Returns:
-        One entry per update: step (environment steps so far), episodes, episode_return and episode_length (means of the
-        episodes that ended in this rollout, NaN if none did) and what Ppo.update gives.
+        One entry per update: step (environment steps so far), episodes, episode_return and
+        episode_length (means of the episodes that ended in this rollout, NaN if none did) and what
+        Ppo.update gives.
     Raises:
         ConfigError: the environment's actions are no bounded Box, or it does not reset itself.
     """
@@ -318,7 +365,9 @@ class _Loop:
         self._box = _bounded(venv.single_action_space)
         mode = AutoresetMode(venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if mode == AutoresetMode.DISABLED:
-            raise ConfigError("the environment's autoreset mode is DISABLED; PPO needs NEXT_STEP or SAME_STEP")
+            raise ConfigError(
+                "the environment's autoreset mode is DISABLED; PPO needs NEXT_STEP or SAME_STEP"
+            )
         self._same_step = mode == AutoresetMode.SAME_STEP
         n = venv.num_envs
         self._observation = _flat(venv.reset(seed=seed)[0], n)
@@ -371,7 +420,10 @@ class _Loop:
 def _bounded(space: object) -> Box:
     if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
         return space
-    raise ConfigError(f"action space {space}: PPO needs a Box with finite bounds; bound it or wrap the environment")
+    raise ConfigError(
+        f"action space {space}: PPO needs a Box with finite bounds; bound it or wrap the "
+        "environment"
+    )
 
 
 def _flat(observation: NDArray[Any], n: int) -> Floats:

@@ -1,7 +1,8 @@
 """A conditional diffusion model over vectors in [-1, 1]^M.
 
-Trained to name the noise in a vector (Ho et al. 2020, arXiv 2006.11239), sampled by DDIM (Song et al. 2021, arXiv
-2010.02502), drawn to its condition by classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+Trained to name the noise in a vector (Ho et al. 2020, arXiv 2006.11239), sampled by DDIM (Song et
+al. 2021, arXiv 2010.02502), drawn to its condition by classifier-free guidance (Ho and Salimans
+2022, arXiv 2207.12598).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from cloud.reproducible import (
+from cloud.policies.rl.reproducible import (
     Tensors,
     below,
     load_module,
@@ -31,7 +32,8 @@ SLOWEST_PERIOD: Final = 10_000.0
 """Of the time embedding, in training steps over 2 pi (Vaswani et al. 2017)."""
 
 
-# ------------------------------------------------------------------------------------------ schedule
+# ------------------------------------------------------------------------------------------
+# schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +41,13 @@ class Schedule:
     """How noise grows over training steps 0..train_steps - 1, and which of them sampling visits.
 
     Attributes:
-        beta_start, beta_end: variance added at the first and the last step; between them its square root is linear,
-            the "scaled linear" schedule of latent diffusion (Rombach et al. 2022).
+        beta_start, beta_end: variance added at the first and the last step; between them its square
+            root is linear, the "scaled linear" schedule of latent diffusion (Rombach et al. 2022).
         train_steps: number of noise levels.
         sample_steps: of them visited in sampling, from the noisiest on.
-        spacing: "leading": multiples of train_steps // sample_steps, the first a little below train_steps, so that it
-            is not quite the pure noise that it is taken for; "linspace": evenly from train_steps - 1 to 0.
+        spacing: "leading": multiples of train_steps // sample_steps, the first a little below
+            train_steps, so that it is not quite the pure noise that it is taken for; "linspace":
+            evenly from train_steps - 1 to 0.
         eta: 0 = deterministic DDIM, 1 = as much fresh noise as DDPM.
         clip_x0: limit each step's prediction of the clean vector to [-1, 1].
     """
@@ -59,7 +62,9 @@ class Schedule:
 
     def alphas_cumprod(self) -> torch.Tensor:
         """float32[train_steps]: share of a clean vector's power that is left at each step."""
-        roots = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.train_steps, dtype=torch.float64)
+        roots = torch.linspace(
+            self.beta_start**0.5, self.beta_end**0.5, self.train_steps, dtype=torch.float64
+        )
         return torch.cumprod(1.0 - roots.square(), dim=0).float()
 
     def timesteps(self, n_steps: int | None = None) -> list[int]:
@@ -121,11 +126,14 @@ def sample_ddim(
         sigma = schedule.eta * math.sqrt((1 - following) / (1 - now) * (1 - now / following))
         x = math.sqrt(following) * clean + math.sqrt(1 - following - sigma**2) * noise
         if sigma > 0:
-            x = x + sigma * (torch.randn(x.shape, generator=generator) if step_noise is None else step_noise[i])
+            x = x + sigma * (
+                torch.randn(x.shape, generator=generator) if step_noise is None else step_noise[i]
+            )
     return x
 
 
-# ------------------------------------------------------------------------------------------- network
+# -------------------------------------------------------------------------------------------
+# network
 
 
 class Denoiser(nn.Module):
@@ -139,7 +147,8 @@ class Denoiser(nn.Module):
         hidden: width.
         blocks: residual blocks.
         time_embedding: entries of the sinusoidal embedding of the step, even.
-        null: the absent condition: "zero": the vector of zeros, which is a legal condition too; "learnt": a parameter.
+        null: the absent condition: "zero": the vector of zeros, which is a legal condition too;
+            "learnt": a parameter.
         generator: of the first weights.
     """
 
@@ -168,7 +177,11 @@ class Denoiser(nn.Module):
             self.register_buffer("null", torch.zeros(condition_size), persistent=False)
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor, absent: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor,
+        absent: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """float[B, M]: the noise in x float[B, M] at steps int[B].
 
@@ -187,7 +200,9 @@ class Denoiser(nn.Module):
         embedded: torch.Tensor = self.time(torch.cat([angles.sin(), angles.cos()], dim=-1))
         return embedded
 
-    def embed_condition(self, condition: torch.Tensor, absent: torch.Tensor | None = None) -> torch.Tensor:
+    def embed_condition(
+        self, condition: torch.Tensor, absent: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """float[B, hidden] of conditions float[B, C]; see forward."""
         if absent is not None:
             condition = torch.where(absent.unsqueeze(-1), self.null, condition)
@@ -207,7 +222,8 @@ def _normed(inputs: int, outputs: int, generator: torch.Generator) -> nn.Sequent
     return nn.Sequential(nn.LayerNorm(inputs), nn.Mish(), seeded_linear(inputs, outputs, generator))
 
 
-# ----------------------------------------------------------------------------------------- the model
+# ----------------------------------------------------------------------------------------- the
+# model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +235,8 @@ class DdimSettings:
         condition_drop: probability that a training row's condition is taken away, 0..1.
         learning_rate: of Adam.
         max_grad_norm: gradients are scaled down to this norm.
-        ema: samples come from a running mean of the weights with this decay per step, 0 = from the weights themselves.
+        ema: samples come from a running mean of the weights with this decay per step, 0 = from the
+            weights themselves.
         schedule: noise levels.
     """
 
@@ -244,7 +261,9 @@ class Ddim:
         seed: of weights, training noise and samples, ≥ 0.
     """
 
-    def __init__(self, size: int, condition_size: int, settings: DdimSettings | None = None, *, seed: int) -> None:
+    def __init__(
+        self, size: int, condition_size: int, settings: DdimSettings | None = None, *, seed: int
+    ) -> None:
         self.size, self.condition_size = size, condition_size
         self.settings = s = DdimSettings() if settings is None else settings
         self.generator = torch.Generator().manual_seed(seed)
@@ -286,7 +305,9 @@ class Ddim:
             # A short memory at first: the first weights are only noise.
             decay = min(self.settings.ema, (1 + self.steps) / (10 + self.steps))
             with torch.no_grad():
-                for mean, new in zip(self.mean_model.parameters(), self.model.parameters(), strict=True):
+                for mean, new in zip(
+                    self.mean_model.parameters(), self.model.parameters(), strict=True
+                ):
                     mean.lerp_(new, 1 - decay)
         return loss.item()
 
@@ -321,7 +342,8 @@ class Ddim:
 
         Args:
             condition: what the vectors should suit.
-            guidance_scale: 0 = without the condition, 1 = the conditional model, more = drawn further towards it.
+            guidance_scale: 0 = without the condition, 1 = the conditional model, more = drawn
+                further towards it.
             generator: of the noise; None: the model's own.
             noise: float[B, M], to start from; None: drawn.
             step_noise, n_steps: see sample_ddim.
@@ -334,7 +356,8 @@ class Ddim:
         ).clamp(-1.0, 1.0)
 
     def _guided(self, condition: torch.Tensor, scale: float, steps: list[int]) -> PredictNoise:
-        """eps(null) + scale (eps(condition) - eps(null)), with all that does not depend on x computed once."""
+        """eps(null) + scale (eps(condition) - eps(null)), with all that does not depend on x
+        computed once."""
         model, rows = self.mean_model, len(condition)
         times = model.embed_time(torch.tensor(steps))
         if scale in (0.0, 1.0):
@@ -352,7 +375,11 @@ class Ddim:
 
     def description(self) -> dict[str, Any]:
         """Sizes and settings, ready for JSON: with state_dict() all that `restore` needs."""
-        return {"size": self.size, "condition_size": self.condition_size, "settings": asdict(self.settings)}
+        return {
+            "size": self.size,
+            "condition_size": self.condition_size,
+            "settings": asdict(self.settings),
+        }
 
     def state_dict(self) -> Tensors:
         """Everything that training and sampling go on from, as copies."""
@@ -372,7 +399,9 @@ class Ddim:
         """
         load_module(self.model, below("model", tensors), "the diffusion model's network")
         if self.settings.ema > 0:
-            load_module(self.mean_model, below("mean_model", tensors), "the diffusion model's mean network")
+            load_module(
+                self.mean_model, below("mean_model", tensors), "the diffusion model's mean network"
+            )
         load_optimiser(self.optimiser, below("optimiser", tensors))
         self.generator.set_state(tensors["generator"])
         self.steps = int(tensors["steps"])
@@ -386,6 +415,8 @@ class Ddim:
         """
         settings = dict(description["settings"])
         settings["schedule"] = Schedule(**settings["schedule"])
-        model = cls(description["size"], description["condition_size"], DdimSettings(**settings), seed=0)
+        model = cls(
+            description["size"], description["condition_size"], DdimSettings(**settings), seed=0
+        )
         model.load_state_dict(tensors)
         return model

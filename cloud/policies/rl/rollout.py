@@ -1,4 +1,5 @@
-"""What PPO learns from: the steps of a rollout, the scale of their rewards, and their advantages."""
+"""What PPO learns from: the steps of a rollout, the scale of their rewards, and their
+advantages."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud.reproducible import Tensors
+from cloud.policies.rl.reproducible import Tensors
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -39,7 +40,8 @@ class Rollout:
     """T steps of N environments in the order they were made.
 
     Attributes:
-        last_value: float[N]: value of the observation after the last step; needed unless every episode ends with it.
+        last_value: float[N]: value of the observation after the last step; needed unless every
+            episode ends with it.
     """
 
     last_value: Floats | None = None
@@ -62,8 +64,10 @@ class Rollout:
             act: what it did.
             reward: float[N], unscaled.
             done: bool[N]: the episode ended with this step.
-            bootstrap: float[N]: value of the final observation where the episode was truncated, else 0; None: 0.
-            valid: bool[N]: False for a step that only resets; it is not learnt from. None: all True.
+            bootstrap: float[N]: value of the final observation where the episode was truncated,
+                else 0; None: 0.
+            valid: bool[N]: False for a step that only resets; it is not learnt from. None: all
+                True.
         """
         row = {
             "observations": observation,
@@ -77,14 +81,17 @@ class Rollout:
         }
         for name, values in row.items():
             flag = name in ("dones", "valid")
-            self._columns.setdefault(name, []).append(np.array(values, dtype=bool if flag else np.float32))
+            self._columns.setdefault(name, []).append(
+                np.array(values, dtype=bool if flag else np.float32)
+            )
 
     def __len__(self) -> int:
         """Number of steps T."""
         return len(self._columns.get("dones", ()))
 
     def column(self, name: str) -> NDArray[Any]:
-        """[T, N, ...]: "observations", "latents", "log_probs", "values", "rewards", "bootstraps", "dones", "valid"."""
+        """[T, N, ...]: "observations", "latents", "log_probs", "values", "rewards", "bootstraps",
+        "dones", "valid"."""
         return np.stack(self._columns[name])
 
     def end_value(self) -> Floats:
@@ -95,13 +102,17 @@ class Rollout:
         """
         if self.last_value is None:
             if not self._columns["dones"][-1].all():
-                raise ValueError("Rollout.last_value is None but an episode goes on; set it to Ppo.value(observation)")
+                raise ValueError(
+                    "Rollout.last_value is None but an episode goes on; set it to "
+                    "Ppo.value(observation)"
+                )
             return np.zeros(len(self._columns["dones"][-1]), np.float32)
         return self.last_value
 
 
 class RewardScale:
-    """Divides rewards by the running standard deviation of the discounted return, over all steps seen so far."""
+    """Divides rewards by the running standard deviation of the discounted return, over all steps
+    seen so far."""
 
     def __init__(self, gamma: float) -> None:
         self._gamma = gamma
@@ -109,7 +120,8 @@ class RewardScale:
         self.returns: NDArray[np.float64] = np.zeros(0)
 
     def __call__(self, rewards: Floats, dones: Bools, valid: Bools) -> Floats:
-        """float32[T, N]: the rewards scaled, by one factor for the whole rollout, which is counted first."""
+        """float32[T, N]: the rewards scaled, by one factor for the whole rollout, which is counted
+        first."""
         if self.returns.shape != rewards.shape[1:]:
             self.returns = np.zeros(rewards.shape[1:])
         seen = np.zeros(rewards.shape)
@@ -154,11 +166,13 @@ def gae(
 
     Args:
         rewards, values: float[T, N]: reward of step t, and value of the observation before it.
-        dones: bool[T, N]: the episode ended with step t, in whichever way; what follows is another one.
-        last_value: float[N]: value of the observation after the last step; not read where the last step is done.
+        dones: bool[T, N]: the episode ended with step t, in whichever way; what follows is another
+            one.
+        last_value: float[N]: value of the observation after the last step; not read where the last
+            step is done.
         gamma, gae_lambda: see PpoSettings.
-        bootstrap: float[T, N], read where `dones`: the value of an episode's final observation where it was truncated,
-            0 where it terminated. None: every end is a termination.
+        bootstrap: float[T, N], read where `dones`: the value of an episode's final observation
+            where it was truncated, 0 where it terminated. None: every end is a termination.
     """
     advantages = np.zeros_like(values, dtype=np.float32)
     following, advantage = last_value, np.zeros_like(last_value, dtype=np.float32)

@@ -1,4 +1,5 @@
-"""Weights of a learnt policy on disk: a safetensors file that says in its metadata what it is and how it was made."""
+"""Weights of a learnt policy on disk: a safetensors file that says in its metadata what it is and
+how it was made."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cloud.reproducible import Tensors
+from cloud.policies.rl.reproducible import Tensors
 from hil.contract import ModelError
 
 
@@ -26,7 +27,9 @@ def write_weights(path: Path, kind: str, described: Mapping[str, Any], tensors: 
         tensors: by name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"kind": kind, "settings": json.dumps(described, sort_keys=True)})
+    save_file(
+        tensors, path, metadata={"kind": kind, "settings": json.dumps(described, sort_keys=True)}
+    )
 
 
 def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
@@ -43,7 +46,9 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"policy weights {path}: {error}; {cure}") from error
     if metadata.get("kind") != kind or "settings" not in metadata:
-        raise ModelError(f"policy weights {path}: of kind {metadata.get('kind')!r}, not {kind!r}; {cure}")
+        raise ModelError(
+            f"policy weights {path}: of kind {metadata.get('kind')!r}, not {kind!r}; {cure}"
+        )
     return json.loads(metadata["settings"]), tensors
 
 

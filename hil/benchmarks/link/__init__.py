@@ -1,1 +1,2 @@
-"""`hil bench link`: the modem and the link against their bars, with trials, intervals, curves and one page."""
+"""`hil bench link`: the modem and the link against their bars, with trials, intervals, curves and
+one page."""

@@ -9,14 +9,18 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from hil.link_bench import burst_trials
-from hil.link_bench.bars import Bar, Estimate, number, quantile, rate, rms
-from hil.link_bench.study import Results, Summary, Task, finite
-from radio import mcs
+from hil.benchmarks.link import burst_trials
+from hil.benchmarks.link.bars import Bar, Estimate, number, quantile, rate, rms
+from hil.benchmarks.link.study import Results, Summary, Task, finite
+from radio.modem import mcs
 
-# ---------------------------------------------------------------------------------------------------------- acquisition
+# -------------------------------------------------------------------------------------------------
+# acquisition
 
-_DETECTION_DB: Final = {False: (-6, -5, -4, -3, -2, -1, 0, 2, 5, 10, 20), True: (-13, -12, -11, -10, -9, -8, -6.5, -5)}
+_DETECTION_DB: Final = {
+    False: (-6, -5, -4, -3, -2, -1, 0, 2, 5, 10, 20),
+    True: (-13, -12, -11, -10, -9, -8, -6.5, -5),
+}
 
 
 def detection_tasks(quick: bool) -> list[Task]:
@@ -24,7 +28,11 @@ def detection_tasks(quick: bool) -> list[Task]:
     bursts = 150 if quick else 1000
     shown = {False: (-3, 0, 5), True: (-8, -5)} if quick else _DETECTION_DB
     return [
-        Task(burst_trials.acquire, {"snr_db": float(s), "bursts": bursts, "robust": robust}, 1 + 2 * robust)
+        Task(
+            burst_trials.acquire,
+            {"snr_db": float(s), "bursts": bursts, "robust": robust},
+            1 + 2 * robust,
+        )
         for robust, levels in shown.items()
         for s in levels
     ]
@@ -38,11 +46,16 @@ def detection_bars(results: Results) -> Summary:
         r = rows[robust, snr_db]
         return Bar(
             study="detection",
-            name=f"{'robust bursts' if robust else 'bursts'} found at {snr_db:g} dB, any CFO and delay",
-            estimate=rate(r["found"], r["bursts"]), trials=r["bursts"], of="bursts", bar=bar, reach=reach,
+            name=f"{'robust bursts' if robust else 'bursts'} found at {snr_db:g} dB, any CFO and "
+            "delay",
+            estimate=rate(r["found"], r["bursts"]),
+            trials=r["bursts"],
+            of="bursts",
+            bar=bar,
+            reach=reach,
             note=f"within {burst_trials.TIMING_TOLERANCE} samples and a quarter subcarrier; "
             f"headers read: {number(r['read'] / r['bursts'])}",
-        )  # fmt: skip
+        )
 
     bars = [
         found(False, 0.0, 0.99, None),
@@ -70,16 +83,25 @@ def detection_bars(results: Results) -> Summary:
         )
     curve = [
         {
-            "robust": r["robust"], "snr_db": r["snr_db"], "bursts": r["bursts"], "found": r["found"], "read": r["read"],
-            "cfo_rms": finite(rms(r["cfo_errors"]).figure), "final_cfo_rms": finite(rms(r["final_cfo_errors"]).figure),
+            "robust": r["robust"],
+            "snr_db": r["snr_db"],
+            "bursts": r["bursts"],
+            "found": r["found"],
+            "read": r["read"],
+            "cfo_rms": finite(rms(r["cfo_errors"]).figure),
+            "final_cfo_rms": finite(rms(r["final_cfo_errors"]).figure),
         }
         for r in results["detection"]
-    ]  # fmt: skip
+    ]
     return bars, {"points": curve}
 
 
 _FALSE_ALARMS: Final = {"noise": 30_000_000, "tone": 10_000_000, "ofdm64": 10_000_000}
-_SOURCES: Final = {"noise": "noise", "tone": "a CW tone", "ofdm64": "another OFDM system (64 subcarriers)"}
+_SOURCES: Final = {
+    "noise": "noise",
+    "tone": "a CW tone",
+    "ofdm64": "another OFDM system (64 subcarriers)",
+}
 
 
 def false_alarm_tasks(quick: bool) -> list[Task]:
@@ -103,7 +125,10 @@ def false_alarm_bars(results: Results) -> Summary:
             ("headers whose CRC passed", "read", 0.0),
         ):
             n = sum(r[key] for r in own)
-            low, high = (float(stats.chi2.ppf(p, 2 * m)) / 2 if m else 0.0 for p, m in ((0.025, n), (0.975, n + 1)))
+            low, high = (
+                float(stats.chi2.ppf(p, 2 * m)) / 2 if m else 0.0
+                for p, m in ((0.025, n), (0.975, n + 1))
+            )
             bars.append(
                 Bar(
                     study="false-alarms",
@@ -118,7 +143,8 @@ def false_alarm_bars(results: Results) -> Summary:
     return bars, {}
 
 
-# ------------------------------------------------------------------------------------------------------------ SNR
+# ------------------------------------------------------------------------------------------------
+# SNR
 
 _SNR_BLOCKS: Final = 4
 _SNR_MARGIN_DB: Final = 1.0
@@ -132,19 +158,27 @@ def snr_tasks(quick: bool) -> list[Task]:
     bursts = 20 if quick else 150
     tasks = []
     for snr_db in levels:
-        fitting = [k for k, m in enumerate(mcs.MCS_TABLE) if m.threshold_db + _SNR_MARGIN_DB <= snr_db]
+        fitting = [
+            k for k, m in enumerate(mcs.MCS_TABLE) if m.threshold_db + _SNR_MARGIN_DB <= snr_db
+        ]
         place = max([k for k in fitting if snr_db >= 0 or mcs.is_robust(k)], default=0)
         n = bursts if snr_db >= 0 else 2 * bursts if quick else 200
         settings = {"snr_db": float(snr_db), "place": place, "blocks": _SNR_BLOCKS, "bursts": n}
         tasks.append(Task(burst_trials.estimate_snr, settings, 8 / mcs.MCS_TABLE[place].efficiency))
     for place, level in _BLIND:
-        settings = {"snr_db": level, "place": place, "blocks": _SNR_BLOCKS, "bursts": 1000 if not quick else 100}
+        settings = {
+            "snr_db": level,
+            "place": place,
+            "blocks": _SNR_BLOCKS,
+            "bursts": 1000 if not quick else 100,
+        }
         tasks.append(Task(burst_trials.estimate_blind, settings, 5))
     return tasks
 
 
 def snr_bars(results: Results) -> Summary:
-    """Error and coverage of the data-aided estimate, and whether one is there when no block passes."""
+    """Error and coverage of the data-aided estimate, and whether one is there when no block
+    passes."""
     levels, blind = results["snr"][: -len(_BLIND)], results["snr"][-len(_BLIND) :]
     bars = []
     for name, own, bar, reach in (
@@ -160,39 +194,65 @@ def snr_bars(results: Results) -> Summary:
         cover = rate(covered, n_aided)
         bars += [
             Bar(
-                study="snr", name=f"SNR error, data-aided, 99 % of bursts, {name}",
+                study="snr",
+                name=f"SNR error, data-aided, 99 % of bursts, {name}",
                 estimate=quantile(np.abs(error[aided]), 0.99),
-                unit="dB", trials=sent, of="bursts", bar=bar, reach=reach, higher=False,
+                unit="dB",
+                trials=sent,
+                of="bursts",
+                bar=bar,
+                reach=reach,
+                higher=False,
                 note=f"of {sent} bursts {n_aided} gave a data-aided estimate; mean error "
                 f"{number(float(error[aided].mean())) if n_aided else '-'} dB",
             ),
             Bar(
-                study="snr", name=f"SNR sigma, distance of its coverage from 68.3 %, {name}",
-                estimate=Estimate(abs(cover.figure - 0.683)), trials=n_aided, of="bursts", bar=None, reach=0.05,
-                higher=False, note=f"coverage {number(cover.figure)} [{number(cover.low)}, {number(cover.high)}]",
+                study="snr",
+                name=f"SNR sigma, distance of its coverage from 68.3 %, {name}",
+                estimate=Estimate(abs(cover.figure - 0.683)),
+                trials=n_aided,
+                of="bursts",
+                bar=None,
+                reach=0.05,
+                higher=False,
+                note=f"coverage {number(cover.figure)} [{number(cover.low)}, {number(cover.high)}]",
             ),
-        ]  # fmt: skip
-    return [*bars, *_blind_bars(blind)], {"levels": [{**r, "name": mcs.MCS_TABLE[r["place"]].name} for r in levels]}
+        ]
+    return [*bars, *_blind_bars(blind)], {
+        "levels": [{**r, "name": mcs.MCS_TABLE[r["place"]].name} for r in levels]
+    }
 
 
 def _blind_bars(blind: Sequence[Mapping[str, Any]]) -> list[Bar]:
     """Bursts of which no block passes: by whether the header did, which is known data as well."""
-    rows = [row for r in blind for row in zip(*(r[k] for k in ("error_db", "std_db", "aided", "read")), strict=True)]
+    rows = [
+        row
+        for r in blind
+        for row in zip(*(r[k] for k in ("error_db", "std_db", "aided", "read")), strict=True)
+    ]
     present = sum(math.isfinite(error) and std > 0 for error, std, _, _ in rows)
     unread = [row for row in rows if not row[3]]
     flagged = sum(not aided for _, _, aided, _ in unread)
     levels = ", ".join(f"{level:g} dB" for _, level in _BLIND)
     return [
         Bar(
-            study="snr", name="no block passes: an estimate with its sigma is there", estimate=rate(present, len(rows)),
-            trials=len(rows), of="bursts", bar=1.0,
+            study="snr",
+            name="no block passes: an estimate with its sigma is there",
+            estimate=rate(present, len(rows)),
+            trials=len(rows),
+            of="bursts",
+            bar=1.0,
             note=f"found bursts at {levels}; 99 % of errors within "
             f"{number(quantile([abs(row[0]) for row in rows], 0.99).figure)} dB, sigma covers "
             f"{number(rate(sum(abs(e) <= s for e, s, _, _ in rows), len(rows)).figure)}",
         ),
         Bar(
-            study="snr", name="neither block nor header passes: the estimate is flagged",
-            estimate=rate(flagged, len(unread)), trials=len(unread), of="bursts", bar=1.0,
+            study="snr",
+            name="neither block nor header passes: the estimate is flagged",
+            estimate=rate(flagged, len(unread)),
+            trials=len(unread),
+            of="bursts",
+            bar=1.0,
             note="from preamble alone; a header that passes is known data and counts as data-aided",
         ),
-    ]  # fmt: skip
+    ]

@@ -1,4 +1,5 @@
-"""A figure with its interval, and the bar that it is held against; rates, quantiles and SNR thresholds from counts."""
+"""A figure with its interval, and the bar that it is held against; rates, quantiles and SNR
+thresholds from counts."""
 
 from __future__ import annotations
 
@@ -73,14 +74,18 @@ class Bar:
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is not finite becomes None."""
         numbers = {
-            "figure": self.estimate.figure, "low": self.estimate.low, "high": self.estimate.high,
-            "bar": self.bar, "reach": self.reach,
-        }  # fmt: skip
+            "figure": self.estimate.figure,
+            "low": self.estimate.low,
+            "high": self.estimate.high,
+            "bar": self.bar,
+            "reach": self.reach,
+        }
         return {
             "study": self.study,
             "name": self.name,
             **{
-                key: number if number is not None and math.isfinite(number) else None for key, number in numbers.items()
+                key: number if number is not None and math.isfinite(number) else None
+                for key, number in numbers.items()
             },
             "unit": self.unit,
             "trials": self.trials,
@@ -100,21 +105,28 @@ def number(value: float) -> str:
     return f"{value:.2e}"
 
 
-# ---------------------------------------------------------------------------------------------------------- estimates
+# ------------------------------------------------------------------------------------------------
+# estimates
 
 
 def rate(successes: int, trials: int) -> Estimate:
-    """A share with its Clopper-Pearson interval (Biometrika 26, 1934): exact, hence never too narrow."""
+    """A share with its Clopper-Pearson interval (Biometrika 26, 1934): exact, hence never too
+    narrow."""
     if trials == 0:
         return Estimate(math.nan)
     tail = (1 - CONFIDENCE) / 2
     low = float(stats.beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    high = (
+        float(stats.beta.ppf(1 - tail, successes + 1, trials - successes))
+        if successes < trials
+        else 1.0
+    )
     return Estimate(successes / trials, low, high)
 
 
 def rms(errors: ArrayLike) -> Estimate:
-    """Root mean square of independent Gaussian errors, its interval from the chi-square distribution."""
+    """Root mean square of independent Gaussian errors, its interval from the chi-square
+    distribution."""
     values = np.asarray(errors, np.float64)
     n = len(values)
     if n == 0:
@@ -142,7 +154,11 @@ def mean(values: ArrayLike) -> Estimate:
     x = np.asarray(values, np.float64)
     if len(x) < 2:
         return Estimate(float(x[0]) if len(x) else math.nan)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(x) - 1)) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    half = (
+        float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(x) - 1))
+        * float(x.std(ddof=1))
+        / math.sqrt(len(x))
+    )
     return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
 
@@ -152,12 +168,14 @@ def median(values: ArrayLike) -> Estimate:
     return Estimate(float(np.median(x)), float(x.min()), float(x.max()))
 
 
-# ------------------------------------------------------------------------------------------------------- error curves
+# ------------------------------------------------------------------------------------------------
+# error curves
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Block errors at one SNR, counted in groups that share a burst and therefore no independent trials.
+    """Block errors at one SNR, counted in groups that share a burst and therefore no independent
+    trials.
 
     Attributes:
         snr_db: Es/N0 per used subcarrier.
@@ -181,7 +199,8 @@ class Point:
 
     @property
     def estimate(self) -> Estimate:
-        """Share of blocks lost with its interval, of groups drawn again where any of several groups lost some."""
+        """Share of blocks lost with its interval, of groups drawn again where any of several groups
+        lost some."""
         exact = rate(sum(self.lost), self.blocks)
         if not any(self.lost) or len(self.sent) < 10 or max(self.sent) == 1:
             return exact
@@ -191,7 +210,8 @@ class Point:
 
 
 def _resampled(point: Point, rng: np.random.Generator) -> Floats:
-    """Shares lost in _N_BOOT draws of as many groups with replacement; half an error is added against zeros."""
+    """Shares lost in _N_BOOT draws of as many groups with replacement; half an error is added
+    against zeros."""
     # groups that are alike are drawn together
     kinds, counts = np.unique([point.lost, point.sent], axis=1, return_counts=True)
     drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=_N_BOOT)
@@ -200,10 +220,12 @@ def _resampled(point: Point, rng: np.random.Generator) -> Floats:
 
 
 def threshold(points: Sequence[Point], level: float = 0.1) -> Estimate:
-    """The SNR in dB at which the share of lost blocks falls through `level`; infinite if it stays above.
+    """The SNR in dB at which the share of lost blocks falls through `level`; infinite if it stays
+    above.
 
-    Between the two points around it the curve is taken as straight in dB against the normal quantile of the share:
-    there a waterfall is nearly a line. The interval is a bootstrap over the groups of every point.
+    Between the two points around it the curve is taken as straight in dB against the normal
+    quantile of the share: there a waterfall is nearly a line. The interval is a bootstrap over the
+    groups of every point.
     """
     ordered = sorted(points, key=lambda point: point.snr_db)
     if not ordered:
@@ -216,13 +238,16 @@ def threshold(points: Sequence[Point], level: float = 0.1) -> Estimate:
     rng = np.random.default_rng(len(ordered))
     drawn = np.stack([_resampled(point, rng) for point in ordered], axis=1)
     low, high = np.quantile(
-        _falls_through(snr_db, drawn, level), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="nearest"
+        _falls_through(snr_db, drawn, level),
+        [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2],
+        method="nearest",
     )
     return Estimate(figure, float(low), float(high))
 
 
 def _falls_through(snr_db: Floats, shares: Floats, level: float) -> Floats:
-    """Where each row of shares [n, points] crosses the level; infinite where none is below, the first point if all."""
+    """Where each row of shares [n, points] crosses the level; infinite where none is below, the
+    first point if all."""
     # made falling: half way between the largest curve below and the smallest above
     below = np.minimum.accumulate(shares, axis=1)
     above = np.maximum.accumulate(shares[:, ::-1], axis=1)[:, ::-1]

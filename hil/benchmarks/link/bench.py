@@ -1,7 +1,8 @@
-"""The bench of the radio: every study's trials over a few processes, their figures against the bars.
+"""The bench of the radio: every study's trials over a few processes, their figures against the
+bars.
 
-A trial's randomness comes from its study's name and its place there alone, so that figures do not depend on the
-number of processes, nor on which other studies run beside.
+A trial's randomness comes from its study's name and its place there alone, so that figures do not
+depend on the number of processes, nor on which other studies run beside.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from hil.benchmarks.link import acquisition, coding
+from hil.benchmarks.link import sessions as session
+from hil.benchmarks.link.bars import Bar, number
+from hil.benchmarks.link.report import write_report
+from hil.benchmarks.link.speed import machine
+from hil.benchmarks.link.study import Job, Study, run_job
 from hil.contract import ConfigError
-from hil.link_bench import acquisition, coding
-from hil.link_bench import sessions as session
-from hil.link_bench.bars import Bar, number
-from hil.link_bench.report import write_report
-from hil.link_bench.speed import machine
-from hil.link_bench.study import Job, Study, run_job
-from hil.workers import run_jobs
+from hil.system.workers import run_jobs
 
 OnProgress = Callable[[int, int, str], None]
 """(done, total, what was done last)."""
 
 _TIMEOUT_S = 1800.0
-_COLOURS = {"met": "green", "reach met": "green", "short": "red", "reach missed": "yellow", "measured": "default"}
+_COLOURS = {
+    "met": "green",
+    "reach met": "green",
+    "short": "red",
+    "reach missed": "yellow",
+    "measured": "default",
+}
 
 
 STUDIES: Final[Mapping[str, Study]] = {
@@ -102,7 +109,9 @@ def measure(
     """
     unknown = sorted(set(only) - set(STUDIES))
     if unknown:
-        raise ConfigError(f"bench link --only {', '.join(unknown)}: studies are {', '.join(STUDIES)}")
+        raise ConfigError(
+            f"bench link --only {', '.join(unknown)}: studies are {', '.join(STUDIES)}"
+        )
     chosen = [name for name in STUDIES if not only or name in only]
     began_s, where = time.monotonic(), machine()
     results = _results(chosen, quick, workers, on_progress)
@@ -112,13 +121,21 @@ def measure(
         study_bars, study_curves = STUDIES[name].summarise(results)
         bars += study_bars
         curves[name] = study_curves
-    done = LinkBench(bars=tuple(bars), curves=curves, machine=where, quick=quick, took_s=time.monotonic() - began_s)
+    done = LinkBench(
+        bars=tuple(bars),
+        curves=curves,
+        machine=where,
+        quick=quick,
+        took_s=time.monotonic() - began_s,
+    )
     if out_dir is not None:
         _write(done, out_dir)
     return done
 
 
-def _results(chosen: Sequence[str], quick: bool, workers: int, on_progress: OnProgress) -> dict[str, list[Any]]:
+def _results(
+    chosen: Sequence[str], quick: bool, workers: int, on_progress: OnProgress
+) -> dict[str, list[Any]]:
     """Results by study, in the order of its tasks; a stage may look at those before it."""
     results: dict[str, list[Any]] = {}
     together = [(name, task) for name in chosen for task in STUDIES[name].tasks(quick)]
@@ -139,7 +156,9 @@ def _results(chosen: Sequence[str], quick: bool, workers: int, on_progress: OnPr
             results[job.study][job.number] = result
             on_progress(done, total, job.study)
 
-        run_jobs(run_job, waiting, workers=1 if alone else workers, timeout_s=_TIMEOUT_S, on_done=keep)
+        run_jobs(
+            run_job, waiting, workers=1 if alone else workers, timeout_s=_TIMEOUT_S, on_done=keep
+        )
     return results
 
 
@@ -148,7 +167,9 @@ def _write(done: LinkBench, out_dir: Path) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
         write_json(done, out_dir / "link.json")
     except OSError as error:
-        raise ConfigError(f"bench link: {out_dir}: {error.strerror}; choose another folder") from error
+        raise ConfigError(
+            f"bench link: {out_dir}: {error.strerror}; choose another folder"
+        ) from error
     write_report(done.as_json(), out_dir / "link.html")
 
 
@@ -161,20 +182,28 @@ def bar_table(done: LinkBench) -> Table:
     """One line a bar, for the terminal."""
     kind = "short form" if done.quick else "long form"
     where = done.machine
-    load = f"load average {where['load_average']} ({'idle' if where['idle'] else 'NOT idle: timings are worth little'})"
+    load = (
+        f"load average {where['load_average']} "
+        f"({'idle' if where['idle'] else 'NOT idle: timings are worth little'})"
+    )
     table = Table(
-        title=f"link bench, {kind}, {done.took_s:.0f} s, {where['cores']} cores of {where['cpu']}, {load}",
+        title=f"link bench, {kind}, {done.took_s:.0f} s, {where['cores']} cores of "
+        f"{where['cpu']}, {load}",
         title_justify="left",
     )
     for head in ("figure of", "figure [95 %]", "trials", "bar", "reach", "verdict"):
         table.add_column(
-            head, justify="left" if head in ("figure of", "verdict") else "right", no_wrap=head != "figure of"
+            head,
+            justify="left" if head in ("figure of", "verdict") else "right",
+            no_wrap=head != "figure of",
         )
     for bar in done.bars:
         low, high = bar.estimate.low, bar.estimate.high
         interval = f" [{number(low)}, {number(high)}]" if low == low and high == high else ""
         sign = "≥" if bar.higher else "≤"
-        bounds = ["" if bound is None else f"{sign} {number(bound)}" for bound in (bar.bar, bar.reach)]
+        bounds = [
+            "" if bound is None else f"{sign} {number(bound)}" for bound in (bar.bar, bar.reach)
+        ]
         colour = _COLOURS[bar.verdict]
         table.add_row(
             f"{bar.study}: {bar.name}",

@@ -1,8 +1,10 @@
 """What no code can beat: Shannon's limit, and the normal approximation for blocks of finite length.
 
-Rates are bits per complex symbol of the Gaussian channel with Es/N0 = snr; the channel is used n times a block.
-Source: Polyanskiy, Poor and Verdu, Channel coding rate in the finite blocklength regime, IEEE Trans. Inf. Theory 56(5),
-2010, equations 223 and 293; for a constellation the same with mean and variance of its information density.
+Rates are bits per complex symbol of the Gaussian channel with Es/N0 = snr; the channel is used n
+times a block.
+Source: Polyanskiy, Poor and Verdu, Channel coding rate in the finite blocklength regime, IEEE
+Trans. Inf. Theory 56(5), 2010, equations 223 and 293; for a constellation the same with mean and
+variance of its information density.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import brentq
 
-from radio import qam
+from radio.modem import qam
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +73,8 @@ def finite_length_db(rate: float, n: int, bler: float, bits_per_symbol: int | No
 
 @lru_cache(maxsize=4096)
 def information_density(snr_db: float, bits_per_symbol: int) -> tuple[float, float]:
-    """Mean (bits) and variance (bits squared) of the information density between a QAM symbol and what is received.
+    """Mean (bits) and variance (bits squared) of the information density between a QAM symbol and
+    what is received.
 
     Both axes are alike and independent, so that one is integrated and counted twice.
     """

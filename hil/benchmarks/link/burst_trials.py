@@ -1,7 +1,7 @@
 """Trials of the modem: a generator and settings in, counts out.
 
-`air` is the clean channel of these trials (random carrier offset over the whole range, random delay, noise), `genie`
-one without any: symbols and noise straight into the demapper.
+`air` is the clean channel of these trials (random carrier offset over the whole range, random
+delay, noise), `genie` one without any: symbols and noise straight into the demapper.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hil.benchmarks.link.bars import Point
 from hil.contract import IQ
-from hil.link_bench.bars import Point
-from radio import framing, ldpc, mcs, ofdm, qam, sync
+from radio import ldpc
 from radio.channel import Awgn, FrequencyOffset, figures
-from radio.loopback import Loopback, VirtualClock
-from radio.receiver import Reception, receive_burst
+from radio.channel.loopback import Loopback, VirtualClock
+from radio.link.receiver import Reception, receive_burst
+from radio.modem import framing, mcs, ofdm, qam, sync
 
 SAMPLE_RATE_HZ: Final = 2e6
 MAX_DELAY_SAMPLES: Final = 2000
@@ -34,10 +35,13 @@ Air = Callable[[IQ, float, np.random.Generator], IQ]
 """(burst, snr_db, rng) → what is received."""
 
 
-# --------------------------------------------------------------------------------------------------------------- bursts
+# ------------------------------------------------------------------------------------------------
+# bursts
 
 
-def make_burst(place: int, n_blocks: int, rng: np.random.Generator, *, robust: bool | None = None) -> framing.Burst:
+def make_burst(
+    place: int, n_blocks: int, rng: np.random.Generator, *, robust: bool | None = None
+) -> framing.Burst:
     """A burst of random long blocks, 0 for a sounding.
 
     Args:
@@ -74,7 +78,9 @@ def arrive(iq: IQ, snr_db: float, rng: np.random.Generator) -> Arrival:
     """The burst behind a random delay and any carrier offset in range, in noise."""
     start = int(rng.integers(MAX_DELAY_SAMPLES + 1))
     cfo = float(rng.uniform(-1, 1)) * sync.MAX_CFO
-    padded = np.concatenate([np.zeros(start, np.complex64), iq, np.zeros(_TAIL_SAMPLES, np.complex64)])
+    padded = np.concatenate(
+        [np.zeros(start, np.complex64), iq, np.zeros(_TAIL_SAMPLES, np.complex64)]
+    )
     turned = FrequencyOffset(cfo * SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)(padded, rng)
     return Arrival(Awgn(snr_db)(turned, rng), start, cfo)
 
@@ -85,7 +91,8 @@ def air(iq: IQ, snr_db: float, rng: np.random.Generator) -> IQ:
 
 
 def preset_air(preset: str, sample_rate_hz: float = SAMPLE_RATE_HZ, **overrides: Any) -> Air:
-    """A preset's channel: fading, carrier offset and delay drawn anew for every burst, with its radios and noise."""
+    """A preset's channel: fading, carrier offset and delay drawn anew for every burst, with its
+    radios and noise."""
     chosen = figures(preset, **overrides)
 
     def cross(iq: IQ, snr_db: float, rng: np.random.Generator) -> IQ:
@@ -110,15 +117,20 @@ def hear(iq: IQ, header: framing.BurstHeader) -> Reception | None:
     return next((reception for reception in receptions if reception.header == header), None)
 
 
-# ---------------------------------------------------------------------------------------------------------- acquisition
+# ------------------------------------------------------------------------------------------------
+# acquisition
 
 
-def acquire(rng: np.random.Generator, *, snr_db: float, bursts: int, robust: bool) -> dict[str, Any]:
-    """How many soundings are found where they are, how many headers are read, and the errors of the carrier offset.
+def acquire(
+    rng: np.random.Generator, *, snr_db: float, bursts: int, robust: bool
+) -> dict[str, Any]:
+    """How many soundings are found where they are, how many headers are read, and the errors of the
+    carrier offset.
 
     Returns:
-        bursts, found (start within TIMING_TOLERANCE samples, carrier within a quarter subcarrier), read, and
-        cfo_errors in subcarriers: of the preamble, and at the end of the burst where its header was read.
+        bursts, found (start within TIMING_TOLERANCE samples, carrier within a quarter subcarrier),
+        read, and cfo_errors in subcarriers: of the preamble, and at the end of the burst where its
+        header was read.
     """
     found_count = read = 0
     preamble_errors, final_errors = [], []
@@ -128,7 +140,11 @@ def acquire(rng: np.random.Generator, *, snr_db: float, bursts: int, robust: boo
         for found in sync.find_bursts(arrival.iq):
             error = found.cfo - arrival.cfo
             timing = found.body - len(sync.preamble(robust)) - arrival.start
-            if abs(timing) > TIMING_TOLERANCE or abs(error) > _CFO_TOLERANCE or found.robust != robust:
+            if (
+                abs(timing) > TIMING_TOLERANCE
+                or abs(error) > _CFO_TOLERANCE
+                or found.robust != robust
+            ):
                 continue
             found_count += 1
             preamble_errors.append(error * ofdm.N_FFT)
@@ -148,13 +164,16 @@ def acquire(rng: np.random.Generator, *, snr_db: float, bursts: int, robust: boo
     }
 
 
-def false_alarms(rng: np.random.Generator, *, source: str, samples: int, chunk: int = 2**19) -> dict[str, Any]:
+def false_alarms(
+    rng: np.random.Generator, *, source: str, samples: int, chunk: int = 2**19
+) -> dict[str, Any]:
     """Bursts that are seen where there is none.
 
     Args:
         rng: of the samples.
-        source: "noise", "tone" (a carrier of random frequency for each chunk, 20 dB above weak noise), or "ofdm64"
-            (another system: 64 subcarriers, 52 used, prefix 16, QPSK, at 10 dB).
+        source: "noise", "tone" (a carrier of random frequency for each chunk, 20 dB above weak
+            noise), or "ofdm64" (another system: 64 subcarriers, 52 used, prefix 16, QPSK, at 10
+            dB).
         samples: in all, rounded up to whole chunks.
         chunk: samples searched at once.
 
@@ -180,7 +199,9 @@ def _noise(n: int, rng: np.random.Generator) -> IQ:
 
 def _tone(n: int, rng: np.random.Generator) -> IQ:
     iq = _noise(n, rng)
-    iq += np.exp(2j * np.pi * (rng.uniform(-0.5, 0.5) * np.arange(n) + rng.uniform())).astype(np.complex64)
+    iq += np.exp(2j * np.pi * (rng.uniform(-0.5, 0.5) * np.arange(n) + rng.uniform())).astype(
+        np.complex64
+    )
     return iq
 
 
@@ -188,22 +209,30 @@ def _other_ofdm(n: int, rng: np.random.Generator) -> IQ:
     n_symbols = -(-n // 80)
     bins = np.zeros((n_symbols, 64), np.complex64)
     used = np.concatenate([np.arange(1, 27), np.arange(-26, 0)])
-    bins[:, used] = qam.map_bits(rng.integers(0, 2, 2 * n_symbols * len(used), np.uint8), 2).reshape(n_symbols, -1)
+    bins[:, used] = qam.map_bits(
+        rng.integers(0, 2, 2 * n_symbols * len(used), np.uint8), 2
+    ).reshape(n_symbols, -1)
     symbols = np.fft.ifft(bins, axis=1, norm="ortho").astype(np.complex64)
     iq = np.concatenate([symbols[:, -16:], symbols], axis=1).ravel()[:n]
-    mixed = np.float32((0.1 * 52 / 64 / 0.02) ** 0.5) * _noise(n, rng)  # 10 dB down: _noise has a power of 0.02
+    mixed = np.float32((0.1 * 52 / 64 / 0.02) ** 0.5) * _noise(
+        n, rng
+    )  # 10 dB down: _noise has a power of 0.02
     mixed += iq * np.exp(2j * np.pi * rng.uniform(-0.03, 0.03) * np.arange(n)).astype(np.complex64)
     return mixed
 
 
-# ---------------------------------------------------------------------------------------------------------- SNR
+# ------------------------------------------------------------------------------------------------
+# SNR
 
 
-def estimate_snr(rng: np.random.Generator, *, snr_db: float, place: int, blocks: int, bursts: int) -> dict[str, Any]:
+def estimate_snr(
+    rng: np.random.Generator, *, snr_db: float, place: int, blocks: int, bursts: int
+) -> dict[str, Any]:
     """What the receiver says about the SNR of bursts.
 
     Returns:
-        snr_db, bursts, and of those whose header was read: error_db, std_db, aided (data-aided), passed (blocks).
+        snr_db, bursts, and of those whose header was read: error_db, std_db, aided (data-aided),
+        passed (blocks).
     """
     rows = []
     for _ in range(bursts):
@@ -218,24 +247,42 @@ def estimate_snr(rng: np.random.Generator, *, snr_db: float, place: int, blocks:
     return {"snr_db": snr_db, "bursts": bursts, "place": place, **columns}
 
 
-def estimate_blind(rng: np.random.Generator, *, snr_db: float, place: int, blocks: int, bursts: int) -> dict[str, Any]:
-    """What the receiver says about the SNR of bursts of which no block passes, or not even the header.
+def estimate_blind(
+    rng: np.random.Generator, *, snr_db: float, place: int, blocks: int, bursts: int
+) -> dict[str, Any]:
+    """What the receiver says about the SNR of bursts of which no block passes, or not even the
+    header.
 
     Returns:
-        snr_db, bursts, and of those found of which nothing passed: error_db, std_db, aided, read (header).
+        snr_db, bursts, and of those found of which nothing passed: error_db, std_db, aided, read
+        (header).
     """
     rows = []
     for _ in range(bursts):
         burst = make_burst(place, blocks, rng)
         arrival = arrive(burst.iq, snr_db, rng)
         for found in sync.find_bursts(arrival.iq):
-            if abs(found.body - len(sync.preamble(burst.header.robust)) - arrival.start) > TIMING_TOLERANCE:
+            if (
+                abs(found.body - len(sync.preamble(burst.header.robust)) - arrival.start)
+                > TIMING_TOLERANCE
+            ):
                 continue
             reception = receive_burst(arrival.iq, found)
             if reception.n_passed == 0:
                 said = reception.measurement
-                rows.append((said.snr_db - snr_db, said.snr_std_db, said.data_aided, reception.header is not None))
-    return {"snr_db": snr_db, "bursts": bursts, **_columns(rows, ("error_db", "std_db", "aided", "read"))}
+                rows.append(
+                    (
+                        said.snr_db - snr_db,
+                        said.snr_std_db,
+                        said.data_aided,
+                        reception.header is not None,
+                    )
+                )
+    return {
+        "snr_db": snr_db,
+        "bursts": bursts,
+        **_columns(rows, ("error_db", "std_db", "aided", "read")),
+    }
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> dict[str, list[Any]]:
@@ -243,7 +290,8 @@ def _columns(rows: Sequence[tuple[Any, ...]], names: Sequence[str]) -> dict[str,
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
-# --------------------------------------------------------------------------------------------------------- error curves
+# ------------------------------------------------------------------------------------------------
+# error curves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +326,8 @@ class _Tally:
 
 
 def measure_curve(groups: Callable[[float], Iterable[tuple[int, int]]], walk: Walk) -> list[Point]:
-    """Points across a waterfall: from the start up to the floor, and down until nine in ten are lost.
+    """Points across a waterfall: from the start up to the floor, and down until nine in ten are
+    lost.
 
     Args:
         groups: SNR → endless pairs (blocks lost, blocks sent), one for each burst or batch.
@@ -308,7 +357,9 @@ def measure_curve(groups: Callable[[float], Iterable[tuple[int, int]]], walk: Wa
     return points[::-1]
 
 
-def genie_curve(rng: np.random.Generator, *, place: int, walk: Walk, copies: int = 1) -> dict[str, Any]:
+def genie_curve(
+    rng: np.random.Generator, *, place: int, walk: Walk, copies: int = 1
+) -> dict[str, Any]:
     """Block errors with nothing but noise between mapper and demapper, which knows its variance.
 
     Args:
@@ -325,12 +376,18 @@ def genie_curve(rng: np.random.Generator, *, place: int, walk: Walk, copies: int
         variance = np.float32(10 ** (-snr_db / 10))
         while True:
             info = rng.integers(0, 2, (_GENIE_BATCH, layout.code.info_bits), np.uint8)
-            coded = ldpc.rate_match(layout.code, ldpc.encode(layout.code, info), n_coded, scheme.bits_per_symbol)
-            flips = rng.integers(0, 2, coded.shape, np.uint8)  # stands for the scrambler: max-log errors differ by bit
+            coded = ldpc.rate_match(
+                layout.code, ldpc.encode(layout.code, info), n_coded, scheme.bits_per_symbol
+            )
+            flips = rng.integers(
+                0, 2, coded.shape, np.uint8
+            )  # stands for the scrambler: max-log errors differ by bit
             symbols = qam.map_bits((coded ^ flips).ravel(), scheme.bits_per_symbol)
             soft = _soft(symbols, variance, flips, layout.code, scheme.bits_per_symbol, rng)
             for _ in range(copies - 1):
-                soft = ldpc.combine(soft, _soft(symbols, variance, flips, layout.code, scheme.bits_per_symbol, rng))
+                soft = ldpc.combine(
+                    soft, _soft(symbols, variance, flips, layout.code, scheme.bits_per_symbol, rng)
+                )
             right = (ldpc.decode(layout.code, soft).bits == info).all(axis=1)
             yield int((~right).sum()), _GENIE_BATCH
 
@@ -346,19 +403,28 @@ def _soft(
     rng: np.random.Generator,
 ) -> NDArray[np.int16]:
     """Soft values in buffer positions of symbols that went through noise."""
-    noise = rng.standard_normal(2 * len(symbols), np.float32).view(np.complex64) * np.sqrt(variance / 2)
-    llrs = qam.demap(symbols + noise, np.asarray(variance, np.float32), bits_per_symbol).reshape(flips.shape)
+    noise = rng.standard_normal(2 * len(symbols), np.float32).view(np.complex64) * np.sqrt(
+        variance / 2
+    )
+    llrs = qam.demap(symbols + noise, np.asarray(variance, np.float32), bits_per_symbol).reshape(
+        flips.shape
+    )
     return ldpc.rate_recover(code, llrs * (1 - 2 * flips.astype(np.float32)), bits_per_symbol)
 
 
 def chain_losses(
     channel: Air, place: int, n_blocks: int, snr_db: float, rng: np.random.Generator
 ) -> Iterable[tuple[int, int]]:
-    """Blocks lost and sent of one burst after the other over a channel; all of a burst that was not read."""
+    """Blocks lost and sent of one burst after the other over a channel; all of a burst that was not
+    read."""
     while True:
         burst = make_burst(place, n_blocks, rng)
         reception = hear(channel(burst.iq, snr_db, rng), burst.header)
-        passed = int(reception.blocks.passed.sum()) if reception is not None and reception.blocks is not None else 0
+        passed = (
+            int(reception.blocks.passed.sum())
+            if reception is not None and reception.blocks is not None
+            else 0
+        )
         yield n_blocks - passed, n_blocks
 
 
@@ -371,11 +437,15 @@ def chain_curve(
     return {"place": place, "preset": preset, "points": points}
 
 
-def burst_goodput(rng: np.random.Generator, *, place: int, snr_db: float, n_blocks: int, bursts: int) -> dict[str, Any]:
-    """Blocks lost of full bursts, and the goodput over the capacity of the occupied bandwidth if none were.
+def burst_goodput(
+    rng: np.random.Generator, *, place: int, snr_db: float, n_blocks: int, bursts: int
+) -> dict[str, Any]:
+    """Blocks lost of full bursts, and the goodput over the capacity of the occupied bandwidth if
+    none were.
 
     Returns:
-        place, snr_db, n_blocks, blocks, lost, and lossless_share: payload bits of a burst, preamble and header counted.
+        place, snr_db, n_blocks, blocks, lost, and lossless_share: payload bits of a burst, preamble
+        and header counted.
     """
     losses = chain_losses(air, place, n_blocks, snr_db, rng)
     lost = sum(lost for (lost, _), _ in zip(losses, range(bursts), strict=False))

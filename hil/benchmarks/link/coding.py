@@ -1,4 +1,5 @@
-"""Studies of coding: waterfalls without and with the receiver, impairments, goodput against capacity, combining."""
+"""Studies of coding: waterfalls without and with the receiver, impairments, goodput against
+capacity, combining."""
 
 from __future__ import annotations
 
@@ -8,17 +9,28 @@ from typing import Any, Final
 
 import numpy as np
 
-from hil.link_bench import bounds, burst_trials
-from hil.link_bench.bars import Bar, Estimate, Point, number, point_json, rate, threshold
-from hil.link_bench.study import REFERENCE_DB, Results, Summary, Task, base_db, difference, finite, start_db, thresholds
-from radio import framing, mcs
+from hil.benchmarks.link import bounds, burst_trials
+from hil.benchmarks.link.bars import Bar, Estimate, Point, number, point_json, rate, threshold
+from hil.benchmarks.link.study import (
+    REFERENCE_DB,
+    Results,
+    Summary,
+    Task,
+    base_db,
+    difference,
+    finite,
+    start_db,
+    thresholds,
+)
+from radio.modem import framing, mcs
 
 _GOODPUT_BAR: Final = {2: (0.47, 0.5), 4: (0.50, 0.55)}
 """QPSK and 16-QAM: share of capacity, and reach."""
 BURST_BLOCKS: Final = 32
 _WALK_BLOCKS: Final = {False: 4000, True: 100}
 LIQUID_DB, LIQUID_BITS_PER_S_HZ = 9.25, 0.98
-"""16-QAM OFDM frames of liquid-dsp at its best soft setting: SNR needed, bits per second and hertz."""
+"""16-QAM OFDM frames of liquid-dsp at its best soft setting: SNR needed, bits per second and
+hertz."""
 
 
 def _places(quick: bool) -> Sequence[int]:
@@ -33,14 +45,16 @@ def genie_tasks(quick: bool) -> list[Task]:
             {
                 "place": k,
                 "walk": burst_trials.Walk(
-                    start_db=start_db(k) - 0.5, step_db=0.2 if quick else 0.1, blocks=_WALK_BLOCKS[quick] * (1 + quick),
+                    start_db=start_db(k) - 0.5,
+                    step_db=0.2 if quick else 0.1,
+                    blocks=_WALK_BLOCKS[quick] * (1 + quick),
                     floor=0.05 if quick else 0.001,
                 ),
             },
             weight=20,
         )
         for k in _places(quick)
-    ]  # fmt: skip
+    ]
 
 
 def genie_bars(results: Results) -> Summary:
@@ -111,9 +125,13 @@ def chain_trial(rng: np.random.Generator, **settings: Any) -> dict[str, Any]:
 def _chain_walk(place: int, quick: bool, offset_db: float, span_db: float) -> burst_trials.Walk:
     # a lost burst takes all its blocks with it: many more blocks than errors are needed
     return burst_trials.Walk(
-        start_db=start_db(place) + offset_db, step_db=0.4 if quick else 0.2, blocks=64 if quick else 1024,
-        floor=0.08 if quick else 0.01, errors=100, span_db=span_db,
-    )  # fmt: skip
+        start_db=start_db(place) + offset_db,
+        step_db=0.4 if quick else 0.2,
+        blocks=64 if quick else 1024,
+        floor=0.08 if quick else 0.01,
+        errors=100,
+        span_db=span_db,
+    )
 
 
 def chain_tasks(quick: bool) -> list[Task]:
@@ -122,13 +140,15 @@ def chain_tasks(quick: bool) -> list[Task]:
         Task(
             chain_trial,
             {
-                "place": k, "walk": _chain_walk(k, quick, 0.0, 4.0), "n_blocks": 16,
+                "place": k,
+                "walk": _chain_walk(k, quick, 0.0, 4.0),
+                "n_blocks": 16,
                 "goodput_bursts": 2 if quick else 32,
             },
             weight=200 / mcs.MCS_TABLE[k].efficiency,
         )
         for k in _places(quick)
-    ]  # fmt: skip
+    ]
 
 
 def chain_bars(results: Results) -> Summary:
@@ -139,9 +159,15 @@ def chain_bars(results: Results) -> Summary:
         place, points = r["place"], r["points"]
         scheme = mcs.MCS_TABLE[place]
         base, source = base_db(genie, place, start_db(place))
-        held = (0.8, 0.4) if place in genie else (None, None)  # a genie of other making is no measure
+        held = (
+            (0.8, 0.4) if place in genie else (None, None)
+        )  # a genie of other making is no measure
         name = f"{scheme.name}: loss against the genie, AWGN, CFO, delay"
-        bars.append(_loss_bar("chain", name, points, base, f"genie {number(base.figure)} dB, {source}", *held))
+        bars.append(
+            _loss_bar(
+                "chain", name, points, base, f"genie {number(base.figure)} dB, {source}", *held
+            )
+        )
         curves.append({**_curve_json(place, points), "bits_per_s_hz": _efficiency(place)})
         if r["goodput"] is not None:
             goodput.append(_goodput_bar(r["goodput"]))
@@ -152,22 +178,39 @@ def chain_bars(results: Results) -> Summary:
 
 
 def _loss_bar(
-    study: str, name: str, points: Sequence[Point], base: Estimate, of_what: str, bar: float | None, reach: float | None
+    study: str,
+    name: str,
+    points: Sequence[Point],
+    base: Estimate,
+    of_what: str,
+    bar: float | None,
+    reach: float | None,
 ) -> Bar:
     """How much later than `base` a curve comes to 10 % of blocks lost."""
     own = threshold(points)
     return Bar(
-        study=study, name=name, estimate=difference(own, base), unit="dB",
-        trials=sum(p.blocks for p in points), of="blocks", bar=bar, reach=reach, higher=False,
+        study=study,
+        name=name,
+        estimate=difference(own, base),
+        unit="dB",
+        trials=sum(p.blocks for p in points),
+        of="blocks",
+        bar=bar,
+        reach=reach,
+        higher=False,
         note=f"10 % of blocks lost at {number(own.figure)} dB; {of_what}",
-    )  # fmt: skip
+    )
 
 
 def _most_blocks(place: int, wanted: int) -> int:
     """Blocks of the longest burst of an MCS, at most `wanted`."""
     scheme, robust = mcs.MCS_TABLE[place], mcs.is_robust(place)
     sizes = range(wanted, 1, -1)
-    fitting = (n for n in sizes if framing.burst_samples(n, scheme, robust=robust) <= framing.MAX_BURST_SAMPLES)
+    fitting = (
+        n
+        for n in sizes
+        if framing.burst_samples(n, scheme, robust=robust) <= framing.MAX_BURST_SAMPLES
+    )
     return next(fitting, 1)
 
 
@@ -177,19 +220,25 @@ def _efficiency(place: int) -> float:
 
 def _goodput_bar(goodput: Mapping[str, Any]) -> Bar:
     scheme = mcs.MCS_TABLE[goodput["place"]]
-    by_index = (0.62, 0.65) if scheme.index >= 15 else (0.58, 0.62) if scheme.index >= 13 else (0.54, 0.58)
+    by_index = (
+        (0.62, 0.65) if scheme.index >= 15 else (0.58, 0.62) if scheme.index >= 13 else (0.54, 0.58)
+    )
     bar, reach = _GOODPUT_BAR.get(scheme.bits_per_symbol, by_index)
     robust = mcs.is_robust(goodput["place"])
     passed = rate(goodput["blocks"] - goodput["lost"], goodput["blocks"])
     share = goodput["lossless_share"]
     return Bar(
-        study="chain", name=f"{scheme.name}: goodput / capacity at own threshold + 1 dB",
+        study="chain",
+        name=f"{scheme.name}: goodput / capacity at own threshold + 1 dB",
         estimate=Estimate(passed.figure * share, passed.low * share, passed.high * share),
-        trials=goodput["blocks"], of="blocks",
-        bar=None if robust else bar, reach=None if robust else reach,
-        note=f"at {number(goodput['snr_db'])} dB, {goodput['n_blocks']} blocks a burst; preamble, header, prefix, "
+        trials=goodput["blocks"],
+        of="blocks",
+        bar=None if robust else bar,
+        reach=None if robust else reach,
+        note=f"at {number(goodput['snr_db'])} dB, {goodput['n_blocks']} blocks a burst; preamble, "
+        "header, prefix, "
         "pilots, CRC and lost blocks counted, of the capacity of 201/256 of the sample rate",
-    )  # fmt: skip
+    )
 
 
 def _liquid_bars(thresholds: Mapping[int, Estimate]) -> list[Bar]:
@@ -208,7 +257,8 @@ def _liquid_bars(thresholds: Mapping[int, Estimate]) -> list[Bar]:
             trials=1,
             of="curve",
             bar=2.0,
-            note=f"at {number(efficiency / LIQUID_BITS_PER_S_HZ)} times its {LIQUID_BITS_PER_S_HZ} bit/s/Hz; "
+            note=f"at {number(efficiency / LIQUID_BITS_PER_S_HZ)} times its "
+            f"{LIQUID_BITS_PER_S_HZ} bit/s/Hz; "
             "ours loses 10 % of the blocks there",
         )
     ]
@@ -220,7 +270,12 @@ def harsh_tasks(quick: bool) -> list[Task]:
     return [
         Task(
             burst_trials.chain_curve,
-            {"place": k, "walk": _chain_walk(k, quick, 0.6, 8.0), "n_blocks": 16, "preset": "harsh"},
+            {
+                "place": k,
+                "walk": _chain_walk(k, quick, 0.6, 8.0),
+                "n_blocks": 16,
+                "preset": "harsh",
+            },
             weight=300 / mcs.MCS_TABLE[k].efficiency,
         )
         for k in places
@@ -237,7 +292,16 @@ def harsh_bars(results: Results) -> Summary:
         base, source = base_db(chain, place, scheme.threshold_db)
         held = (8.0, 1.5) if scheme.bits_per_symbol == 6 else (None, None)
         name = f"{scheme.name}: loss with all impairments"
-        bars.append(_loss_bar("harsh", name, points, base, f"clean channel {number(base.figure)} dB, {source}", *held))
+        bars.append(
+            _loss_bar(
+                "harsh",
+                name,
+                points,
+                base,
+                f"clean channel {number(base.figure)} dB, {source}",
+                *held,
+            )
+        )
         curves.append(_curve_json(place, points))
     return bars, {"curves": curves}
 
@@ -248,9 +312,12 @@ def chase_tasks(quick: bool) -> list[Task]:
         Task(
             burst_trials.genie_curve,
             {
-                "place": place, "copies": copies,
+                "place": place,
+                "copies": copies,
                 "walk": burst_trials.Walk(
-                    start_db=start_db(place) - 0.5 - 3.0 * (copies - 1), step_db=0.2, blocks=100 if quick else 2000,
+                    start_db=start_db(place) - 0.5 - 3.0 * (copies - 1),
+                    step_db=0.2,
+                    blocks=100 if quick else 2000,
                     floor=0.05,
                 ),
             },
@@ -258,7 +325,7 @@ def chase_tasks(quick: bool) -> list[Task]:
         )
         for place in ((6,) if quick else (3, 6, 11))
         for copies in (1, 2)
-    ]  # fmt: skip
+    ]
 
 
 def chase_bars(results: Results) -> Summary:

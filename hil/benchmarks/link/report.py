@@ -14,11 +14,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from hil.figure_style import BLUE, CYCLE, GREEN, GREY, INK, ORANGE, PINK, SKY, STYLE, VERMILLION, WIDTH_IN
-from hil.link_bench import bounds
-from hil.link_bench.bars import number
-from hil.page import facts_html, figure_html, glossary_html, table_html, write_page
-from hil.plots import Plot
+from hil.benchmarks.link import bounds
+from hil.benchmarks.link.bars import number
+from hil.reporting.figure_style import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    STYLE,
+    VERMILLION,
+    WIDTH_IN,
+)
+from hil.reporting.page import facts_html, figure_html, glossary_html, table_html, write_page
+from hil.reporting.plots import Plot
 
 _MODULATIONS: Final = {2: "QPSK", 4: "16-QAM", 6: "64-QAM", 8: "256-QAM"}
 _COLOURS: Final = {2: BLUE, 4: ORANGE, 6: GREEN, 8: PINK}
@@ -26,21 +38,35 @@ _GLOSSARY: Final = (
     ("SNR", "Es/N0 per used subcarrier, in dB, wherever it is named here."),
     ("BLER", "Share of data blocks (8448 bits) that do not come out right."),
     ("Threshold", "SNR at which 10 % of the blocks are lost."),
-    ("Genie", "Symbols and noise straight into the demapper: no synchronisation, the noise variance known."),
-    ("Shannon's limit", "SNR at which the capacity of the Gaussian channel equals the bits sent per symbol."),
+    (
+        "Genie",
+        "Symbols and noise straight into the demapper: no synchronisation, the noise variance "
+        "known.",
+    ),
+    (
+        "Shannon's limit",
+        "SNR at which the capacity of the Gaussian channel equals the bits sent per symbol.",
+    ),
     (
         "Normal approximation",
-        "What the best code of that block length and constellation needs: Polyanskiy, Poor and Verdú, IEEE Trans. "
+        "What the best code of that block length and constellation needs: Polyanskiy, Poor and "
+        "Verdú, IEEE Trans. "
         "Inf. Theory 56(5), 2010.",
     ),
-    ("Goodput", "Payload bits delivered per second, everything counted: preamble, headers, prefix, pilots, repeats."),
+    (
+        "Goodput",
+        "Payload bits delivered per second, everything counted: preamble, headers, prefix, "
+        "pilots, repeats.",
+    ),
     (
         "Bar, reach",
-        "What the radio is held to, and what it would be nice to have. The figure decides, not the interval.",
+        "What the radio is held to, and what it would be nice to have. The figure decides, not "
+        "the interval.",
     ),
     (
         "[low, high]",
-        "95 % interval: Clopper-Pearson for shares, chi-square for rms, order statistics for quantiles, bootstrap over "
+        "95 % interval: Clopper-Pearson for shares, chi-square for rms, order statistics for "
+        "quantiles, bootstrap over "
         "bursts for thresholds, Student's t for means; smallest and largest for timings.",
     ),
 )
@@ -58,11 +84,18 @@ def write_report(bench: Mapping[str, Any], path: Path) -> None:
     body = [f"<h1>Link bench{', short form' if bench['quick'] else ''}</h1>", _facts(bench)]
     short = [bar for bar in bench["bars"] if bar["verdict"] == "short"]
     if short:
-        lines = "".join(f"<li>{bar['study']}: {_escape(bar['name'])}: {_figure(bar)}</li>" for bar in short)
+        lines = "".join(
+            f"<li>{bar['study']}: {_escape(bar['name'])}: {_figure(bar)}</li>" for bar in short
+        )
         body.append(f'<div class="note">{len(short)} bars are short:<ul>{lines}</ul></div>')
     for i, plot in enumerate(plots(bench["curves"])):
         body.append(figure_html(plot, f"p{i}"))
-    body += ["<section><h2>Every bar</h2>", _table(bench["bars"]), "</section>", glossary_html(_GLOSSARY)]
+    body += [
+        "<section><h2>Every bar</h2>",
+        _table(bench["bars"]),
+        "</section>",
+        glossary_html(_GLOSSARY),
+    ]
     write_page(path, "Link bench", body)
 
 
@@ -79,7 +112,10 @@ def _facts(bench: Mapping[str, Any]) -> str:
             ("Bars short", f"{verdicts.count('short')}"),
             ("Measured only", f"{verdicts.count('measured') + verdicts.count('reach missed')}"),
             ("CPU", f"{where['cpu']}, {where['cores']} cores"),
-            ("Load average at the start", f"{where['load_average']}, {'idle' if where['idle'] else 'not idle'}"),
+            (
+                "Load average at the start",
+                f"{where['load_average']}, {'idle' if where['idle'] else 'not idle'}",
+            ),
             ("Took", f"{bench['took_s']:.0f} s"),
         ]
     )
@@ -98,15 +134,27 @@ def _table(bars: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for bar in bars:
         sign = "≥" if bar["higher_is_better"] else "≤"
-        bounds = ["" if bar[key] is None else f"{sign} {_number(bar[key])}" for key in ("bar", "reach")]
+        bounds = [
+            "" if bar[key] is None else f"{sign} {_number(bar[key])}" for key in ("bar", "reach")
+        ]
         trials = f"{bar['trials']:,} {bar['of']}"
-        rows.append([f"{bar['study']}: {bar['name']}", _figure(bar), trials, *bounds, bar["verdict"], bar["note"]])
+        rows.append(
+            [
+                f"{bar['study']}: {bar['name']}",
+                _figure(bar),
+                trials,
+                *bounds,
+                bar["verdict"],
+                bar["note"],
+            ]
+        )
     heads = ["Figure of", "Figure [95 %]", "Trials", "Bar", "Reach", "Verdict", "Note"]
     marked = [bar["verdict"] == "short" for bar in bars]
     return table_html(heads, rows, text_columns=("Figure of", "Verdict", "Note"), marked=marked)
 
 
-# --------------------------------------------------------------------------------------------------------------- plots
+# ------------------------------------------------------------------------------------------------
+# plots
 
 
 def plots(curves: Mapping[str, Any]) -> list[Plot]:
@@ -140,8 +188,18 @@ def _log_axis(ax: Axes, low: float, high: float) -> None:
 
 def _legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     """Above everything, each name once."""
-    named = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(named.values()), list(named), loc="outside upper left", ncols=columns, columnspacing=1.4)
+    named = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside upper left",
+        ncols=columns,
+        columnspacing=1.4,
+    )
 
 
 @mpl.rc_context(STYLE)
@@ -155,9 +213,23 @@ def _gap_plot(curves: Mapping[str, Any]) -> Plot:
     efficiency = _column(genie, "efficiency")
     bound = np.array([c["normal_approximation_db"]["0.1"] for c in genie])
     for x, style in ((ax, False), (gap, True)):
-        x.plot(bound - limit * style, efficiency, "x", color=GREY, markersize=4, label="normal approximation, QAM")
+        x.plot(
+            bound - limit * style,
+            efficiency,
+            "x",
+            color=GREY,
+            markersize=4,
+            label="normal approximation, QAM",
+        )
     gaussian = _column(genie, "normal_approximation_gaussian_db")
-    gap.plot(gaussian - limit, efficiency, "|", color=GREY, markersize=6, label="normal approximation, any input")
+    gap.plot(
+        gaussian - limit,
+        efficiency,
+        "|",
+        color=GREY,
+        markersize=6,
+        label="normal approximation, any input",
+    )
     for name, label, marker, colour in (
         ("genie", "genie", "o", BLUE),
         ("chain", "whole chain", "s", ORANGE),
@@ -175,8 +247,10 @@ def _gap_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [ax, gap], 3)
     return Plot(
         title="Thresholds against Shannon's limit",
-        caption="SNR at which 10 % of the blocks are lost, for each MCS. Right: the same as distance to Shannon's "
-        "limit; the normal approximation is what the best code of that block length and constellation needs.",
+        caption="SNR at which 10 % of the blocks are lost, for each MCS. Right: the same as "
+        "distance to Shannon's "
+        "limit; the normal approximation is what the best code of that block length and "
+        "constellation needs.",
         figure=figure,
     )
 
@@ -191,7 +265,9 @@ def _waterfall_plot(curves: Mapping[str, Any]) -> Plot:
     genie, chain = curves["genie"]["curves"], curves.get("chain", {}).get("curves", [])
     harsh = curves.get("harsh", {}).get("curves", [])
     orders = sorted({c["bits_per_symbol"] for c in genie})
-    figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.5 * math.ceil(len(orders) / 2)), layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH_IN, 0.7 + 2.5 * math.ceil(len(orders) / 2)), layout="constrained"
+    )
     axes = figure.subplots(math.ceil(len(orders) / 2), 2, squeeze=False).ravel()
     for ax in axes[len(orders) :]:
         ax.set_visible(False)
@@ -203,13 +279,24 @@ def _waterfall_plot(curves: Mapping[str, Any]) -> Plot:
             _curve(ax, curve["points"], BLUE, "o-", "genie")
             bound = curve["normal_approximation_db"]
             ax.plot(
-                list(bound.values()), [float(b) for b in bound], "-", color=GREY, linewidth=0.9,
+                list(bound.values()),
+                [float(b) for b in bound],
+                "-",
+                color=GREY,
+                linewidth=0.9,
                 label="normal approximation, this constellation",
-            )  # fmt: skip
-            ax.axvline(curve["shannon_db"], color=GREY, linewidth=0.8, linestyle=":", label="Shannon's limit")
+            )
+            ax.axvline(
+                curve["shannon_db"],
+                color=GREY,
+                linewidth=0.8,
+                linestyle=":",
+                label="Shannon's limit",
+            )
         for name, own, colour, style in (
-            ("whole chain", chain, ORANGE, "s-"), ("all impairments", harsh, VERMILLION, "^--"),
-        ):  # fmt: skip
+            ("whole chain", chain, ORANGE, "s-"),
+            ("all impairments", harsh, VERMILLION, "^--"),
+        ):
             for curve in (c for c in own if c["bits_per_symbol"] == order):
                 _curve(ax, curve["points"], colour, style, name)
         ax.set_xlabel("SNR (dB)")
@@ -217,18 +304,25 @@ def _waterfall_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [axes[0]], 5)
     return Plot(
         title="Waterfalls",
-        caption="Share of blocks lost for every MCS; from left to right within a panel the code rate rises. Bars: 95 % "
+        caption="Share of blocks lost for every MCS; from left to right within a panel the code "
+        "rate rises. Bars: 95 % "
         "intervals. Points below the axis lost none.",
         figure=figure,
     )
 
 
-def _curve(ax: Axes, points: Sequence[Mapping[str, float]], colour: str, style: str, name: str) -> None:
-    x, y, low, high = (np.array([p[key] for p in points]) for key in ("snr_db", "bler", "low", "high"))
+def _curve(
+    ax: Axes, points: Sequence[Mapping[str, float]], colour: str, style: str, name: str
+) -> None:
+    x, y, low, high = (
+        np.array([p[key] for p in points]) for key in ("snr_db", "bler", "low", "high")
+    )
     seen = y > 0
     x, y, low, high = x[seen], y[seen], low[seen], high[seen]
     ax.plot(x, y, style, color=colour, label=name, linewidth=1.0, markersize=2.4)
-    ax.errorbar(x, y, [y - low, high - y], fmt="none", color=colour, elinewidth=0.6, capsize=0, alpha=0.7)
+    ax.errorbar(
+        x, y, [y - low, high - y], fmt="none", color=colour, elinewidth=0.6, capsize=0, alpha=0.7
+    )
 
 
 @mpl.rc_context(STYLE)
@@ -244,14 +338,29 @@ def _goodput_plot(curves: Mapping[str, Any]) -> Plot:
         x, lost = np.append(x, [x[-1], 30.0]), np.append(lost, [0.0, 0.0])
         colour = _COLOURS[curve["bits_per_symbol"]]
         name = _MODULATIONS[curve["bits_per_symbol"]]
-        ax.plot(x, curve["bits_per_s_hz"] * (1 - lost), color=colour, linewidth=0.9, alpha=0.8, label=name)
+        ax.plot(
+            x,
+            curve["bits_per_s_hz"] * (1 - lost),
+            color=colour,
+            linewidth=0.9,
+            alpha=0.8,
+            label=name,
+        )
     runs = [r for r in curves.get("goodput", {}).get("runs", []) if r["delivered"]]
     if runs:
         snr_db = _column(runs, "snr_db")
         per_hz = bounds.capacity(snr_db) / _column(runs, "capacity_bps")
         in_air = 8 * _column(runs, "payload_bytes") / _column(runs, "airtime_s")
-        ax.plot(snr_db, in_air * per_hz, "x", color=VERMILLION, label="adapting link, airtime alone")
-        ax.plot(snr_db, _column(runs, "goodput_bps") * per_hz, "+", color=SKY, label="adapting link, waiting counted")
+        ax.plot(
+            snr_db, in_air * per_hz, "x", color=VERMILLION, label="adapting link, airtime alone"
+        )
+        ax.plot(
+            snr_db,
+            _column(runs, "goodput_bps") * per_hz,
+            "+",
+            color=SKY,
+            label="adapting link, waiting counted",
+        )
     ax.set_xlabel("SNR (dB)")
     ax.set_ylabel("Payload bits per second and hertz")
     ax.set_ylim(0, 8.5)
@@ -259,8 +368,10 @@ def _goodput_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [ax], 4)
     return Plot(
         title="Goodput against capacity",
-        caption="Lines: bursts of 32 blocks at one MCS, blocks lost at that SNR taken off. Marks: whole payloads over "
-        "an adapting link with answers 50 ms late, sounding, headers and repeats counted; noise alone.",
+        caption="Lines: bursts of 32 blocks at one MCS, blocks lost at that SNR taken off. Marks: "
+        "whole payloads over "
+        "an adapting link with answers 50 ms late, sounding, headers and repeats counted; noise "
+        "alone.",
         figure=figure,
     )
 
@@ -278,8 +389,12 @@ def _detection_plot(curves: Mapping[str, Any]) -> Plot:
             shown = np.maximum(missed, 0.5 / _column(own, "bursts"))
             ax.plot(x, shown, line, marker=marker, color=colour, label=label, markersize=3)
         for key, line in (("cfo_rms", "-"), ("final_cfo_rms", ":")):
-            label = f"{name}: CFO error {'from it' if key == 'cfo_rms' else 'at the end of the burst'}"
-            cfo.plot(x, _column(own, key), line, marker="o", color=colour, label=label, markersize=3)
+            label = (
+                f"{name}: CFO error {'from it' if key == 'cfo_rms' else 'at the end of the burst'}"
+            )
+            cfo.plot(
+                x, _column(own, key), line, marker="o", color=colour, label=label, markersize=3
+            )
     ax.axhline(0.01, color=GREY, linewidth=0.8, linestyle=":")
     _log_axis(ax, 1e-4, 1.2)
     ax.set_ylabel("Share of bursts missed")
@@ -291,8 +406,10 @@ def _detection_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [ax, cfo], 2)
     return Plot(
         title="Finding bursts",
-        caption="Soundings at any carrier offset in range and any delay. A burst counts as found within 8 samples and "
-        "a quarter subcarrier. The lowest points missed none: half a burst is drawn. Dotted: 1 %, and 0.01 subcarrier.",
+        caption="Soundings at any carrier offset in range and any delay. A burst counts as found "
+        "within 8 samples and "
+        "a quarter subcarrier. The lowest points missed none: half a burst is drawn. Dotted: 1 %, "
+        "and 0.01 subcarrier.",
         figure=figure,
     )
 
@@ -306,19 +423,31 @@ def _snr_plot(curves: Mapping[str, Any]) -> Plot:
     errors = [np.asarray(r["error_db"]) for r in levels]
     sigmas = [np.asarray(r["std_db"]) for r in levels]
     for r, error in zip(levels, errors, strict=True):
-        ax.plot(np.full(len(error), r["snr_db"]), error, ".", color=BLUE, markersize=1.5, alpha=0.25)
+        ax.plot(
+            np.full(len(error), r["snr_db"]), error, ".", color=BLUE, markersize=1.5, alpha=0.25
+        )
     ax.plot(x, [float(e.mean()) for e in errors], "-", color=BLUE, label="mean error")
     spread = np.array([float(np.quantile(np.abs(e), 0.99)) for e in errors])
     ax.plot(x, spread, "-", color=VERMILLION, label="99 % within")
     ax.plot(x, -spread, "-", color=VERMILLION)
     typical = np.array([float(np.median(s)) for s in sigmas])
-    ax.fill_between(x, -typical, typical, color=GREEN, alpha=0.25, linewidth=0, label="±1 sigma as the receiver says")
+    ax.fill_between(
+        x,
+        -typical,
+        typical,
+        color=GREEN,
+        alpha=0.25,
+        linewidth=0,
+        label="±1 sigma as the receiver says",
+    )
     limit = max(0.6, 1.2 * float(spread.max()))
     ax.set_ylim(-limit, limit)
     ax.set_ylabel("SNR error (dB)")
     share = np.array([float((np.abs(e) <= s).mean()) for e, s in zip(errors, sigmas, strict=True)])
     n = np.array([len(e) for e in errors])
-    cover.errorbar(x, share, 1.96 * np.sqrt(share * (1 - share) / n), fmt="o", color=GREEN, elinewidth=0.7)
+    cover.errorbar(
+        x, share, 1.96 * np.sqrt(share * (1 - share) / n), fmt="o", color=GREEN, elinewidth=0.7
+    )
     cover.axhspan(0.63, 0.73, color=GREY, alpha=0.2, linewidth=0)
     cover.set_ylim(0, 1)
     cover.set_ylabel("Share of errors within 1 sigma")
@@ -327,8 +456,10 @@ def _snr_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [ax], 3)
     return Plot(
         title="SNR estimate",
-        caption="Every point is a burst of 4 blocks, at each SNR of the fastest MCS that passes there, robust ones "
-        "below 0 dB. Right: how often the receiver's own sigma covers the error; the grey band is 68 ± 5 %.",
+        caption="Every point is a burst of 4 blocks, at each SNR of the fastest MCS that passes "
+        "there, robust ones "
+        "below 0 dB. Right: how often the receiver's own sigma covers the error; the grey band is "
+        "68 ± 5 %.",
         figure=figure,
     )
 
@@ -341,10 +472,18 @@ def _fade_plot(curves: Mapping[str, Any]) -> Plot:
     _curve(ax, fades["points"], CYCLE[0], "o-", f"{fades['name']}, measured")
     for limit, line in zip(fades["outage"], (":", "--"), strict=True):
         what = (
-            f"with a code {limit['backoff_db']:g} dB off the limit" if limit["backoff_db"] else "no receiver survives"
+            f"with a code {limit['backoff_db']:g} dB off the limit"
+            if limit["backoff_db"]
+            else "no receiver survives"
         )
         shown = np.where(np.array(limit["outage"]) > 0, limit["outage"], np.nan)
-        ax.plot(limit["snr_db"], shown, line, color=GREY, label=f"fades that {what}".replace("that with", "lost with"))
+        ax.plot(
+            limit["snr_db"],
+            shown,
+            line,
+            color=GREY,
+            label=f"fades that {what}".replace("that with", "lost with"),
+        )
     ax.axhline(1e-3, color=GREY, linewidth=0.7)
     _log_axis(ax, 1e-5, 1.2)
     ax.set_xlim(0, 30)
@@ -353,7 +492,9 @@ def _fade_plot(curves: Mapping[str, Any]) -> Plot:
     _legend(figure, [ax], 3)
     return Plot(
         title="Blocks lost in fades",
-        caption="TDL-C, 300 ns, 5 Hz Doppler, 4 MS/s, every burst in a fade of its own. A fade is lost to every "
-        "receiver where the used subcarriers together carry less than the MCS sends, with its constellation.",
+        caption="TDL-C, 300 ns, 5 Hz Doppler, 4 MS/s, every burst in a fade of its own. A fade is "
+        "lost to every "
+        "receiver where the used subcarriers together carry less than the MCS sends, with its "
+        "constellation.",
         figure=figure,
     )

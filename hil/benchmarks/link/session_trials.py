@@ -10,19 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 
+from hil.benchmarks.link import bounds
+from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ, air, hear, make_burst, preset_air
 from hil.contract import IQ, LinkReport
-from hil.link_bench import bounds
-from hil.link_bench.burst_trials import SAMPLE_RATE_HZ, air, hear, make_burst, preset_air
-from radio import framing, mcs, ofdm, sync
-from radio.adaptation import Adaptation
 from radio.channel import Figures, figures
+from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
 from radio.channel.presets import NOISE_ALONE
 from radio.channel.profiles import power_delay_profile
-from radio.link import Limits, Link
-from radio.loopback import Loopback, QueueFeedback, VirtualClock
-from radio.mcs import Mcs
-from radio.receiver import Receiver
-from radio.sender import Sender
+from radio.link.adaptation import Adaptation
+from radio.link.both_ends import Limits, Link
+from radio.link.receiver import Receiver
+from radio.link.sender import Sender
+from radio.modem import framing, mcs, ofdm, sync
+from radio.modem.mcs import Mcs
 
 FEEDBACK_DELAY_S: Final = 0.05
 _CFO_HZ: Final = 5e3
@@ -80,7 +80,8 @@ def _summary(report: LinkReport, whole: bool) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- payloads
+# ------------------------------------------------------------------------------------------------
+# payloads
 
 
 def deliver(
@@ -102,13 +103,15 @@ def deliver(
         payload_bytes: its length.
         preset: of the channel; noise alone if none is named.
         place: of the only MCS that is used; else the link adapts.
-        restart_after_s: the receiver is replaced by one that knows nothing, once this much was on the air.
+        restart_after_s: the receiver is replaced by one that knows nothing, once this much was on
+            the air.
         elapsed_limit_s: for the link, on its own clock.
         case: handed through.
 
     Returns:
-        The report's figures, "delivered" only if the payload came out equal; goodput_bps over the time that passed,
-        waiting included; capacity_bps, its mean over the fades where there is a preset; wall_s.
+        The report's figures, "delivered" only if the payload came out equal; goodput_bps over the
+        time that passed, waiting included; capacity_bps, its mean over the fades where there is a
+        preset; wall_s.
     """
     payload = rng.bytes(payload_bytes)
     chosen = figures(preset) if preset else NOISE_ALONE
@@ -152,9 +155,16 @@ def _restart_receiver_after(link: Link, airtime_s: float) -> None:
 
 
 def one_window(
-    rng: np.random.Generator, *, payload_bytes: int, payloads: int, places: Sequence[int], loss: float, repair: bool
+    rng: np.random.Generator,
+    *,
+    payload_bytes: int,
+    payloads: int,
+    places: Sequence[int],
+    loss: float,
+    repair: bool,
 ) -> dict[str, Any]:
-    """How many payloads are whole after their first window, where the table expects a share of blocks to be lost.
+    """How many payloads are whole after their first window, where the table expects a share of
+    blocks to be lost.
 
     Args:
         rng: of payloads, MCS and channel.
@@ -162,7 +172,8 @@ def one_window(
         payloads: how many.
         places: of the MCS that each payload draws its own from.
         loss: share of blocks that the table expects to be lost at the SNR, which the sender knows.
-        repair: waiting 50 ms for an answer counts as air, so that repair blocks pay; else nothing is sent in excess.
+        repair: waiting 50 ms for an answer counts as air, so that repair blocks pay; else nothing
+            is sent in excess.
 
     Returns:
         repair, payloads, complete (of them), airtime_s and blocks (for each).
@@ -181,7 +192,13 @@ def one_window(
         complete += receiver.payload(1) == payload
         airtime_s.append(sender.sent.samples / SAMPLE_RATE_HZ)
         wanted.append(sender.sent.blocks)
-    return {"repair": repair, "payloads": payloads, "complete": complete, "airtime_s": airtime_s, "blocks": wanted}
+    return {
+        "repair": repair,
+        "payloads": payloads,
+        "complete": complete,
+        "airtime_s": airtime_s,
+        "blocks": wanted,
+    }
 
 
 def snr_at_loss_db(place: int, loss: float) -> float:
@@ -190,11 +207,15 @@ def snr_at_loss_db(place: int, loss: float) -> float:
     return float(levels[np.argmax(mcs.block_error_rate(mcs.MCS_TABLE[place], levels) <= loss)])
 
 
-def ergodic_capacity_bps(snr_db: float, chosen: Figures, sample_rate_hz: float = SAMPLE_RATE_HZ) -> float:
-    """Capacity of the occupied bandwidth: of a Rayleigh channel, mean over its fades, where the preset has any.
+def ergodic_capacity_bps(
+    snr_db: float, chosen: Figures, sample_rate_hz: float = SAMPLE_RATE_HZ
+) -> float:
+    """Capacity of the occupied bandwidth: of a Rayleigh channel, mean over its fades, where the
+    preset has any.
 
-    Power is the same on every subcarrier and at all times (the sender does not know the channel); every subcarrier
-    fades alike, so that the mean is E log2(1 + SNR g) with g exponential, whatever the profile's delays are.
+    Power is the same on every subcarrier and at all times (the sender does not know the channel);
+    every subcarrier fades alike, so that the mean is E log2(1 + SNR g) with g exponential, whatever
+    the profile's delays are.
     """
     snr = 10 ** (snr_db / 10)
     width_hz = sample_rate_hz * (ofdm.N_USED + 1) / ofdm.N_FFT
@@ -204,14 +225,19 @@ def ergodic_capacity_bps(snr_db: float, chosen: Figures, sample_rate_hz: float =
     return width_hz * float(weights @ np.log2(1 + snr * nodes))
 
 
-def ideal_airtime_s(payload_bytes: int, place: int, sample_rate_hz: float = SAMPLE_RATE_HZ) -> float:
+def ideal_airtime_s(
+    payload_bytes: int, place: int, sample_rate_hz: float = SAMPLE_RATE_HZ
+) -> float:
     """Time that the payload's blocks take, each once: no preamble, no header, no waiting."""
     layout = framing.layout_of(payload_bytes)
-    symbols = framing.data_symbols(framing.block_count_of(payload_bytes), mcs.MCS_TABLE[place], layout)
+    symbols = framing.data_symbols(
+        framing.block_count_of(payload_bytes), mcs.MCS_TABLE[place], layout
+    )
     return symbols * ofdm.SYMBOL_SAMPLES / sample_rate_hz
 
 
-# ---------------------------------------------------------------------------------------------------------------- fades
+# ------------------------------------------------------------------------------------------------
+# fades
 
 
 def fade_losses(
@@ -227,8 +253,9 @@ def fade_losses(
     """Blocks lost over a fading channel, every burst in a fade of its own, and what lost them.
 
     Returns:
-        snr_db, bursts, n_blocks, lost (blocks, for each burst), and by_cause: bursts that lost any because the burst
-        was not found ("sync"), its header not read ("header"), or only blocks failed ("blocks").
+        snr_db, bursts, n_blocks, lost (blocks, for each burst), and by_cause: bursts that lost any
+        because the burst was not found ("sync"), its header not read ("header"), or only blocks
+        failed ("blocks").
     """
     channel = preset_air(preset, sample_rate_hz)
     lost: list[int] = []
@@ -237,13 +264,23 @@ def fade_losses(
         burst = make_burst(place, n_blocks, rng)
         iq = channel(burst.iq, snr_db, rng)
         reception = hear(iq, burst.header)
-        passed = int(reception.blocks.passed.sum()) if reception is not None and reception.blocks is not None else 0
+        passed = (
+            int(reception.blocks.passed.sum())
+            if reception is not None and reception.blocks is not None
+            else 0
+        )
         lost.append(n_blocks - passed)
         if reception is None:
             causes["header" if sync.find_bursts(iq) else "sync"] += 1
         elif passed < n_blocks:
             causes["blocks"] += 1
-    return {"snr_db": snr_db, "bursts": bursts, "n_blocks": n_blocks, "lost": lost, "by_cause": causes}
+    return {
+        "snr_db": snr_db,
+        "bursts": bursts,
+        "n_blocks": n_blocks,
+        "lost": lost,
+        "by_cause": causes,
+    }
 
 
 def outage(
@@ -256,15 +293,19 @@ def outage(
     sample_rate_hz: float = 4e6,
     backoff_db: float = 0.0,
 ) -> dict[str, Any]:
-    """Share of fades in which the used subcarriers carry less than the MCS sends, whatever the receiver.
+    """Share of fades in which the used subcarriers carry less than the MCS sends, whatever the
+    receiver.
 
-    What equally likely points of the MCS's constellation carry at SNR |h_k|² / backoff, mean over the used subcarriers
-    of a standing channel, against the MCS's bits per symbol. With the distance that the code keeps to that limit
-    without fading as backoff, it is what the link as it is could reach if it knew the channel.
+    What equally likely points of the MCS's constellation carry at SNR |h_k|² / backoff, mean over
+    the used subcarriers of a standing channel, against the MCS's bits per symbol. With the distance
+    that the code keeps to that limit without fading as backoff, it is what the link as it is could
+    reach if it knew the channel.
     """
     chosen = figures(preset)
     profile = power_delay_profile(chosen.profile, chosen.delay_spread_ns * 1e-9, chosen.k_factor_db)
-    turns = np.exp(-2j * np.pi * np.outer(profile.delays_s, ofdm.USED * sample_rate_hz / ofdm.N_FFT))
+    turns = np.exp(
+        -2j * np.pi * np.outer(profile.delays_s, ofdm.USED * sample_rate_hz / ofdm.N_FFT)
+    )
     scheme = mcs.MCS_TABLE[place]
     levels = np.arange(-40.0, 50.0, 0.5)
     carried = [bounds.information_density(float(s), scheme.bits_per_symbol)[0] for s in levels]
@@ -277,4 +318,9 @@ def outage(
             bits = np.interp(power_db + mean_db - backoff_db, levels, carried).mean(axis=1)
             lost[k] += np.count_nonzero(bits < scheme.efficiency)
         drawn += _FADES_AT_ONCE
-    return {"snr_db": list(snr_db), "outage": (lost / drawn).tolist(), "fades": drawn, "backoff_db": backoff_db}
+    return {
+        "snr_db": list(snr_db),
+        "outage": (lost / drawn).tolist(),
+        "fades": drawn,
+        "backoff_db": backoff_db,
+    }

@@ -8,21 +8,33 @@ from typing import Any, Final
 
 import numpy as np
 
-from hil.link_bench import session_trials, speed
-from hil.link_bench.bars import Bar, Estimate, Point, mean, median, number, point_json, rate, threshold
-from hil.link_bench.burst_trials import SAMPLE_RATE_HZ
-from hil.link_bench.study import Results, Summary, Task
-from radio import mcs
+from hil.benchmarks.link import session_trials, speed
+from hil.benchmarks.link.bars import (
+    Bar,
+    Estimate,
+    Point,
+    mean,
+    median,
+    number,
+    point_json,
+    rate,
+    threshold,
+)
+from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ
+from hil.benchmarks.link.study import Results, Summary, Task
+from radio.modem import mcs
 
 _MB: Final = 1_000_000
 
-# ------------------------------------------------------------------------------------------------------------- delivery
+# -------------------------------------------------------------------------------------------------
+# delivery
 
 _DELIVERY_PLACE: Final = 5
 """16-QAM, 1.48 bits a symbol: 2 Mbit/s at 2 MS/s."""
 _ONE_PER_CENT_DB: Final = 0.09
-"""So far above its threshold of 10 % that scheme loses 1 % of its blocks, measured over 2 MB payloads: the waterfall is
-steeper at its foot than the table's curve, which is fitted to its upper part."""
+"""So far above its threshold of 10 % that scheme loses 1 % of its blocks, measured over 2 MB
+payloads: the waterfall is steeper at its foot than the table's curve, which is fitted to its upper
+part."""
 _BLER: Final = 0.01
 
 
@@ -30,14 +42,17 @@ def delivery_tasks(quick: bool) -> list[Task]:
     """2 MB at a fixed MCS and 1 % of blocks lost; and adapting."""
     snr_db = round(mcs.MCS_TABLE[_DELIVERY_PLACE].threshold_db + _ONE_PER_CENT_DB, 2)
     return [
-        Task(session_trials.deliver, {"snr_db": snr_db, "payload_bytes": 2 * _MB, "place": place}, 60)
+        Task(
+            session_trials.deliver, {"snr_db": snr_db, "payload_bytes": 2 * _MB, "place": place}, 60
+        )
         for place in ((_DELIVERY_PLACE,) if quick else (_DELIVERY_PLACE, None))
         for _ in range(1 if quick else 6)
     ]
 
 
 def delivery_bars(results: Results) -> Summary:
-    """Time that the payload's blocks take, over the time that passed until all were known to be there."""
+    """Time that the payload's blocks take, over the time that passed until all were known to be
+    there."""
     bars = []
     for fixed in (True, False):
         own = [r for r in results["delivery"] if r["fixed"] == fixed]
@@ -50,14 +65,20 @@ def delivery_bars(results: Results) -> Summary:
             Bar(
                 study="delivery",
                 name=f"{own[0]['payload_bytes'] / _MB:g} MB at 2 Mbit/s, 50 ms feedback, "
-                + ("1 % of blocks lost: ideal airtime / time" if fixed else "MCS adapting: the same"),
+                + (
+                    "1 % of blocks lost: ideal airtime / time"
+                    if fixed
+                    else "MCS adapting: the same"
+                ),
                 estimate=mean(shares),
                 trials=len(own),
                 of="payloads",
                 bar=0.90 if fixed else None,
                 reach=0.95 if fixed else None,
-                note=f"{own[0]['snr_db']:g} dB; {lost} of {sent} blocks lost ({number(100 * lost / max(sent, 1))} %); "
-                f"airtime alone: {number(float(np.mean([ideal_s / r['airtime_s'] for r in own])))}; "
+                note=f"{own[0]['snr_db']:g} dB; {lost} of {sent} blocks lost "
+                f"({number(100 * lost / max(sent, 1))} %); "
+                "airtime alone: "
+                f"{number(float(np.mean([ideal_s / r['airtime_s'] for r in own])))}; "
                 f"{_mcs_used(own)}",
             )
         )
@@ -70,31 +91,59 @@ def _mcs_used(runs: Sequence[dict[str, Any]]) -> str:
         for name, n in r["by_mcs"].items():
             counts[name] = counts.get(name, 0) + n
     total = sum(counts.values())
-    return ", ".join(f"{name} {100 * n / total:.0f} %" for name, n in sorted(counts.items(), key=lambda c: -c[1]))
+    return ", ".join(
+        f"{name} {100 * n / total:.0f} %" for name, n in sorted(counts.items(), key=lambda c: -c[1])
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- payloads
+# ------------------------------------------------------------------------------------------------
+# payloads
 
 _CASES: Final[dict[str, tuple[dict[str, Any], int, int, float | None, float | None]]] = {
     # name → settings, payloads, payloads in the short form, bar, reach for the share delivered
     "2 MB at 12 dB over indoor_nlos": (
-        {"snr_db": 12.0, "payload_bytes": 2 * _MB, "preset": "indoor_nlos"}, 8, 0, 1, None,
+        {"snr_db": 12.0, "payload_bytes": 2 * _MB, "preset": "indoor_nlos"},
+        8,
+        0,
+        1,
+        None,
     ),
     "the same at 0 dB": (
-        {"snr_db": 0.0, "payload_bytes": 2 * _MB, "preset": "indoor_nlos", "elapsed_limit_s": 900.0}, 4, 0, 1, None,
+        {
+            "snr_db": 0.0,
+            "payload_bytes": 2 * _MB,
+            "preset": "indoor_nlos",
+            "elapsed_limit_s": 900.0,
+        },
+        4,
+        0,
+        1,
+        None,
     ),
     "the same at 12 dB, receiver restarted in the middle": (
-        {"snr_db": 12.0, "payload_bytes": 2 * _MB, "preset": "indoor_nlos", "restart_after_s": 2.0}, 4, 0, 1, None,
+        {"snr_db": 12.0, "payload_bytes": 2 * _MB, "preset": "indoor_nlos", "restart_after_s": 2.0},
+        4,
+        0,
+        1,
+        None,
     ),
     "100 kB at 12 dB over indoor_nlos": (
-        {"snr_db": 12.0, "payload_bytes": 100_000, "preset": "indoor_nlos"}, 40, 2, None, None,
+        {"snr_db": 12.0, "payload_bytes": 100_000, "preset": "indoor_nlos"},
+        40,
+        2,
+        None,
+        None,
     ),
     "100 kB at 12 dB over indoor_nlos, receiver restarted": (
-        {"snr_db": 12.0, "payload_bytes": 100_000, "preset": "indoor_nlos", "restart_after_s": 0.1}, 40, 1, None, None,
+        {"snr_db": 12.0, "payload_bytes": 100_000, "preset": "indoor_nlos", "restart_after_s": 0.1},
+        40,
+        1,
+        None,
+        None,
     ),
     "10 kB at -5 dB, robust": ({"snr_db": -5.0, "payload_bytes": 10_000}, 100, 2, 0.95, None),
     "10 kB at -8 dB, robust": ({"snr_db": -8.0, "payload_bytes": 10_000}, 100, 2, None, 0.95),
-}  # fmt: skip
+}
 _UNUSABLE: Final = "unusable at -10 dB"
 
 
@@ -102,8 +151,14 @@ def session_tasks(quick: bool) -> list[Task]:
     """Payloads over fading and noisy channels, and one on which nothing gets through."""
     tasks = []
     for name, (settings, n, n_quick, _, _) in _CASES.items():
-        weight = settings["payload_bytes"] / (2 + settings["snr_db"] if settings["snr_db"] >= 0 else 0.3) / 1e3
-        tasks += [Task(session_trials.deliver, {**settings, "case": name}, weight)] * (n_quick if quick else n)
+        weight = (
+            settings["payload_bytes"]
+            / (2 + settings["snr_db"] if settings["snr_db"] >= 0 else 0.3)
+            / 1e3
+        )
+        tasks += [Task(session_trials.deliver, {**settings, "case": name}, weight)] * (
+            n_quick if quick else n
+        )
     unusable = {"snr_db": -10.0, "payload_bytes": 10_000, "case": _UNUSABLE}
     return tasks + [Task(session_trials.deliver, unusable, 20)] * (2 if quick else 50)
 
@@ -125,32 +180,43 @@ def session_bars(results: Results) -> Summary:
             trials=len(dead),
             of="payloads",
             bar=1.0,
-            note=f"“{dead[0]['reason']}”; at most {number(max(r['elapsed_s'] for r in dead))} s on the link's clock, "
+            note=f"“{dead[0]['reason']}”; at most {number(max(r['elapsed_s'] for r in dead))} s "
+            "on the link's clock, "
             f"{number(max(r['wall_s'] for r in dead))} s of computing",
         )
     )
     return bars, {"runs": results["sessions"]}
 
 
-def _delivered_bar(name: str, own: Sequence[dict[str, Any]], bar: float | None, reach: float | None) -> Bar:
+def _delivered_bar(
+    name: str, own: Sequence[dict[str, Any]], bar: float | None, reach: float | None
+) -> Bar:
     done = [r for r in own if r["delivered"]]
     capacity = own[0]["capacity_bps"]
     goodput = mean([r["goodput_bps"] for r in own])
     lost, sent = sum(r["blocks_lost"] for r in own), sum(r["blocks"] for r in own)
     note = (
-        f"goodput {number(goodput.figure / 1e6)} [{number(goodput.low / 1e6)}, {number(goodput.high / 1e6)}] Mbit/s, "
+        f"goodput {number(goodput.figure / 1e6)} [{number(goodput.low / 1e6)}, "
+        f"{number(goodput.high / 1e6)}] Mbit/s, "
         f"waiting counted; capacity, mean over fades: {number(capacity / 1e6)} Mbit/s, "
         f"share {number(goodput.figure / capacity)}; "
-        f"{number(100 * lost / max(sent, 1))} % of blocks lost; {_mcs_used(own) if sent else 'nothing sent'}"
+        f"{number(100 * lost / max(sent, 1))} % of blocks lost; "
+        f"{_mcs_used(own) if sent else 'nothing sent'}"
     )
     if any(r["restart_wanted"] for r in own):
         note += f"; restarted in {sum(r['restarted'] for r in own)} of {len(own)}"
     if len(done) < len(own):
         note += f"; not delivered: “{next(r['reason'] for r in own if not r['delivered'])}”"
     return Bar(
-        study="sessions", name=f"{name}: delivered", estimate=rate(len(done), len(own)), trials=len(own), of="payloads",
-        bar=bar, reach=reach, note=note,
-    )  # fmt: skip
+        study="sessions",
+        name=f"{name}: delivered",
+        estimate=rate(len(done), len(own)),
+        trials=len(own),
+        of="payloads",
+        bar=bar,
+        reach=reach,
+        note=note,
+    )
 
 
 def goodput_tasks(quick: bool) -> list[Task]:
@@ -174,24 +240,39 @@ def goodput_bars(results: Results) -> Summary:
     shares = [r["goodput_bps"] / r["capacity_bps"] for r in done if r["snr_db"] >= 0]
     bars = [
         Bar(
-            study="goodput", name="adapting link, noise alone, 0..30 dB: goodput / capacity, everything counted",
-            estimate=mean(shares), trials=len(shares), of="payloads",
-            note=f"{max(r['payload_bytes'] for r in runs) // 1000} kB; sounding, headers, waiting and repeats counted; "
-            f"smallest {number(min(shares, default=math.nan))}, largest {number(max(shares, default=math.nan))}",
+            study="goodput",
+            name="adapting link, noise alone, 0..30 dB: goodput / capacity, everything counted",
+            estimate=mean(shares),
+            trials=len(shares),
+            of="payloads",
+            note=f"{max(r['payload_bytes'] for r in runs) // 1000} kB; sounding, headers, waiting "
+            "and repeats counted; "
+            f"smallest {number(min(shares, default=math.nan))}, largest "
+            f"{number(max(shares, default=math.nan))}",
         )
-    ]  # fmt: skip
-    keys = ("snr_db", "goodput_bps", "capacity_bps", "delivered", "airtime_s", "elapsed_s", "payload_bytes")
+    ]
+    keys = (
+        "snr_db",
+        "goodput_bps",
+        "capacity_bps",
+        "delivered",
+        "airtime_s",
+        "elapsed_s",
+        "payload_bytes",
+    )
     return bars, {"runs": [{key: r[key] for key in keys} for r in runs]}
 
 
-# ---------------------------------------------------------------------------------------------------------------- fades
+# ------------------------------------------------------------------------------------------------
+# fades
 
 _FADE_PLACE: Final = 6
 """16-QAM at R = 0.48."""
 _FADE_DB: Final = (5, 8, 11, 14, 17, 20, 23, 25, 28)
 _FLOOR_DB: Final = 25
 _CODE_GAP_DB: Final = 1.1
-"""What 16-QAM at R = 0.48 needs without fading, receiver included, above the limit of its constellation."""
+"""What 16-QAM at R = 0.48 needs without fading, receiver included, above the limit of its
+constellation."""
 
 
 def fade_tasks(quick: bool) -> list[Task]:
@@ -199,11 +280,20 @@ def fade_tasks(quick: bool) -> list[Task]:
     tasks = []
     for snr_db in (11, 25) if quick else _FADE_DB:
         parts = 1 if quick else 8 if snr_db == _FLOOR_DB else 2
-        settings = {"place": _FADE_PLACE, "snr_db": float(snr_db), "bursts": 60 if quick else 1000, "n_blocks": 2}
+        settings = {
+            "place": _FADE_PLACE,
+            "snr_db": float(snr_db),
+            "bursts": 60 if quick else 1000,
+            "n_blocks": 2,
+        }
         tasks += [Task(session_trials.fade_losses, settings, 30)] * parts
     for backoff_db in (0.0, _CODE_GAP_DB):
         levels = {"snr_db": [float(s) for s in range(31)], "fades": 4_000 if quick else 60_000}
-        tasks.append(Task(session_trials.outage, {"place": _FADE_PLACE, "backoff_db": backoff_db, **levels}, 3))
+        tasks.append(
+            Task(
+                session_trials.outage, {"place": _FADE_PLACE, "backoff_db": backoff_db, **levels}, 3
+            )
+        )
     return tasks
 
 
@@ -219,32 +309,51 @@ def fade_bars(results: Results) -> Summary:
         points.append(Point(snr_db, lost, (own[0]["n_blocks"],) * len(lost)))
     name = mcs.MCS_TABLE[_FADE_PLACE].name
     top = next(p for p in points if p.snr_db == _FLOOR_DB)
-    causes = {key: sum(r["by_cause"][key] for r in groups[_FLOOR_DB]) for key in groups[_FLOOR_DB][0]["by_cause"]}
+    causes = {
+        key: sum(r["by_cause"][key] for r in groups[_FLOOR_DB])
+        for key in groups[_FLOOR_DB][0]["by_cause"]
+    }
     outage = {limit["backoff_db"]: limit["outage"][_FLOOR_DB] for limit in limits}
     bars = [
         Bar(
-            study="fades", name=f"{name}, TDL-C 300 ns, 5 Hz, 4 MS/s: blocks lost at {_FLOOR_DB} dB",
-            estimate=top.estimate, trials=len(top.sent), of="fades", bar=1e-3, higher=False,
-            note=f"{top.blocks} blocks; bursts hurt by missed preamble {causes['sync']}, header {causes['header']}, "
-            f"blocks {causes['blocks']}; fades that no receiver survives {number(outage[0.0])}, with this code's gap "
+            study="fades",
+            name=f"{name}, TDL-C 300 ns, 5 Hz, 4 MS/s: blocks lost at {_FLOOR_DB} dB",
+            estimate=top.estimate,
+            trials=len(top.sent),
+            of="fades",
+            bar=1e-3,
+            higher=False,
+            note=f"{top.blocks} blocks; bursts hurt by missed preamble {causes['sync']}, header "
+            f"{causes['header']}, "
+            f"blocks {causes['blocks']}; fades that no receiver survives {number(outage[0.0])}, "
+            "with this code's gap "
             f"to capacity {number(outage[_CODE_GAP_DB])}",
         ),
         Bar(
-            study="fades", name=f"{name}, TDL-C 300 ns, 5 Hz, 4 MS/s: 10 % of blocks lost at",
-            estimate=threshold(points), unit="dB mean SNR", trials=sum(len(p.sent) for p in points), of="fades",
+            study="fades",
+            name=f"{name}, TDL-C 300 ns, 5 Hz, 4 MS/s: 10 % of blocks lost at",
+            estimate=threshold(points),
+            unit="dB mean SNR",
+            trials=sum(len(p.sent) for p in points),
+            of="fades",
         ),
-    ]  # fmt: skip
+    ]
     return bars, {"name": name, "points": point_json(points), "outage": limits}
 
 
-# --------------------------------------------------------------------------------------------------------------- repair
+# ------------------------------------------------------------------------------------------------
+# repair
 
 
 def repair_tasks(quick: bool) -> list[Task]:
     """50 kB payloads, one window each, with repair blocks and without."""
     size = {"payload_bytes": 50_000, "payloads": 10 if quick else 250}
     return [
-        Task(session_trials.one_window, {**size, "places": (3, 6, 9, 14), "loss": _BLER, "repair": repair}, 15)
+        Task(
+            session_trials.one_window,
+            {**size, "places": (3, 6, 9, 14), "loss": _BLER, "repair": repair},
+            15,
+        )
         for repair in (False, True)
         for _ in range(1 if quick else 4)
     ]
@@ -272,7 +381,8 @@ def repair_bars(results: Results) -> Summary:
     return bars, {}
 
 
-# ---------------------------------------------------------------------------------------------------------------- speed
+# ------------------------------------------------------------------------------------------------
+# speed
 
 _SPEED_PLACES: Final = (3, 8, 13, 17)
 
@@ -280,18 +390,33 @@ _SPEED_PLACES: Final = (3, 8, 13, 17)
 def speed_tasks(quick: bool) -> list[Task]:
     """Decoder on one core and two; transmitter and receiver for one MCS of each modulation."""
     repeats = 5 if quick else 9
-    tasks = [Task(speed.decoder_speed, {"blocks": 64, "threads": threads, "repeats": repeats}) for threads in (1, 2)]
+    tasks = [
+        Task(speed.decoder_speed, {"blocks": 64, "threads": threads, "repeats": repeats})
+        for threads in (1, 2)
+    ]
     for place in _SPEED_PLACES:
-        settings = {"place": place, "snr_db": mcs.MCS_TABLE[place].threshold_db + 1.5, "n_blocks": 32}
+        settings = {
+            "place": place,
+            "snr_db": mcs.MCS_TABLE[place].threshold_db + 1.5,
+            "n_blocks": 32,
+        }
         tasks.append(
-            Task(speed.modem_speed, {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 1})
+            Task(
+                speed.modem_speed,
+                {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 1},
+            )
         )
     settings = {
         "place": _SPEED_PLACES[-1],
         "snr_db": mcs.MCS_TABLE[_SPEED_PLACES[-1]].threshold_db + 1.5,
         "n_blocks": 32,
     }
-    tasks.append(Task(speed.modem_speed, {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 2}))
+    tasks.append(
+        Task(
+            speed.modem_speed,
+            {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 2},
+        )
+    )
     return tasks
 
 
@@ -301,23 +426,52 @@ def speed_bars(results: Results) -> Summary:
     bars = []
     for r, bar, reach in zip(decoders, (20.0, None), (None, 50.0), strict=True):
         note = f"{number(r['iterations'])} iterations on average"
-        bars.append(_speed_bar(r, "bits_per_s", "decoder, R = 1/2, 1 dB above threshold", "Mbit/s", bar, reach, note))
+        bars.append(
+            _speed_bar(
+                r,
+                "bits_per_s",
+                "decoder, R = 1/2, 1 dB above threshold",
+                "Mbit/s",
+                bar,
+                reach,
+                note,
+            )
+        )
     for r in modems:
         passed = f"{r['passed']} of {r['blocks']} blocks passed"
         two = r["threads"] > 1
         name = f"receive, everything, {r['name']}"
         bars.append(
-            _speed_bar(r, "receive_samples_per_s", name, "MS/s", None if two else 2.0, 4.0 if two else None, passed)
+            _speed_bar(
+                r,
+                "receive_samples_per_s",
+                name,
+                "MS/s",
+                None if two else 2.0,
+                4.0 if two else None,
+                passed,
+            )
         )
         if not two:
-            bars.append(_speed_bar(r, "transmit_samples_per_s", f"transmit, {r['name']}", "MS/s", 10.0, None, ""))
+            bars.append(
+                _speed_bar(
+                    r, "transmit_samples_per_s", f"transmit, {r['name']}", "MS/s", 10.0, None, ""
+                )
+            )
     return bars, {"decoder": decoders, "modem": modems}
 
 
 def _speed_bar(
-    r: dict[str, Any], key: str, name: str, unit: str, bar: float | None, reach: float | None, note: str
+    r: dict[str, Any],
+    key: str,
+    name: str,
+    unit: str,
+    bar: float | None,
+    reach: float | None,
+    note: str,
 ) -> Bar:
-    """One thread: per second of its own computing, which other load does not slow; several: by the clock."""
+    """One thread: per second of its own computing, which other load does not slow; several: by the
+    clock."""
     one = r["threads"] == 1
     by_cpu, by_clock = median(r[f"{key}_cpu"]), median(r[key])
     speed = by_cpu if one else by_clock
@@ -330,7 +484,13 @@ def _speed_bar(
         f"load average {r['started']['load_average']}",
     ]
     return Bar(
-        study="speed", name=f"{name}, " + ("a core" if one else f"{r['threads']} threads"),
-        estimate=Estimate(speed.figure / 1e6, speed.low / 1e6, speed.high / 1e6), unit=unit, trials=len(r[key]),
-        of="timings", bar=bar, reach=reach, note="; ".join(part for part in notes if part),
-    )  # fmt: skip
+        study="speed",
+        name=f"{name}, " + ("a core" if one else f"{r['threads']} threads"),
+        estimate=Estimate(speed.figure / 1e6, speed.low / 1e6, speed.high / 1e6),
+        unit=unit,
+        trials=len(r[key]),
+        of="timings",
+        bar=bar,
+        reach=reach,
+        note="; ".join(part for part in notes if part),
+    )

@@ -1,4 +1,5 @@
-"""How fast the modem computes, in samples and bits a second of wall-clock time, and on what machine."""
+"""How fast the modem computes, in samples and bits a second of wall-clock time, and on what
+machine."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from hil.link_bench.burst_trials import SAMPLE_RATE_HZ, air, make_burst
-from radio import framing, ldpc, mcs, qam
-from radio.receiver import Receiver
+from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ, air, make_burst
+from radio import ldpc
+from radio.link.receiver import Receiver
+from radio.modem import framing, mcs, qam
 
 _IDLE_LOAD: Final = 0.3
 """Load average per core below which the machine counts as idle when the bench starts."""
@@ -29,10 +31,14 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return {
         "cpu": model,
@@ -46,14 +52,18 @@ def machine() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Timings:
-    """Seconds of each run: by the clock, and of this process's own computing, which other load touches little."""
+    """Seconds of each run: by the clock, and of this process's own computing, which other load
+    touches little."""
 
     wall_s: list[float]
     cpu_s: list[float]
 
     def rates(self, name: str, amount: float) -> dict[str, list[float]]:
         """Amount per second, both ways."""
-        return {name: [amount / t for t in self.wall_s], f"{name}_cpu": [amount / t for t in self.cpu_s]}
+        return {
+            name: [amount / t for t in self.wall_s],
+            f"{name}_cpu": [amount / t for t in self.cpu_s],
+        }
 
 
 def _repeated(run: Callable[[], None], repeats: int) -> _Timings:
@@ -68,7 +78,9 @@ def _repeated(run: Callable[[], None], repeats: int) -> _Timings:
     return _Timings(wall_s, cpu_s)
 
 
-def decoder_speed(rng: np.random.Generator, *, blocks: int, threads: int, repeats: int) -> dict[str, Any]:
+def decoder_speed(
+    rng: np.random.Generator, *, blocks: int, threads: int, repeats: int
+) -> dict[str, Any]:
     """Information bits a second of the LDPC decoder at R = 1/2, QPSK, 1 dB above the threshold.
 
     Args:
@@ -82,7 +94,9 @@ def decoder_speed(rng: np.random.Generator, *, blocks: int, threads: int, repeat
     coded = ldpc.rate_match(code, ldpc.encode(code, info), _HALF_RATE_BITS, 2)
     variance = np.float32(10 ** (-(_HALF_RATE_THRESHOLD_DB + 1) / 10))
     symbols = qam.map_bits(coded.ravel(), 2)
-    symbols += rng.standard_normal(2 * len(symbols), np.float32).view(np.complex64) * np.sqrt(variance / 2)
+    symbols += rng.standard_normal(2 * len(symbols), np.float32).view(np.complex64) * np.sqrt(
+        variance / 2
+    )
     llrs = qam.demap(symbols, np.asarray(variance, np.float32), 2).reshape(coded.shape)
     soft = ldpc.rate_recover(code, llrs, 2)
     iterations: list[float] = []
@@ -103,9 +117,17 @@ def decoder_speed(rng: np.random.Generator, *, blocks: int, threads: int, repeat
 
 
 def modem_speed(
-    rng: np.random.Generator, *, place: int, snr_db: float, n_blocks: int, bursts: int, repeats: int, threads: int
+    rng: np.random.Generator,
+    *,
+    place: int,
+    snr_db: float,
+    n_blocks: int,
+    bursts: int,
+    repeats: int,
+    threads: int,
 ) -> dict[str, Any]:
-    """Samples a second of the transmitter, and of the receiver with everything: search, sync, equaliser, decoder, SNR.
+    """Samples a second of the transmitter, and of the receiver with everything: search, sync,
+    equaliser, decoder, SNR.
 
     Args:
         rng: of content and channel.

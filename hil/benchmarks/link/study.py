@@ -1,7 +1,8 @@
 """What a study of the bench is, and what several of them share.
 
-Bars and the table of thresholds are targets of this radio. Thresholds: AWGN, perfect synchronisation, 10 % of blocks
-of 8448 bits lost, 20 iterations of belief propagation by an independent implementation of the same codes.
+Bars and the table of thresholds are targets of this radio. Thresholds: AWGN, perfect
+synchronisation, 10 % of blocks of 8448 bits lost, 20 iterations of belief propagation by an
+independent implementation of the same codes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from hil.link_bench.bars import Bar, Estimate, threshold
-from radio import mcs
+from hil.benchmarks.link.bars import Bar, Estimate, threshold
+from radio.modem import mcs
 
 Results = Mapping[str, list[Any]]
 """Study → results of its tasks, in their order."""
@@ -24,9 +25,23 @@ Summary = tuple[list[Bar], dict[str, Any]]
 """Bars, and curves for the report as plain values."""
 
 REFERENCE_DB: Final = {
-    2: -1.4, 3: 0.6, 4: 2.25, 5: 4.7, 7: 6.4, 9: 8.15, 10: 8.65, 11: 10.5,
-    13: 12.3, 15: 13.6, 17: 15.4, 19: 17.3, 20: 18.8, 22: 20.1, 24: 21.9, 26: 23.8,
-}  # fmt: skip
+    2: -1.4,
+    3: 0.6,
+    4: 2.25,
+    5: 4.7,
+    7: 6.4,
+    9: 8.15,
+    10: 8.65,
+    11: 10.5,
+    13: 12.3,
+    15: 13.6,
+    17: 15.4,
+    19: 17.3,
+    20: 18.8,
+    22: 20.1,
+    24: 21.9,
+    26: 23.8,
+}
 """Index of the MCS → threshold in dB."""
 _SEED: Final = 1
 _ROBUST_START_DB: Final = {0: -6.0, 1: -3.7}

@@ -5,7 +5,9 @@ from hil.codec import cut, directions
 from hil.contract import CodecError
 
 
-@pytest.mark.parametrize(("d_out", "d_in", "rank"), [(40, 30, 8), (30, 40, 8), (6, 40, 16), (40, 6, 16), (1, 9, 1)])
+@pytest.mark.parametrize(
+    ("d_out", "d_in", "rank"), [(40, 30, 8), (30, 40, 8), (6, 40, 16), (40, 6, 16), (1, 9, 1)]
+)
 def test_directions_agree_with_the_dense_svd(d_out: int, d_in: int, rank: int) -> None:
     rng = np.random.default_rng(d_out * 100 + rank)
     a, b = rng.standard_normal((rank, d_in)), rng.standard_normal((d_out, rank))
@@ -15,7 +17,9 @@ def test_directions_agree_with_the_dense_svd(d_out: int, d_in: int, rank: int) -
     assert (u.shape, s.shape, vt.shape) == ((d_out, k), (k,), (k, d_in))
     np.testing.assert_allclose(s, dense_s[:k], rtol=1e-12)
     for i in range(k):
-        np.testing.assert_allclose(np.outer(u[:, i], vt[i]), np.outer(dense_u[:, i], dense_vt[i]), atol=1e-11)
+        np.testing.assert_allclose(
+            np.outer(u[:, i], vt[i]), np.outer(dense_u[:, i], dense_vt[i]), atol=1e-11
+        )
 
 
 def test_directions_of_a_product_known_by_hand() -> None:
@@ -39,7 +43,10 @@ def test_sign_convention_makes_the_largest_entry_of_u_positive_whatever_the_fact
 
 def test_float32_factors_with_a_wide_spectrum_keep_their_small_directions() -> None:
     rng = np.random.default_rng(6)
-    q_out, q_in = np.linalg.qr(rng.standard_normal((50, 4)))[0], np.linalg.qr(rng.standard_normal((60, 4)))[0]
+    q_out, q_in = (
+        np.linalg.qr(rng.standard_normal((50, 4)))[0],
+        np.linalg.qr(rng.standard_normal((60, 4)))[0],
+    )
     s = np.array([1e3, 1.0, 1e-2, 1e-4])
     _, found, _ = directions(q_in.T.astype(np.float32), (q_out * s).astype(np.float32))
     np.testing.assert_allclose(found, s, rtol=1e-2)
@@ -61,7 +68,9 @@ def test_cut_loses_exactly_the_energy_of_the_directions_left_out(rank: int) -> N
     assert (factors.a.shape, factors.b.shape) == ((rank, 30), (40, rank))
     assert (factors.a.dtype, factors.b.dtype) == (np.float32, np.float32)
     lost = np.linalg.norm(b @ a - factors.b.astype(float) @ factors.a.astype(float))
-    np.testing.assert_allclose(lost, np.sqrt(np.square(dense_s[rank:8]).sum()), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(
+        lost, np.sqrt(np.square(dense_s[rank:8]).sum()), rtol=1e-6, atol=1e-4
+    )
 
 
 def test_cut_is_balanced_and_in_falling_order() -> None:

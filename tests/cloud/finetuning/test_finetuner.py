@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.finetune import FineTuner
-from cloud.text import Example, default_domain
-from cloud.update import cut_update, spectra
-from hil.config import DefaultText, FinetuneSettings, ModelSettings
+from cloud.finetuning.directions import cut_update, spectra
+from cloud.finetuning.finetuner import FineTuner
+from cloud.model.base_model import DEFAULT_MODEL, open_base_model
+from cloud.text.sources import Example, default_domain
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
+from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=4, batch=8, threads=1)
@@ -40,7 +40,9 @@ def _dense(tuner):
     merged = {}
     for name, module in tuner._model.named_modules():
         if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", {}):
-            merged[name.removeprefix("base_model.model.")] = module.get_delta_weight("default").detach().numpy()
+            merged[name.removeprefix("base_model.model.")] = (
+                module.get_delta_weight("default").detach().numpy()
+            )
     return merged
 
 
@@ -64,7 +66,9 @@ def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximatio
             assert factors.rank == rank
             singular = np.linalg.svd(dense[name].astype(np.float64), compute_uv=False)
             error = np.linalg.norm(dense[name] - factors.b @ factors.a)
-            assert error == pytest.approx(np.linalg.norm(singular[rank:]), abs=2e-6 * max(1.0, singular[0]))
+            assert error == pytest.approx(
+                np.linalg.norm(singular[rank:]), abs=2e-6 * max(1.0, singular[0])
+            )
 
 
 def test_spectra_are_padded_to_r_max(trained):
@@ -120,7 +124,11 @@ def test_a_state_of_other_shape_or_no_state_is_refused(base, trained, tmp_path):
 def test_loss_counts_the_label_word_alone_whatever_the_padding(trained, base):
     examples = [
         Example(text="", prompt="report: the valve was good.\nverdict:", label_word=" good"),
-        Example(text="", prompt="report: the very long pump was truly not bad and so on.\nverdict:", label_word=" bad"),
+        Example(
+            text="",
+            prompt="report: the very long pump was truly not bad and so on.\nverdict:",
+            label_word=" bad",
+        ),
     ]
     together = trained._word_losses(examples).detach()
     for example, loss in zip(examples, together, strict=True):
@@ -132,7 +140,9 @@ def test_loss_counts_the_label_word_alone_whatever_the_padding(trained, base):
 
 
 def test_long_prompts_lose_their_front(base):
-    tuner = FineTuner(base, MODEL, FinetuneSettings(steps=1, batch=1, threads=1, max_tokens=8), seed=0)
+    tuner = FineTuner(
+        base, MODEL, FinetuneSettings(steps=1, batch=1, threads=1, max_tokens=8), seed=0
+    )
     prompt = "report: " + "the valve was good and " * 10 + "\nverdict:"
     [(ids, start)] = tuner._encode([Example(text="", prompt=prompt, label_word=" bad")])
     assert len(ids) == 8
@@ -140,7 +150,8 @@ def test_long_prompts_lose_their_front(base):
     assert base.tokenizer.decode(ids).endswith("verdict: bad")
 
 
-# -------------------------------------------------------------------------------------- other methods
+# -------------------------------------------------------------------------------------- other
+# methods
 
 
 def _tuner(base, method, target_rank, **settings):
@@ -168,8 +179,13 @@ def test_directions_are_all_that_the_adapters_do(base, domain, method, target_ra
     with torch.no_grad():
         for name, d in tuner.directions().items():
             assert d.u.shape[1] == len(d.s) == len(d.vt) <= MODEL.r_max
-            merged.get_submodule(name).weight += torch.from_numpy((d.u * d.s @ d.vt).astype(np.float32))
-        bare, expected = base.load(torch.device("cpu"))(ids).logits, tuner._model(input_ids=ids).logits
+            merged.get_submodule(name).weight += torch.from_numpy(
+                (d.u * d.s @ d.vt).astype(np.float32)
+            )
+        bare, expected = (
+            base.load(torch.device("cpu"))(ids).logits,
+            tuner._model(input_ids=ids).logits,
+        )
         torch.testing.assert_close(merged(ids).logits, expected, atol=2e-4, rtol=0)
     assert (bare - expected).abs().max() > 1e-2
 
@@ -181,7 +197,9 @@ def test_adaloras_penalty_is_the_one_that_peft_adds(base, domain):
     with torch.no_grad():
         plain = tuner._model.get_base_model()(input_ids=ids, labels=ids).loss
         with_penalty = tuner._model(input_ids=ids, labels=ids).loss
-        assert tuner._adalora.penalty().item() == pytest.approx((with_penalty - plain).item(), rel=1e-4)
+        assert tuner._adalora.penalty().item() == pytest.approx(
+            (with_penalty - plain).item(), rel=1e-4
+        )
 
 
 def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
@@ -251,8 +269,13 @@ def opt(tmp_path_factory):
 
 @pytest.mark.parametrize(("method", "target_rank"), [("lora", None), ("adalora", 2), ("eva", 2)])
 def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_rank):
-    model = ModelSettings(r_max=4, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"])
-    tuners = [FineTuner(opt, model, SETTINGS, seed=0, method=method, target_rank=target_rank) for _ in range(2)]
+    model = ModelSettings(
+        r_max=4, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+    )
+    tuners = [
+        FineTuner(opt, model, SETTINGS, seed=0, method=method, target_rank=target_rank)
+        for _ in range(2)
+    ]
     losses = [tuner.train(domain.train[:32]) for tuner in tuners]
     assert losses[0] == losses[1]
     found, curvature = tuners[0].directions(), tuners[0].curvature(domain.train[:16])
@@ -260,5 +283,8 @@ def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_
     assert len(found) == 12
     for name, (d_out, d_in) in opt.spec.module_shapes.items():
         if len(found[name].s):
-            assert (len(curvature[name].g.diagonal), len(curvature[name].x.diagonal)) == (d_out, d_in)
+            assert (len(curvature[name].g.diagonal), len(curvature[name].x.diagonal)) == (
+                d_out,
+                d_in,
+            )
     assert np.isfinite(tuners[0].score(domain.score_set)[1])

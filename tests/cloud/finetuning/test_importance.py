@@ -1,11 +1,12 @@
-"""What is missing, against dense matrices; the curvature, against a softmax whose Fisher matrix is known."""
+"""What is missing, against dense matrices; the curvature, against a softmax whose Fisher matrix is
+known."""
 
 import numpy as np
 import pytest
 import torch
 
-from cloud import importance
-from cloud.importance import (
+from cloud.finetuning import importance
+from cloud.finetuning.importance import (
     RIDGE,
     Curvature,
     CurvatureRecorder,
@@ -34,7 +35,9 @@ def _dense(factors, start=0):
 def curvature():
     rng = np.random.default_rng(1)
     x, g = rng.normal(size=(D_IN, D_IN)), rng.normal(size=(D_OUT, D_OUT))
-    return Curvature(Moment(x @ x.T, None, np.full(D_IN, 0.1)), Moment(g @ g.T, None, np.full(D_OUT, 0.2)))
+    return Curvature(
+        Moment(x @ x.T, None, np.full(D_IN, 0.1)), Moment(g @ g.T, None, np.full(D_OUT, 0.2))
+    )
 
 
 def _cost(curvature, e):
@@ -117,8 +120,13 @@ def test_curvature_predicts_how_far_a_softmax_moves(monkeypatch):
     found = recorder.curvature()["layer"]
     rng = np.random.default_rng(6)
     for _ in range(3):
-        a, b = (0.1 * rng.normal(size=shape).astype(np.float32) for shape in ((1, D_IN), (D_OUT, 1)))
+        a, b = (
+            0.1 * rng.normal(size=shape).astype(np.float32) for shape in ((1, D_IN), (D_OUT, 1))
+        )
         logits = layer(x).detach()
-        log_p, log_q = torch.log_softmax(logits, 0), torch.log_softmax(logits + torch.from_numpy(b @ a) @ x, 0)
+        log_p, log_q = (
+            torch.log_softmax(logits, 0),
+            torch.log_softmax(logits + torch.from_numpy(b @ a) @ x, 0),
+        )
         divergence = float((log_p.exp() * (log_p - log_q)).sum())
         assert found.inner(LowRankFactors(a=a, b=b)).sum() == pytest.approx(divergence, rel=0.1)

@@ -1,17 +1,25 @@
-"""Plans that are tried on a round's own text: against merged weights, and what the line through them promises."""
+"""Plans that are tried on a round's own text: against merged weights, and what the line through
+them promises."""
 
 import numpy as np
 import pytest
 
-from cloud.base_model import BaseModel, open_base_model
-from cloud.finetune import FineTuner
-from cloud.importance import residuals
-from cloud.stream_scorer import MergedModel, leading
-from cloud.text import DomainSampler, default_domain
-from cloud.trial import TRIAL_EXAMPLES, TRIALS, loss_line, measure_plans, trial_examples, trial_plans
+from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.importance import residuals
+from cloud.finetuning.trial import (
+    TRIAL_EXAMPLES,
+    TRIALS,
+    loss_line,
+    measure_plans,
+    trial_examples,
+    trial_plans,
+)
+from cloud.model.base_model import BaseModel, open_base_model
+from cloud.streams.scorer import MergedModel, leading
+from cloud.text.sources import DomainSampler, default_domain
 from hil.codec import bits_by_rank
-from hil.config import DefaultText, FinetuneSettings, ModelSettings
 from hil.contract import LabelQuestion, LowRankFactors, ScoreSet
+from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
 
 R_MAX = 4
 
@@ -30,14 +38,17 @@ def tuner(base: BaseModel) -> FineTuner:
 
 
 def sampler() -> DomainSampler:
-    domain = default_domain("jargon40", DefaultText(kind="default", train_examples=400, score_examples=40), 0)
+    domain = default_domain(
+        "jargon40", DefaultText(kind="default", train_examples=400, score_examples=40), 0
+    )
     return DomainSampler(domain, 0)
 
 
 def update_of(tuner: FineTuner) -> dict[str, LowRankFactors]:
     return {
         name: LowRankFactors(
-            a=(d.s[:R_MAX, np.newaxis] * d.vt[:R_MAX]).astype(np.float32), b=d.u[:, :R_MAX].astype(np.float32)
+            a=(d.s[:R_MAX, np.newaxis] * d.vt[:R_MAX]).astype(np.float32),
+            b=d.u[:, :R_MAX].astype(np.float32),
         )
         for name, d in tuner.directions().items()
     }
@@ -48,7 +59,9 @@ def test_losses_are_those_of_merged_weights_and_the_training_is_left_as_it_was(
 ) -> None:
     examples = sampler().draw(20)
     whole = update_of(tuner)
-    cut = {name: leading(factors, i % (R_MAX + 1)) for i, (name, factors) in enumerate(whole.items())}
+    cut = {
+        name: leading(factors, i % (R_MAX + 1)) for i, (name, factors) in enumerate(whole.items())
+    }
     before = {name: d.s.copy() for name, d in tuner.directions().items()}
     found = tuner.losses_of([whole, cut], examples)
     for name, d in tuner.directions().items():
@@ -56,7 +69,10 @@ def test_losses_are_those_of_merged_weights_and_the_training_is_left_as_it_was(
     merged = MergedModel(base)
     asked = ScoreSet(
         name="asked",
-        questions=tuple(LabelQuestion(prompt=e.prompt, labels=(e.label_word, " neither"), answer=0) for e in examples),
+        questions=tuple(
+            LabelQuestion(prompt=e.prompt, labels=(e.label_word, " neither"), answer=0)
+            for e in examples
+        ),
         chunks=(),
     )
     for i, update in enumerate((whole, cut)):
@@ -113,11 +129,13 @@ def test_a_line_rises_whatever_the_trials_say_and_starts_at_the_whole_update() -
     assert (np.diff(line.excess) >= 0).all()
 
 
-def test_long_examples_are_few_and_training_goes_on_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_examples_are_few_and_training_goes_on_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     short = sampler()
     drawn = trial_examples(short)
     assert len(drawn) == TRIAL_EXAMPLES == short.position
-    monkeypatch.setattr("cloud.trial.TRIAL_CHARACTERS", 2_000)
+    monkeypatch.setattr("cloud.finetuning.trial.TRIAL_CHARACTERS", 2_000)
     prose = DomainSampler(default_domain("email+http", DefaultText(kind="default"), 0), 0)
     again = DomainSampler(prose.domain, 0)
     few = trial_examples(prose)

@@ -1,21 +1,22 @@
-"""Training within a plan: what is sent gets better, what is kept stays, and a stream does what the loop does."""
+"""Training within a plan: what is sent gets better, what is kept stays, and a stream does what the
+loop does."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cloud.base_model import open_base_model
-from cloud.finetune import Branch, FineTuner
-from cloud.plan_training import BranchScorer, StreamBranches, within_plan
-from cloud.stream import train_stream
-from cloud.stream_scorer import leading
-from cloud.text import default_domain, load_domains
-from cloud.update import cut_update
-from hil.cloud_half import CloudHalf
+from cloud.agent import CloudHalf
+from cloud.finetuning.directions import cut_update
+from cloud.finetuning.finetuner import Branch, FineTuner
+from cloud.finetuning.within_plan import BranchScorer, StreamBranches, within_plan
+from cloud.model.base_model import open_base_model
+from cloud.streams.scorer import leading
+from cloud.streams.stream import train_stream
+from cloud.text.sources import default_domain, load_domains
 from hil.codec import decode, digest
-from hil.config import DefaultText, FinetuneSettings, ModelSettings, parse_settings
 from hil.contract import KEEP, RankPlan
+from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings, parse_settings
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=24, batch=8, threads=1)
@@ -48,7 +49,8 @@ def _factors(found, rank=None):
     return cut_update(found, plan, round_id=0, identity="ab", held_digest="").factors
 
 
-# ------------------------------------------------------------------------------------------ one round
+# ------------------------------------------------------------------------------------------ one
+# round
 
 
 def test_what_takes_the_last_steps_within_its_plan_loses_less_than_a_cut(trained, domain):
@@ -67,7 +69,9 @@ def test_what_takes_the_last_steps_within_its_plan_loses_less_than_a_cut(trained
 def test_at_full_rank_the_branch_comes_to_what_the_training_does(trained, domain):
     tuner, branch = trained
     found = tuner.train_within(branch, dict.fromkeys(tuner.module_shapes, 4), {})
-    begun, end, other = tuner.losses_of([branch.factors, _factors(tuner.directions()), _factors(found)], domain.train)
+    begun, end, other = tuner.losses_of(
+        [branch.factors, _factors(tuner.directions()), _factors(found)], domain.train
+    )
     assert end < begun
     assert abs(other - end) < 0.5 * (begun - end)
 
@@ -79,7 +83,9 @@ def test_the_training_at_r_max_goes_on_as_if_nothing_had_been(base, domain):
         one.train(domain.train[192:256])
     for name, d in untouched.directions().items():
         for part in ("u", "s", "vt"):
-            np.testing.assert_array_equal(getattr(disturbed.directions()[name], part), getattr(d, part))
+            np.testing.assert_array_equal(
+                getattr(disturbed.directions()[name], part), getattr(d, part)
+            )
 
 
 def test_kept_modules_stay_and_are_what_the_others_are_trained_beside(trained, domain):
@@ -94,7 +100,9 @@ def test_kept_modules_stay_and_are_what_the_others_are_trained_beside(trained, d
         np.testing.assert_array_equal(kept[n].a, a)
         np.testing.assert_array_equal(kept[n].b, b)
     alone = tuner.train_within(branch, ranks, {})
-    beside, apart = tuner.losses_of([{**kept, **_factors(f)} for f in (found, alone)], domain.train[192:320])
+    beside, apart = tuner.losses_of(
+        [{**kept, **_factors(f)} for f in (found, alone)], domain.train[192:320]
+    )
     assert beside < apart
 
 
@@ -105,21 +113,29 @@ def test_what_the_branch_has_come_to_is_sent_only_where_it_is_the_better(trained
     assert found is not None
     before, after = tuner.losses_of([cut, _factors(found)], trial)
     assert after < before
-    misled = Branch(branch.factors, [[(ids, 1) for ids, _ in batch] for batch in branch.batches])  # learns the prompt
+    misled = Branch(
+        branch.factors, [[(ids, 1) for ids, _ in batch] for batch in branch.batches]
+    )  # learns the prompt
     assert within_plan(tuner, misled, cut, {}, trial) is None
     endless = {name: replace(f, a=np.full_like(f.a, 1e30)) for name, f in branch.factors.items()}
     assert within_plan(tuner, Branch(endless, branch.batches), cut, {}, trial) is None
     assert tuner.losses_of([cut], trial) == [before]  # nothing of it is left behind
 
 
-# ----------------------------------------------------------------------------------- a stream, and the loop
+# ---------------------------------------------------------------------------------- a stream, and
+# the loop
 
 
 def _settings(tmp_path, plan_share=0.5, policy=("largest",)):
     return parse_settings(
         {
             "run": {"seed": 3},
-            "text": {"stream": ["jargon40", "http"], "dwell": 2, "train_examples": 120, "score_examples": 40},
+            "text": {
+                "stream": ["jargon40", "http"],
+                "dwell": 2,
+                "train_examples": 120,
+                "score_examples": 40,
+            },
             "model": {"r_max": 4},
             "finetune": {"steps": 6, "batch": 8, "threads": 1, "plan_share": plan_share},
             "policy": dict(zip(("kind", "rank"), policy, strict=False)),
@@ -132,12 +148,16 @@ def _settings(tmp_path, plan_share=0.5, policy=("largest",)):
 def test_streams_hold_bit_for_bit_what_the_loop_sends(base, tmp_path):
     settings = _settings(tmp_path)
     seeds = {"text_seed": 3, "train_seed": 3}
-    branches = StreamBranches(settings, base, train_stream(settings, **seeds, domains=DOMAINS, base=base), **seeds)
+    branches = StreamBranches(
+        settings, base, train_stream(settings, **seeds, domains=DOMAINS, base=base), **seeds
+    )
     cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
     held, digest_held = {}, ""
     for t, keeps in enumerate((False, True, True)):
         trained = cloud.train(t, lambda: None)
-        ranks = {n: KEEP if keeps and i % 3 == t else i % 4 for i, n in enumerate(cloud.module_shapes)}
+        ranks = {
+            n: KEEP if keeps and i % 3 == t else i % 4 for i, n in enumerate(cloud.module_shapes)
+        }
         payload = cloud.encode(t, trained, RankPlan(ranks=ranks), digest_held)
         digest_held = digest(payload)
         cloud.confirm(payload, digest_held)
@@ -182,7 +202,9 @@ class _Listener:
 def test_an_episode_is_followed_round_by_round_and_equal_ones_train_once(branches, monkeypatch):
     trainings = []
     train = FineTuner.train_within
-    monkeypatch.setattr(FineTuner, "train_within", lambda *args: trainings.append(1) or train(*args))
+    monkeypatch.setattr(
+        FineTuner, "train_within", lambda *args: trainings.append(1) or train(*args)
+    )
     modules = list(branches.stream.modules)
     half = np.arange(28) % 2 == 0
     states = [

@@ -1,14 +1,16 @@
 import pytest
 import torch
 
-from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.deeper import deepen
+from cloud.model.base_model import DEFAULT_MODEL, open_base_model
+from cloud.model.deeper import deepen
 from hil.contract import ConfigError
 
 
 def logits(folder):
     base = open_base_model(str(folder))
-    ids = base.tokenizer("The task is cancelled before it is done.", return_tensors="pt")["input_ids"]
+    ids = base.tokenizer("The task is cancelled before it is done.", return_tensors="pt")[
+        "input_ids"
+    ]
     with torch.no_grad():
         return base.load(torch.device("cpu")).eval()(ids).logits[0].double()
 

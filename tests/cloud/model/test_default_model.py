@@ -1,4 +1,5 @@
-"""The shipped model and text hold what the loop needs: known language, unknown words, and equality at the edge."""
+"""The shipped model and text hold what the loop needs: known language, unknown words, and equality
+at the edge."""
 
 import json
 from pathlib import Path
@@ -7,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.finetune import FineTuner
-from cloud.peft_methods import adapted_layers
-from cloud.text import default_domain, load_domains
-from cloud.update import cut_update
+from cloud.finetuning.directions import cut_update
+from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.peft_methods import adapted_layers
+from cloud.model.base_model import DEFAULT_MODEL, open_base_model
+from cloud.text.sources import default_domain, load_domains
 from edge_device.adapter import write_adapter
 from edge_device.gguf_model import convert, inspect
 from edge_device.runtime import Runtime
-from hil.config import DefaultText, FinetuneSettings, ModelSettings
 from hil.contract import RankPlan
+from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
 
 N_POSITIONS = 2000
 RANKS = (0, 1, 3, 8, 16, 0, 4, 12)
@@ -44,7 +45,9 @@ def test_it_is_small_and_says_how_it_was_made(base):
 def test_it_knows_known_words_and_not_invented_ones(base):
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
     score = {
-        name: tuner.score(default_domain(name, DefaultText(train_examples=1, score_examples=300), 0).score_set)[0]
+        name: tuner.score(
+            default_domain(name, DefaultText(train_examples=1, score_examples=300), 0).score_set
+        )[0]
         for name in ("known", "jargon40", "jargon150", "jargon400")
     }
     assert score.pop("known") >= 0.98

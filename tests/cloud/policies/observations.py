@@ -19,7 +19,9 @@ from hil.contract import (
 )
 
 SHAPE = (64, 64)
-TEXT = TextState(domain="d", lexical_entropy_bits=5.0, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5)
+TEXT = TextState(
+    domain="d", lexical_entropy_bits=5.0, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5
+)
 
 
 def observe(
@@ -64,7 +66,9 @@ def observations(draw: st.DrawFn) -> RoundObservation:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, r_max = draw(st.sampled_from([1, 2, 7, 28, 224])), draw(st.sampled_from([1, 2, 8, 16, 64]))
     names = [f"m{i}" for i in range(n)]
-    spectra = -np.sort(-np.exp(rng.normal(0, 2, (n, r_max))), axis=1) * rng.choice([0, 1, 1e-3, 1e3], (n, 1))
+    spectra = -np.sort(-np.exp(rng.normal(0, 2, (n, r_max))), axis=1) * rng.choice(
+        [0, 1, 1e-3, 1e3], (n, 1)
+    )
     prices = {name: int(price) for name, price in zip(names, rng.integers(1, 5000, n), strict=True)}
     everything = 500 + n * 40 + r_max * sum(prices.values())
     budget_bits = draw(st.sampled_from([0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 2.0])) * everything
@@ -72,8 +76,15 @@ def observations(draw: st.DrawFn) -> RoundObservation:
         {name: list(row) for name, row in zip(names, spectra, strict=True)},
         int(budget_bits),
         prices=prices,
-        shapes={name: (int(a), int(b)) for name, a, b in zip(names, *rng.integers(1, 99, (2, n)), strict=True)},
-        held={name: int(rank) for name, rank in zip(names, rng.integers(0, 3, n), strict=True) if rng.random() < 0.7},
+        shapes={
+            name: (int(a), int(b))
+            for name, a, b in zip(names, *rng.integers(1, 99, (2, n)), strict=True)
+        },
+        held={
+            name: int(rank)
+            for name, rank in zip(names, rng.integers(0, 3, n), strict=True)
+            if rng.random() < 0.7
+        },
         overhead_bits=500,
         bits_per_module=40,
         snr_db=draw(st.sampled_from([float("nan"), -5.0, 15.0])),
@@ -81,7 +92,8 @@ def observations(draw: st.DrawFn) -> RoundObservation:
 
 
 def with_losses(obs: RoundObservation, seed: int = 0) -> RoundObservation:
-    """The round with expected losses: the energy that is missing, each module on a scale of its own."""
+    """The round with expected losses: the energy that is missing, each module on a scale of its
+    own."""
     rng = np.random.default_rng(seed)
     sent, kept = {}, {}
     for module, spectrum in obs.spectra.items():
@@ -93,7 +105,8 @@ def with_losses(obs: RoundObservation, seed: int = 0) -> RoundObservation:
 
 
 def in_an_episode(obs: RoundObservation, rounds: int, airtimes_s: list[float]) -> RoundObservation:
-    """The round with a budget that must last `rounds` rounds, after past rounds that took these airtimes."""
+    """The round with a budget that must last `rounds` rounds, after past rounds that took these
+    airtimes."""
     past = [
         RoundSummary(
             round_id=i,

@@ -1,4 +1,5 @@
-"""AirLLM: the way from a vector to ranks, its two learners in turns, its files, and the policies that plan with it."""
+"""AirLLM: the way from a vector to ranks, its two learners in turns, its files, and the policies
+that plan with it."""
 
 import math
 from dataclasses import replace
@@ -10,7 +11,9 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from cloud.airllm import (
+from cloud.finetuning.finetuner import FineTuner
+from cloud.model.base_model import open_base_model
+from cloud.policies.airllm import (
     AirLlmAgent,
     AirLlmPolicy,
     AirLlmSettings,
@@ -21,17 +24,14 @@ from cloud.airllm import (
     state_of,
     train_airllm,
 )
-from cloud.airllm_agent import Replay, reward_weights
-from cloud.base_model import open_base_model
-from cloud.finetune import FineTuner
-from cloud.policies import plan_bits
-from cloud.ppo import Ppo, PpoSettings, Rollout, learn
-from cloud.refiner import DdimSettings, Schedule
-from cloud.state import paper_state, situation_of
-from cloud.text import Example
-from cloud.weights_file import read_weights
+from cloud.policies.baselines import plan_bits
+from cloud.policies.rl.airllm_agent import Replay, reward_weights
+from cloud.policies.rl.ppo import Ppo, PpoSettings, Rollout, learn
+from cloud.policies.rl.refiner import DdimSettings, Schedule
+from cloud.policies.rl.weights import read_weights
+from cloud.policies.state import paper_state, situation_of
+from cloud.text.sources import Example
 from hil.codec import BITS_PER_MODULE, CodecTarget, bits_per_direction, overhead_bits
-from hil.config import FinetuneSettings, ModelSettings, load_settings
 from hil.contract import (
     BaseSpec,
     Budget,
@@ -43,7 +43,8 @@ from hil.contract import (
     TextState,
 )
 from hil.model_folder import OptComputation, expected_module_shapes
-from radio.capacity import ShannonLink
+from hil.settings.loading import FinetuneSettings, ModelSettings, load_settings
+from radio.link.capacity import ShannonLink
 
 torch.set_num_threads(1)
 
@@ -53,7 +54,9 @@ M = len(BEST)
 
 SMALL = AirLlmSettings(
     ppo=PpoSettings(hidden=(64,), learning_rate=1e-3, ent_coef=0.01, n_steps=20, norm_reward=False),
-    ddim=DdimSettings(hidden=64, null="zero", learning_rate=1e-3, schedule=Schedule(sample_steps=5)),
+    ddim=DdimSettings(
+        hidden=64, null="zero", learning_rate=1e-3, schedule=Schedule(sample_steps=5)
+    ),
     replay_size=2000,
 )
 """The paper's but for networks, rates and sampling steps that suit a test's seconds."""
@@ -92,7 +95,8 @@ class NothingPays(RankBandit):
 
 
 class UnequalEpisodes(RankBandit):
-    """Environment i ends its episode after i + 1 steps, each of which pays 1; what comes after pays 100."""
+    """Environment i ends its episode after i + 1 steps, each of which pays 1; what comes after pays
+    100."""
 
     def step(self, action):
         self._step += 1
@@ -101,11 +105,20 @@ class UnequalEpisodes(RankBandit):
         return self._look(), np.where(self._step <= last, 1.0, 100.0), done, np.zeros_like(done), {}
 
 
-# ------------------------------------------------------------------------------------- ranks as a vector
+# ------------------------------------------------------------------------------------- ranks as a
+# vector
 
 
 def test_decoding_is_the_papers_formula():
-    assert decode_ranks(np.array([-1.0, -0.9, -0.72, -0.71, 0.0, 0.99, 1.0]), 8).tolist() == [1, 1, 1, 2, 4, 7, 8]
+    assert decode_ranks(np.array([-1.0, -0.9, -0.72, -0.71, 0.0, 0.99, 1.0]), 8).tolist() == [
+        1,
+        1,
+        1,
+        2,
+        4,
+        7,
+        8,
+    ]
     assert decode_ranks(np.array([-7.0, 7.0]), 64).tolist() == [1, 64]
     assert decode_ranks(np.array([-1.0, 0.3, 1.0]), 1).tolist() == [1, 1, 1]
 
@@ -132,13 +145,18 @@ def test_defaults_are_the_papers():
     assert (ppo.learning_rate, ppo.clip_coef, ppo.gae_lambda, ppo.gamma) == (1e-4, 0.2, 0.95, 0.99)
     assert (ppo.update_epochs, ppo.ent_coef, ppo.vf_coef, ppo.max_grad_norm) == (4, 0.01, 0.5, 1.0)
     assert (ddim.hidden, ddim.blocks, ddim.time_embedding, ddim.condition_drop) == (512, 2, 64, 0.1)
-    assert (ddim.schedule.train_steps, ddim.schedule.sample_steps, ddim.schedule.eta) == (1000, 50, 0)
+    assert (ddim.schedule.train_steps, ddim.schedule.sample_steps, ddim.schedule.eta) == (
+        1000,
+        50,
+        0,
+    )
     assert torch.count_nonzero(agent.ddim.model.null) == 0
     s = agent.settings
     assert (s.coarse_size, s.guidance_scale, s.refiner_updates, s.refiner_batch) == (16, 1.5, 4, 64)
 
 
-# ---------------------------------------------------------------------------------------------- learning
+# ----------------------------------------------------------------------------------------------
+# learning
 
 
 def _mean_reward(agent: AirLlmAgent) -> float:
@@ -169,8 +187,11 @@ def test_imitating_ranks_sinks_where_imitating_vectors_stays():
 
 
 def test_the_refiner_gives_what_its_coarse_action_asks_for():
-    """High coarse[0] has come with high ranks of the even modules, low coarse[0] with the opposite."""
-    agent = AirLlmAgent(M, R_MAX, replace(SMALL, ppo=replace(SMALL.ppo, learning_rate=1e-9)), seed=2)
+    """High coarse[0] has come with high ranks of the even modules, low coarse[0] with the
+    opposite."""
+    agent = AirLlmAgent(
+        M, R_MAX, replace(SMALL, ppo=replace(SMALL.ppo, learning_rate=1e-9)), seed=2
+    )
     rng, signs = np.random.default_rng(0), np.array([1, -1, 1, -1, 1], np.float32)
     for _ in range(6):
         observation = rng.random((64, 4 + M), np.float32)
@@ -205,15 +226,20 @@ def test_the_replay_forgets_the_oldest_first():
 
 
 def test_an_environment_of_another_size_is_named():
-    with pytest.raises(ConfigError, match=r"AirLLM for 3 modules needs .* Box\(-1, 1, \(3,\)\), .* has \(9,\)"):
+    with pytest.raises(
+        ConfigError, match=r"AirLLM for 3 modules needs .* Box\(-1, 1, \(3,\)\), .* has \(9,\)"
+    ):
         train_airllm(AirLlmAgent(3, R_MAX, SMALL, seed=0), RankBandit(2), 10, seed=0)
 
 
-# ------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------------------
+# files
 
 
 def test_a_saved_agent_goes_on_bit_for_bit(tmp_path):
-    straight, stopped = (AirLlmAgent(M, R_MAX, replace(SMALL, replay_size=200), seed=4) for _ in range(2))
+    straight, stopped = (
+        AirLlmAgent(M, R_MAX, replace(SMALL, replay_size=200), seed=4) for _ in range(2)
+    )
     env = RankBandit(4)
     train_airllm(straight, env, 320, seed=7)
     train_airllm(stopped, RankBandit(4), 160, seed=7)
@@ -247,17 +273,22 @@ def test_shipped_weights_act_alike_and_are_small(tmp_path):
 def test_a_file_of_another_kind_is_named(tmp_path):
     path = tmp_path / "ppo.safetensors"
     save_ppo(path, Ppo(4 + M, M, PpoSettings(hidden=(8,)), seed=0), R_MAX)
-    with pytest.raises(ModelError, match=r"ppo\.safetensors: of kind 'ppo', not 'airllm'; .*`hil train airllm`"):
+    with pytest.raises(
+        ModelError, match=r"ppo\.safetensors: of kind 'ppo', not 'airllm'; .*`hil train airllm`"
+    ):
         AirLlmPolicy(str(path))
     path.write_bytes(b"\x08")
     with pytest.raises(ModelError, match=r"ppo\.safetensors: .*`hil train ppo`"):
         PpoRankPolicy(str(path))
 
 
-# ---------------------------------------------------------------------------------------------- policies
+# ----------------------------------------------------------------------------------------------
+# policies
 
 
-def observe(budget_bits: int, *, round_id: int = 3, n_modules: int = M, kfac: bool = False) -> RoundObservation:
+def observe(
+    budget_bits: int, *, round_id: int = 3, n_modules: int = M, kfac: bool = False
+) -> RoundObservation:
     modules = [f"m{i}" for i in range(n_modules)]
     curve = np.linspace(1, 0, R_MAX + 1, dtype=np.float32)
     return RoundObservation(
@@ -272,7 +303,13 @@ def observe(budget_bits: int, *, round_id: int = 3, n_modules: int = M, kfac: bo
             block_error_rate=0.0,
             goodput_bps=math.nan,
         ),
-        text=TextState(domain="d", lexical_entropy_bits=5, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5),
+        text=TextState(
+            domain="d",
+            lexical_entropy_bits=5,
+            lexical_entropy=0.5,
+            oov_rate=0.1,
+            pieces_per_word=1.5,
+        ),
         budget=Budget(airtime_s=1.0, bits=budget_bits),
         module_shapes={m: (64, 6) if m == "m2" else (64, 64) for m in modules},
         r_max=R_MAX,
@@ -303,8 +340,12 @@ def test_the_state_is_the_papers_with_and_without_expected_losses():
         with_losses = observe(1000, kfac=kfac)
         if not kfac:
             zeros = np.zeros(R_MAX + 1, np.float32)
-            with_losses = replace(with_losses, kfac=Residuals(sent=dict.fromkeys(with_losses.module_shapes, zeros)))
-        np.testing.assert_array_equal(state_of(observe(1000, kfac=kfac)), paper_state(situation_of(with_losses)))
+            with_losses = replace(
+                with_losses, kfac=Residuals(sent=dict.fromkeys(with_losses.module_shapes, zeros))
+            )
+        np.testing.assert_array_equal(
+            state_of(observe(1000, kfac=kfac)), paper_state(situation_of(with_losses))
+        )
     np.testing.assert_allclose(state_of(observe(1000))[0], [0.6, 0.6, 0.5, 0.1, 0, 0.5, 0, 0, 0])
 
 
@@ -321,7 +362,10 @@ def test_a_projected_plan_is_feasible_and_an_unprojected_one_is_the_agents(weigh
     assert projected.plan(observe(100_000)) == whole
     agent = AirLlmAgent.load(weights / "airllm.safetensors")
     vector = agent.act(state_of(observe(0)), torch.Generator().manual_seed(3))[0]
-    assert list(whole.ranks.values()) == np.minimum(decode_ranks(vector, R_MAX), [16, 16, 6, 16, 16]).tolist()
+    assert (
+        list(whole.ranks.values())
+        == np.minimum(decode_ranks(vector, R_MAX), [16, 16, 6, 16, 16]).tolist()
+    )
 
 
 def test_the_round_alone_fixes_the_noise(weights):
@@ -342,11 +386,14 @@ def test_ppo_alone_plans_its_mean_action_within_the_budget(weights):
 
 @pytest.mark.parametrize(("policy", "kind"), [(AirLlmPolicy, "airllm"), (PpoRankPolicy, "ppo")])
 def test_a_model_with_other_modules_is_named(weights, policy, kind):
-    with pytest.raises(ModelError, match=rf"for {M} modules, the model has 7; .*`hil train {kind}`"):
+    with pytest.raises(
+        ModelError, match=rf"for {M} modules, the model has 7; .*`hil train {kind}`"
+    ):
         policy(str(weights / f"{kind}.safetensors")).plan(observe(1000, n_modules=7))
 
 
-# --------------------------------------------------------------------------------- the paper's own model
+# -------------------------------------------------------------------------------- the paper's own
+# model
 
 
 @pytest.fixture(scope="module")
@@ -376,30 +423,43 @@ def test_opt_is_trained_with_lora_on_all_six_projections(opt):
     tuner = FineTuner(opt, ModelSettings(r_max=4, target_modules=names), settings, seed=0)
     assert list(tuner.module_shapes.items()) == list(opt.spec.module_shapes.items())
     assert [name.rpartition(".")[2] for name in tuner.module_shapes] == 2 * names
-    question = [Example(text="signal", prompt="report: the signal is strong.\nverdict:", label_word=" good")] * 4
+    question = [
+        Example(text="signal", prompt="report: the signal is strong.\nverdict:", label_word=" good")
+    ] * 4
     losses = [tuner.train(question).loss_nats for _ in range(6)]
     assert losses[-1] < losses[0] - 0.01
     found = tuner.directions()
-    assert [(d.u.shape[0], d.vt.shape[1]) for d in found.values()] == list(opt.spec.module_shapes.values())
+    assert [(d.u.shape[0], d.vt.shape[1]) for d in found.values()] == list(
+        opt.spec.module_shapes.values()
+    )
     assert all(d.s[0] > 0 for d in found.values())
 
 
 def test_llamas_default_targets_are_refused_for_opt(opt):
     opt.check_targets(["fc1", "q_proj"])
-    with pytest.raises(ModelError, match=r"has no o_proj, gate_proj, up_proj, down_proj; choose .* out_proj, fc1, fc2"):
+    with pytest.raises(
+        ModelError,
+        match=r"has no o_proj, gate_proj, up_proj, down_proj; choose .* out_proj, fc1, fc2",
+    ):
         opt.check_targets(ModelSettings().target_modules)
 
 
 def test_the_papers_experiment_leaves_room_for_the_papers_ranks():
-    """884,880 parameters of 32 bits a rank, in a second of 100 MHz at the capacity of -5, 0, 5, 10 and 15 dB."""
-    settings = load_settings(Path(__file__).parents[2] / "configs" / "airllm_opt1.3b_sst2.toml")
+    """884,880 parameters of 32 bits a rank, in a second of 100 MHz at the capacity of -5, 0, 5, 10
+    and 15 dB."""
+    settings = load_settings(Path(__file__).parents[3] / "configs" / "airllm_opt1.3b_sst2.toml")
     sizes = {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24}
-    shapes = expected_module_shapes(OptComputation(**sizes, num_attention_heads=32, vocab_size=50272))
+    shapes = expected_module_shapes(
+        OptComputation(**sizes, num_attention_heads=32, vocab_size=50272)
+    )
     base = BaseSpec(identity="0" * 64, module_shapes=shapes)
     target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
     fixed = overhead_bits(base, target) + len(shapes) * BITS_PER_MODULE
     link = ShannonLink(efficiency=settings.environment.efficiency)
-    snr_db, bandwidth_hz = settings.simulated_radio.channel.snr_db.values, settings.simulated_radio.bandwidth_hz.value
+    snr_db, bandwidth_hz = (
+        settings.simulated_radio.channel.snr_db.values,
+        settings.simulated_radio.bandwidth_hz.value,
+    )
     room = link.bits(settings.budget.airtime_s, snr_db, bandwidth_hz) - fixed
     assert (room // sum(bits_per_direction(base, target).values())).tolist() == [1, 3, 7, 12, 17]
 

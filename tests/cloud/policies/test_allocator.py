@@ -6,13 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud import allocator
-from cloud.allocator import allocate, allocate_ranks, cheapest, options, random_states_check, rank_plan
-from cloud.policies import plan_bits
-from cloud.state import plan_bits as plan_bits_of_arrays
-from cloud.state import situation_of
+from cloud.policies import allocator
+from cloud.policies.allocator import (
+    allocate,
+    allocate_ranks,
+    cheapest,
+    options,
+    random_states_check,
+    rank_plan,
+)
+from cloud.policies.baselines import plan_bits
+from cloud.policies.state import plan_bits as plan_bits_of_arrays
+from cloud.policies.state import situation_of
 from hil.contract import KEEP, ModelError, RoundObservation
-from tests.cloud.observations import observations, observe, with_losses
+from tests.cloud.policies.observations import observations, observe, with_losses
 
 Floats = NDArray[np.float64]
 Case = tuple[Floats, NDArray[np.int64], int, int]
@@ -23,12 +30,21 @@ seeded = settings(derandomize=True, deadline=None, max_examples=100)
 
 @st.composite
 def cases(draw: st.DrawFn, *, held: bool = True) -> Case:
-    """Damage [M, K], bits [M, K], fixed bits and a budget, few enough to try every plan; values often tie."""
+    """Damage [M, K], bits [M, K], fixed bits and a budget, few enough to try every plan; values
+    often tie."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     modules, ranks = draw(st.sampled_from([(1, 5), (2, 7), (3, 5), (4, 4), (5, 3)]))
     falling = np.cumsum(rng.exponential(1.0, (modules, ranks)), axis=1)[:, ::-1]
-    damage = {0: falling, 1: rng.random((modules, ranks)), 2: rng.integers(0, 3, (modules, ranks)).astype(float)}
-    kept = np.where(rng.random(modules) < 0.6, rng.random(modules) * 3, np.inf) if held else np.full(modules, np.inf)
+    damage = {
+        0: falling,
+        1: rng.random((modules, ranks)),
+        2: rng.integers(0, 3, (modules, ranks)).astype(float),
+    }
+    kept = (
+        np.where(rng.random(modules) < 0.6, rng.random(modules) * 3, np.inf)
+        if held
+        else np.full(modules, np.inf)
+    )
     per_direction = rng.choice([50, 100, 137, 400], modules)[:, np.newaxis]
     bits = per_direction * np.arange(ranks) + 10 * (np.arange(ranks) > 0)
     fixed = int(rng.choice([0, 60]))
@@ -42,7 +58,8 @@ def cases(draw: st.DrawFn, *, held: bool = True) -> Case:
 
 
 def every_plan(case: Case) -> list[tuple[float, int, bool]]:
-    """Damage, cost and whether it keeps anything, of every plan there is; the first sends nothing."""
+    """Damage, cost and whether it keeps anything, of every plan there is; the first sends
+    nothing."""
     damage, bits, fixed, _ = case
     keep = damage.shape[1] - 1
     nothing = sum(row[keep] if np.isfinite(row[keep]) else row[0] for row in damage)
@@ -62,7 +79,9 @@ def worth(case: Case, choice: NDArray[np.int64]) -> tuple[float, int]:
     if (choice == keep).all():
         return every_plan(case)[0][:2]
     at = np.arange(len(choice))
-    return float(damage[at, choice].sum()), int(bits[at, choice].sum()) + fixed + DIGEST * bool((choice == keep).any())
+    return float(damage[at, choice].sum()), int(bits[at, choice].sum()) + fixed + DIGEST * bool(
+        (choice == keep).any()
+    )
 
 
 def plan_for(case: Case, floor: float = 0.0) -> NDArray[np.int64]:
@@ -71,14 +90,15 @@ def plan_for(case: Case, floor: float = 0.0) -> NDArray[np.int64]:
 
 
 def best_at_some_price(plans: list[tuple[float, int]], room: int) -> float:
-    """Least damage within the room among the corners of the lower hull of (cost, damage); inf if there is none."""
+    """Least damage within the room among the corners of the lower hull of (cost, damage); inf if
+    there is none."""
     hull: list[tuple[float, int]] = []
     for d, b in sorted(plans, key=lambda plan: (plan[1], plan[0])):
         if hull and (b == hull[-1][1] or d >= hull[-1][0]):
             continue
-        while len(hull) > 1 and (hull[-2][0] - d) * (hull[-1][1] - hull[-2][1]) >= (hull[-2][0] - hull[-1][0]) * (
-            b - hull[-2][1]
-        ):
+        while len(hull) > 1 and (hull[-2][0] - d) * (hull[-1][1] - hull[-2][1]) >= (
+            hull[-2][0] - hull[-1][0]
+        ) * (b - hull[-2][1]):
             hull.pop()
         hull.append((d, b))
     return min((d for d, b in hull if b <= room), default=np.inf)
@@ -86,12 +106,16 @@ def best_at_some_price(plans: list[tuple[float, int]], room: int) -> float:
 
 @seeded
 @given(case=cases(), price=st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 0.1]))
-def test_the_cheapest_plan_at_a_price_is_that_of_a_search_over_every_plan(case: Case, price: float) -> None:
+def test_the_cheapest_plan_at_a_price_is_that_of_a_search_over_every_plan(
+    case: Case, price: float
+) -> None:
     damage, bits, _, _ = case
     choice = cheapest(damage[np.newaxis], bits, np.array([price]))[0]
     at = np.arange(len(choice))
     found = (damage[at, choice] + price * bits[at, choice]).sum()
-    rows = [[d + price * b for d, b in zip(*row, strict=True)] for row in zip(damage, bits, strict=True)]
+    rows = [
+        [d + price * b for d, b in zip(*row, strict=True)] for row in zip(damage, bits, strict=True)
+    ]
     assert found == pytest.approx(min(sum(plan) for plan in itertools.product(*rows)), abs=EPS)
 
 
@@ -100,7 +124,9 @@ def test_the_cheapest_plan_at_a_price_is_that_of_a_search_over_every_plan(case: 
 def test_a_plan_with_room_enough_is_the_best_at_the_floor_price(case: Case, floor: float) -> None:
     case = (*case[:3], 10**6)
     damage, cost = worth(case, plan_for(case, floor))
-    assert damage + floor * cost == pytest.approx(min(d + floor * b for d, b, _ in every_plan(case)), abs=EPS)
+    assert damage + floor * cost == pytest.approx(
+        min(d + floor * b for d, b, _ in every_plan(case)), abs=EPS
+    )
 
 
 @seeded
@@ -109,9 +135,12 @@ def test_a_plan_fits_and_loses_no_more_than_any_price_would(case: Case, floor: f
     damage, cost = worth(case, plan_for(case, floor))
     plans, budget = every_plan(case), case[3]
     assert cost <= budget
-    # As if a price chose among the plans that keep nothing, or among all with the digest always paid; or nothing sent.
+    # As if a price chose among the plans that keep nothing, or among all with the digest always
+    # paid; or nothing sent.
     worth_of = [(d + floor * b, b) for d, b, _ in plans[1:]]
-    paid = [(d + floor * b, b) for d, b in ((d, b + DIGEST * (not keeps)) for d, b, keeps in plans[1:])]
+    paid = [
+        (d + floor * b, b) for d, b in ((d, b + DIGEST * (not keeps)) for d, b, keeps in plans[1:])
+    ]
     alone = [plan for plan, (_, _, keeps) in zip(worth_of, plans[1:], strict=True) if not keeps]
     reached = min(best_at_some_price(alone, budget), best_at_some_price(paid, budget), plans[0][0])
     best = min(d + floor * b for d, b, _ in plans if b <= budget)
@@ -173,9 +202,12 @@ def test_a_kept_module_costs_its_digest_by_hand(budget_bits: int, choice: list[i
     assert plan_for((damage, HAND_BITS, 10, budget_bits)).tolist() == choice
 
 
-@pytest.mark.parametrize(("floor", "choice"), [(0.0, [2, 3]), (0.026, [2, 3]), (0.028, [2, 0]), (0.036, [1, 0])])
+@pytest.mark.parametrize(
+    ("floor", "choice"), [(0.0, [2, 3]), (0.026, [2, 3]), (0.028, [2, 0]), (0.036, [1, 0])]
+)
 def test_the_floor_price_leaves_room_unused(floor: float, choice: list[int]) -> None:
-    # The second module's three ranks mend 8 nats for 300 bits: 0.0267 each. The first one's mend 0.04, then 0.03.
+    # The second module's three ranks mend 8 nats for 300 bits: 0.0267 each. The first one's mend
+    # 0.04, then 0.03.
     assert plan_for((HAND, HAND_BITS, 10, 10**6), floor).tolist() == choice
 
 
@@ -187,13 +219,20 @@ def test_a_stale_update_worse_than_none_is_taken_back() -> None:
 def random_batch(
     n: int, modules: int, r_max: int, seed: int = 0
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Damage that falls like real adapters', nine in ten modules held, and budgets over two decades."""
+    """Damage that falls like real adapters', nine in ten modules held, and budgets over two
+    decades."""
     rng = np.random.default_rng(seed)
     size, decay = np.exp(rng.normal(0, 2, (n, modules, 1))), rng.uniform(0.05, 0.5, (n, modules, 1))
     steps = size * np.exp(-decay * np.arange(r_max)) * rng.uniform(0.5, 1.5, (n, modules, r_max))
-    sent = np.concatenate([np.cumsum(steps[..., ::-1], axis=2)[..., ::-1], np.zeros((n, modules, 1))], axis=2)
-    kept = np.where(rng.random((n, modules)) < 0.9, sent[..., 0] * rng.uniform(0.05, 1.2, (n, modules)), np.inf)
-    bits = rng.integers(600, 4000, modules)[:, np.newaxis] * np.arange(r_max + 1) + 40 * (np.arange(r_max + 1) > 0)
+    sent = np.concatenate(
+        [np.cumsum(steps[..., ::-1], axis=2)[..., ::-1], np.zeros((n, modules, 1))], axis=2
+    )
+    kept = np.where(
+        rng.random((n, modules)) < 0.9, sent[..., 0] * rng.uniform(0.05, 1.2, (n, modules)), np.inf
+    )
+    bits = rng.integers(600, 4000, modules)[:, np.newaxis] * np.arange(r_max + 1) + 40 * (
+        np.arange(r_max + 1) > 0
+    )
     budget = (bits[:, -1].sum() * 10 ** rng.uniform(-2, 0, n)).astype(np.int64)
     return (
         np.concatenate([sent, kept[..., np.newaxis]], axis=2),
@@ -213,14 +252,18 @@ def test_a_batch_is_planned_as_its_rounds_are_one_by_one() -> None:
     every_bits[::2] *= 2
     mixed = allocate(damage, every_bits, fixed, budget, floor)
     assert (mixed[1::2] == rows[1::2]).all()
-    assert (mixed[::2] == allocate(damage[::2], 2 * bits, fixed[::2], budget[::2], floor[::2])).all()
+    assert (
+        mixed[::2] == allocate(damage[::2], 2 * bits, fixed[::2], budget[::2], floor[::2])
+    ).all()
 
 
 def test_random_states_have_no_plan_above_their_budget() -> None:
     assert random_states_check(20_000, seed=1) == 0
 
 
-def test_the_check_of_random_states_sees_plans_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_random_states_sees_plans_that_are_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def spendthrift(damage: Floats, *_: object) -> NDArray[np.int64]:
         return np.full(damage.shape[:2], damage.shape[2] - 2)
 
@@ -238,7 +281,9 @@ def test_losses_that_are_no_numbers_are_refused(option: int, value: float) -> No
 
 @settings(seeded, max_examples=40)
 @given(obs=observations().map(with_losses), price=st.sampled_from([0.0, 0.1, 100.0]))
-def test_a_plan_of_an_observation_is_legal_and_affordable(obs: RoundObservation, price: float) -> None:
+def test_a_plan_of_an_observation_is_legal_and_affordable(
+    obs: RoundObservation, price: float
+) -> None:
     situation = situation_of(obs)
     ranks, keep = allocate_ranks(situation, price)
     plan = rank_plan(obs, ranks[0], keep[0])
@@ -250,13 +295,23 @@ def test_a_plan_of_an_observation_is_legal_and_affordable(obs: RoundObservation,
         else:
             assert 0 <= rank <= min(obs.r_max, *obs.module_shapes[module])
     assert list(plan.ranks) == list(obs.module_shapes)
-    assert plan_bits(obs, rank_plan(obs, *(a[0] for a in allocate_ranks(situation, price, budget_bits=0)))) == 0
+    assert (
+        plan_bits(
+            obs, rank_plan(obs, *(a[0] for a in allocate_ranks(situation, price, budget_bits=0)))
+        )
+        == 0
+    )
 
 
 def test_options_are_the_ranks_that_a_module_has_and_keep_where_something_is_held() -> None:
-    obs = with_losses(observe({"p": [3.0, 2.0, 1.0], "q": [3.0, 2.0, 1.0]}, 0, shapes={"p": (2, 9), "q": (9, 9)}))
+    obs = with_losses(
+        observe({"p": [3.0, 2.0, 1.0], "q": [3.0, 2.0, 1.0]}, 0, shapes={"p": (2, 9), "q": (9, 9)})
+    )
     damage, bits = options(situation_of(obs))
-    assert np.isfinite(damage[0]).tolist() == [[True, True, True, False, False], [True, True, True, True, False]]
+    assert np.isfinite(damage[0]).tolist() == [
+        [True, True, True, False, False],
+        [True, True, True, True, False],
+    ]
     assert bits.tolist() == [[0, 60, 110, 160, 0]] * 2
     obs = with_losses(observe({"p": [3.0, 2.0, 1.0]}, 0, held={"p": 1}))
     assert options(situation_of(obs))[0][0, 0, -1] == obs.kfac.kept["p"]

@@ -1,4 +1,5 @@
-"""Plans at a price of air: against every plan that there is, and where a round's loss is not what was expected."""
+"""Plans at a price of air: against every plan that there is, and where a round's loss is not what
+was expected."""
 
 import itertools
 from dataclasses import replace
@@ -6,26 +7,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cloud.policies import make_policy, plan_bits
-from cloud.pricing import worthwhile_ranks
-from cloud.state import on_line, situation_of
+from cloud.policies.baselines import make_policy, plan_bits
+from cloud.policies.pricing import worthwhile_ranks
+from cloud.policies.state import on_line, situation_of
 from hil.contract import KEEP, MeasuredLoss, RankPlan, Residuals, RoundObservation
-from tests.cloud.observations import observe
+from tests.cloud.policies.observations import observe
 
 BUDGET_BITS = 420
 
 
 def round_of(seed: int) -> RoundObservation:
-    """Three modules of rank 2, one of them held, with falling convex losses and a measured line of three pieces."""
+    """Three modules of rank 2, one of them held, with falling convex losses and a measured line of
+    three pieces."""
     rng = np.random.default_rng(seed)
     names = ["p", "q", "r"]
     gains = -np.sort(-rng.exponential(1.0, (3, 2)))
-    sent = np.concatenate([gains[:, ::-1].cumsum(axis=1)[:, ::-1], np.zeros((3, 1))], axis=1).astype(np.float32)
+    sent = np.concatenate(
+        [gains[:, ::-1].cumsum(axis=1)[:, ::-1], np.zeros((3, 1))], axis=1
+    ).astype(np.float32)
     total = float(sent[:, 0].sum())
     line = MeasuredLoss(
-        missing=np.array([0.0, 0.2, 0.6, 1.0]) * total, excess=np.append(0.0, rng.exponential(1.0, 3).cumsum())
+        missing=np.array([0.0, 0.2, 0.6, 1.0]) * total,
+        excess=np.append(0.0, rng.exponential(1.0, 3).cumsum()),
     )
-    obs = observe({name: list(row) for name, row in zip(names, gains, strict=True)}, BUDGET_BITS, held={"q": 1})
+    obs = observe(
+        {name: list(row) for name, row in zip(names, gains, strict=True)},
+        BUDGET_BITS,
+        held={"q": 1},
+    )
     kfac = Residuals(sent=dict(zip(names, sent, strict=True)), kept={"q": float(sent[1, 1])})
     return replace(obs, kfac=kfac, measured=line)
 
@@ -33,7 +42,9 @@ def round_of(seed: int) -> RoundObservation:
 def value(obs: RoundObservation, plan: RankPlan, nats_per_s: float) -> float:
     """Measured loss and the price of the air, counted anew."""
     missing = sum(
-        obs.kfac.kept.get(m, float(obs.kfac.sent[m][0])) if r == KEEP else float(obs.kfac.sent[m][r])
+        obs.kfac.kept.get(m, float(obs.kfac.sent[m][0]))
+        if r == KEEP
+        else float(obs.kfac.sent[m][r])
         for m, r in plan.ranks.items()
     )
     assert obs.measured is not None
@@ -75,7 +86,9 @@ def test_the_measured_line_and_not_the_expected_scale_decides_what_is_sent() -> 
             kept={m: scale * lacks for m, lacks in obs.kfac.kept.items()},
         )
         line = replace(obs.measured, missing=scale * obs.measured.missing)
-        plans.append(make_policy("ours", nats_per_s=0.5).plan(replace(obs, kfac=kfac, measured=line)))
+        plans.append(
+            make_policy("ours", nats_per_s=0.5).plan(replace(obs, kfac=kfac, measured=line))
+        )
     assert plans[0] == plans[1] == plans[2]
     flat = replace(obs.measured, excess=1e-6 * obs.measured.excess)
     assert make_policy("ours", nats_per_s=0.5).plan(replace(obs, measured=flat)).sends_nothing
@@ -83,7 +96,16 @@ def test_the_measured_line_and_not_the_expected_scale_decides_what_is_sent() -> 
 
 def test_many_rounds_at_once_are_what_they_are_one_by_one() -> None:
     situation = situation_of(round_of(5))
-    fields = ("snr_db", "airtime_s", "budget_bits", "sent", "kept", "trial_missing", "trial_excess", "last_ranks")
+    fields = (
+        "snr_db",
+        "airtime_s",
+        "budget_bits",
+        "sent",
+        "kept",
+        "trial_missing",
+        "trial_excess",
+        "last_ranks",
+    )
     three = replace(situation, **{f: np.repeat(getattr(situation, f), 3, axis=0) for f in fields})
     prices = np.array([0.1, 1.0, 10.0])
     together = worthwhile_ranks(three, prices, three.budget_bits)

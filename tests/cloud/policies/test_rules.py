@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.policies import plan_bits, share_of
-from cloud.rules import BURST, ConstantPrice, SpectralGreedy, Waterfill, paced_price
-from hil.codec import BITS_PER_MODULE, CodecTarget, bits_per_direction, cut, directions, encode, overhead_bits
+from cloud.policies.baselines import plan_bits, share_of
+from cloud.policies.rules import BURST, ConstantPrice, SpectralGreedy, Waterfill, paced_price
+from hil.codec import (
+    BITS_PER_MODULE,
+    CodecTarget,
+    bits_per_direction,
+    cut,
+    directions,
+    encode,
+    overhead_bits,
+)
 from hil.contract import (
     KEEP,
     BaseSpec,
@@ -21,20 +29,33 @@ from hil.contract import (
     Residuals,
     RoundObservation,
 )
-from tests.cloud.observations import SHAPE, assert_legal, in_an_episode, observations, observe, recount, with_losses
+from tests.cloud.policies.observations import (
+    SHAPE,
+    assert_legal,
+    in_an_episode,
+    observations,
+    observe,
+    recount,
+    with_losses,
+)
 
 seeded = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 def greedy_by_search(obs: RoundObservation) -> dict[str, int | Keep]:
-    """Spectral greedy as one would say it: look at every module's next direction each time, and count afresh."""
+    """Spectral greedy as one would say it: look at every module's next direction each time, and
+    count afresh."""
     ranks: dict[str, int | Keep] = {m: KEEP if obs.held.get(m, 0) else 0 for m in obs.module_shapes}
     is_open = dict.fromkeys(ranks, True)
     while True:
         best, best_share = None, 0.0
-        for module, rank in sorted(ranks.items(), key=lambda item: 0 if item[1] == KEEP else item[1]):
+        for module, rank in sorted(
+            ranks.items(), key=lambda item: 0 if item[1] == KEEP else item[1]
+        ):
             done = 0 if rank == KEEP else rank
-            spectrum = obs.spectra[module].astype(float)[: min(obs.r_max, *obs.module_shapes[module])]
+            spectrum = obs.spectra[module].astype(float)[
+                : min(obs.r_max, *obs.module_shapes[module])
+            ]
             if is_open[module] and done < len(spectrum) and spectrum[done] > 0:
                 share = spectrum[done] ** 2 / np.sum(spectrum**2)
                 if share > best_share * (1 + 1e-12):
@@ -52,7 +73,9 @@ def greedy_by_search(obs: RoundObservation) -> dict[str, int | Keep]:
 
 @seeded
 @given(obs=observations())
-def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(obs: RoundObservation) -> None:
+def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(
+    obs: RoundObservation,
+) -> None:
     plan = SpectralGreedy("rank").plan(obs)
     assert_legal(plan, obs)
     bits = plan_bits(obs, plan)
@@ -63,9 +86,14 @@ def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(obs: 
     for module, rank in plan.ranks.items():
         if rank != KEEP:
             assert not (obs.held.get(module, 0) and rank == 0)
-            if 0 < rank < min(obs.r_max, *obs.module_shapes[module]) and obs.spectra[module][rank] > 0:
+            if (
+                0 < rank < min(obs.r_max, *obs.module_shapes[module])
+                and obs.spectra[module][rank] > 0
+            ):
                 cheapest_richer = bits + obs.bits_per_direction[module]
-                assert cheapest_richer > obs.budget.bits - (256 if KEEP not in plan.ranks.values() else 0)
+                assert cheapest_richer > obs.budget.bits - (
+                    256 if KEEP not in plan.ranks.values() else 0
+                )
 
 
 @settings(seeded, max_examples=25)
@@ -98,18 +126,29 @@ def test_greedy_by_hand(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
 
 def test_greedy_goes_by_relative_energy_and_not_by_energy_per_bit() -> None:
     prices = {"p": 50, "q": 400, "r": 50}
-    assert SpectralGreedy("rank").plan(observe(KNOWN, 510, prices=prices)).ranks == {"p": 0, "q": 1, "r": 0}
+    assert SpectralGreedy("rank").plan(observe(KNOWN, 510, prices=prices)).ranks == {
+        "p": 0,
+        "q": 1,
+        "r": 0,
+    }
 
 
-def test_greedy_skips_a_module_whose_next_direction_does_not_fit_and_goes_on_with_the_others() -> None:
+def test_greedy_skips_a_module_whose_next_direction_does_not_fit_and_goes_on_with_the_others() -> (
+    None
+):
     prices = {"p": 50, "q": 400, "r": 50}
-    assert SpectralGreedy("rank").plan(observe(KNOWN, 509, prices=prices)).ranks == {"p": 2, "q": 0, "r": 2}
+    assert SpectralGreedy("rank").plan(observe(KNOWN, 509, prices=prices)).ranks == {
+        "p": 2,
+        "q": 0,
+        "r": 2,
+    }
 
 
 @pytest.mark.parametrize(
     ("budget_bits", "ranks"),
     [
-        # 100 + 60 + 256 for q and the digest of the kept r; then 60 for p, or where that is too much 50 for q again.
+        # 100 + 60 + 256 for q and the digest of the kept r; then 60 for p, or where that is too
+        # much 50 for q again.
         (415, {"p": KEEP, "q": KEEP, "r": KEEP}),
         (416, {"p": 0, "q": 1, "r": KEEP}),
         (465, {"p": 0, "q": 1, "r": KEEP}),
@@ -118,7 +157,9 @@ def test_greedy_skips_a_module_whose_next_direction_does_not_fit_and_goes_on_wit
         (476, {"p": 1, "q": 1, "r": KEEP}),
     ],
 )
-def test_greedy_keeps_a_stale_module_and_pays_for_its_digest(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
+def test_greedy_keeps_a_stale_module_and_pays_for_its_digest(
+    budget_bits: int, ranks: dict[str, int | Keep]
+) -> None:
     obs = observe(KNOWN, budget_bits, prices={"p": 50, "q": 50, "r": 1000}, held={"r": 1})
     assert SpectralGreedy("rank").plan(obs).ranks == ranks
 
@@ -126,18 +167,24 @@ def test_greedy_keeps_a_stale_module_and_pays_for_its_digest(budget_bits: int, r
 @pytest.mark.parametrize(
     ("budget_bits", "ranks"),
     [
-        # q would need 416 bits while p is kept; p goes out for 160, and with nothing kept r, r and p follow to 320.
+        # q would need 416 bits while p is kept; p goes out for 160, and with nothing kept r, r and
+        # p follow to 320.
         (415, {"p": 2, "q": 0, "r": 2}),
-        # q goes out for 416, p frees the digest (220), r, r and p follow to 380; q's second would make 430.
+        # q goes out for 416, p frees the digest (220), r, r and p follow to 380; q's second would
+        # make 430.
         (416, {"p": 2, "q": 1, "r": 2}),
     ],
 )
-def test_greedy_has_the_digest_bits_back_once_nothing_is_kept(budget_bits: int, ranks: dict[str, int | Keep]) -> None:
+def test_greedy_has_the_digest_bits_back_once_nothing_is_kept(
+    budget_bits: int, ranks: dict[str, int | Keep]
+) -> None:
     assert SpectralGreedy("rank").plan(observe(KNOWN, budget_bits, held={"p": 1})).ranks == ranks
 
 
 def test_greedy_never_sends_directions_without_energy() -> None:
-    obs = observe({"p": [1.0, 0.0], "zero": [0.0, 0.0], "stale": [0.0, 0.0]}, 10**6, held={"stale": 2})
+    obs = observe(
+        {"p": [1.0, 0.0], "zero": [0.0, 0.0], "stale": [0.0, 0.0]}, 10**6, held={"stale": 2}
+    )
     assert SpectralGreedy("rank").plan(obs).ranks == {"p": 1, "zero": 0, "stale": KEEP}
 
 
@@ -148,7 +195,11 @@ def test_greedy_sends_no_more_directions_than_a_small_module_has() -> None:
 
 def test_greedy_breaks_ties_by_direction_and_then_by_module() -> None:
     spectra = {name: [1.0, 1.0, 1.0] for name in "pqr"}
-    assert SpectralGreedy("rank").plan(observe(spectra, 100 + 3 * 10 + 4 * 50)).ranks == {"p": 2, "q": 1, "r": 1}
+    assert SpectralGreedy("rank").plan(observe(spectra, 100 + 3 * 10 + 4 * 50)).ranks == {
+        "p": 2,
+        "q": 1,
+        "r": 1,
+    }
 
 
 def test_greedy_refuses_a_diverged_spectrum_by_name() -> None:
@@ -159,10 +210,12 @@ def test_greedy_refuses_a_diverged_spectrum_by_name() -> None:
 @pytest.mark.parametrize(
     ("per", "budget_bits", "ranks"),
     [
-        # Per parameter q (4x as large) comes last: 0.64, 0.5, 0.5, 0.36 over 128, then 0.8 and 0.2 over 512.
+        # Per parameter q (4x as large) comes last: 0.64, 0.5, 0.5, 0.36 over 128, then 0.8 and 0.2
+        # over 512.
         ("parameter", 160, {"p": 1, "q": 0, "r": 0}),
         ("parameter", 380, {"p": 2, "q": 1, "r": 2}),
-        # Expected losses saved per bit: p 6/60, 1/50; q 0.9/60, 0.05/50; r 3/60, 5/50, the latter no more than 3/60.
+        # Expected losses saved per bit: p 6/60, 1/50; q 0.9/60, 0.05/50; r 3/60, 5/50, the latter
+        # no more than 3/60.
         ("kfac", 160, {"p": 1, "q": 0, "r": 0}),
         ("kfac", 220, {"p": 1, "q": 0, "r": 1}),
         ("kfac", 270, {"p": 1, "q": 0, "r": 2}),
@@ -171,7 +224,9 @@ def test_greedy_refuses_a_diverged_spectrum_by_name() -> None:
         ("kfac", 10**6, {"p": 2, "q": 2, "r": 2}),
     ],
 )
-def test_greedy_by_other_measures_by_hand(per: str, budget_bits: int, ranks: dict[str, int]) -> None:
+def test_greedy_by_other_measures_by_hand(
+    per: str, budget_bits: int, ranks: dict[str, int]
+) -> None:
     losses = {"p": [9.0, 3.0, 2.0], "q": [1.0, 0.1, 0.05], "r": [9.0, 6.0, 1.0]}
     kfac = Residuals(sent={module: np.array(curve, np.float32) for module, curve in losses.items()})
     shapes = {"p": (64, 64), "q": (256, 256), "r": (64, 64)}
@@ -226,7 +281,10 @@ def test_waterfill_has_the_lowest_level_that_fits(obs: RoundObservation) -> None
 
 def test_waterfill_leaves_equal_directions_on_one_side_of_the_level() -> None:
     spectra = {"p": [2.0, 1.0], "q": [1.0, 0.5], "r": [1.0, 0.5]}
-    by_budget = {bits: list(Waterfill().plan(observe(spectra, bits)).ranks.values()) for bits in (159, 160, 329, 330)}
+    by_budget = {
+        bits: list(Waterfill().plan(observe(spectra, bits)).ranks.values())
+        for bits in (159, 160, 329, 330)
+    }
     assert by_budget == {159: [KEEP] * 3, 160: [1, 0, 0], 329: [1, 0, 0], 330: [2, 1, 1]}
 
 
@@ -234,14 +292,18 @@ def test_waterfill_weighs_modules_against_each_other_by_absolute_energy_per_para
     shapes = {"p": (64, 64), "q": (256, 256), "r": (64, 64)}
     assert Waterfill().plan(observe(KNOWN, 269, shapes=shapes)).ranks == {"p": 0, "q": 0, "r": 2}
     spectra = {"p": [2.0], "q": [3.0]}  # 4 / 128 and 9 / 512
-    assert Waterfill().plan(observe(spectra, 160, shapes={"p": (64, 64), "q": (256, 256)})).ranks == {"p": 1, "q": 0}
+    assert Waterfill().plan(
+        observe(spectra, 160, shapes={"p": (64, 64), "q": (256, 256)})
+    ).ranks == {"p": 1, "q": 0}
 
 
-# ------------------------------------------------------------------------------------------------ price
+# ------------------------------------------------------------------------------------------------
+# price
 
 
 LOSSES = Residuals(
-    sent={"p": np.array([8e-6, 4e-6, 1e-6, 1e-6]), "q": np.array([8e-6, 6e-6, 5e-6, 0])}, kept={"q": 1.5e-6}
+    sent={"p": np.array([8e-6, 4e-6, 1e-6, 1e-6]), "q": np.array([8e-6, 6e-6, 5e-6, 0])},
+    kept={"q": 1.5e-6},
 )
 
 
@@ -252,12 +314,18 @@ LOSSES = Residuals(
         # Keeping q for its 256 bits of digest would be dearer than sending it for 160.
         (0.005, 10**6, {"p": 2, "q": 3}),
         (0.0, 370, {"p": 2, "q": 3}),
-        (0.0, 369, {"p": 2, "q": 2}),  # q's third is on the hull but too large; single ranks fill up
+        (
+            0.0,
+            369,
+            {"p": 2, "q": 2},
+        ),  # q's third is on the hull but too large; single ranks fill up
         (0.0, 0, {"p": KEEP, "q": KEEP}),
         (1.0, 10**6, {"p": KEEP, "q": KEEP}),
     ],
 )
-def test_constant_price_by_hand(nats_per_mbit: float, budget_bits: int, ranks: dict[str, int | Keep]) -> None:
+def test_constant_price_by_hand(
+    nats_per_mbit: float, budget_bits: int, ranks: dict[str, int | Keep]
+) -> None:
     obs = replace(observe(dict.fromkeys("pq", [1.0] * 3), budget_bits, held={"q": 1}), kfac=LOSSES)
     assert ConstantPrice(nats_per_mbit, feedback=False).plan(obs).ranks == ranks
 
@@ -300,18 +368,24 @@ def test_feedback_is_the_step_by_step_rule_of_mirror_descent() -> None:
         spent.append(airtime_s)
         left_s -= airtime_s
     obs = in_an_episode(observe({"p": [1.0]}, 100), 2, spent)
-    assert paced_price(replace(obs, budget=replace(obs.budget, airtime_s=left_s)), 0.2) == pytest.approx(price)
+    assert paced_price(
+        replace(obs, budget=replace(obs.budget, airtime_s=left_s)), 0.2
+    ) == pytest.approx(price)
 
 
 def test_feedback_plans_at_the_price_that_it_paces() -> None:
     spectra = {f"m{i}": [3.0, 2.0, 1.0, 0.5] for i in range(20)}
     obs = in_an_episode(with_losses(observe(spectra, 10**6)), 2, [1.9])
-    steered, alone = ConstantPrice(50.0, feedback=True), ConstantPrice(paced_price(obs, 50.0), feedback=False)
+    steered, alone = (
+        ConstantPrice(50.0, feedback=True),
+        ConstantPrice(paced_price(obs, 50.0), feedback=False),
+    )
     assert paced_price(obs, 50.0) > 60
     assert steered.plan(obs) == alone.plan(obs) != ConstantPrice(50.0, feedback=False).plan(obs)
 
 
-# ------------------------------------------------------------------------------------------- every rule
+# ------------------------------------------------------------------------------------------ every
+# rule
 
 
 RULES: list[RankPolicy] = [
@@ -328,7 +402,9 @@ every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @every_rule
 @settings(seeded, max_examples=12)
 @given(obs=observations().map(with_losses), rounds=st.integers(1, 5))
-def test_every_rule_is_legal_and_within_its_share(rule: RankPolicy, obs: RoundObservation, rounds: int) -> None:
+def test_every_rule_is_legal_and_within_its_share(
+    rule: RankPolicy, obs: RoundObservation, rounds: int
+) -> None:
     obs = in_an_episode(obs, rounds, [0.5] * 3)
     plan = rule.plan(obs)
     assert_legal(plan, obs)
@@ -358,7 +434,9 @@ def test_a_rule_refuses_what_is_not_finite(rule: RankPolicy) -> None:
 def test_a_rule_plans_224_modules_of_16_directions_in_5_ms_of_cpu_at_most(rule: RankPolicy) -> None:
     rng = np.random.default_rng(1)
     spectra = {f"m{i}": sorted(rng.exponential(size=16).tolist(), reverse=True) for i in range(224)}
-    obs = with_losses(observe(spectra, 100 + 224 * 10 + 224 * 12 * 50, shapes=dict.fromkeys(spectra, SHAPE)))
+    obs = with_losses(
+        observe(spectra, 100 + 224 * 10 + 224 * 12 * 50, shapes=dict.fromkeys(spectra, SHAPE))
+    )
     times_s = []
     for _ in range(7):
         start_s = time.process_time()
@@ -369,14 +447,21 @@ def test_a_rule_plans_224_modules_of_16_directions_in_5_ms_of_cpu_at_most(rule: 
 
 @pytest.mark.parametrize(
     ("nats_per_mbit", "feedback", "message"),
-    [(-1.0, False, "price -1.0 nats/Mbit"), (math.nan, False, "price nan"), (0.0, True, "stays 0 whatever feedback")],
+    [
+        (-1.0, False, "price -1.0 nats/Mbit"),
+        (math.nan, False, "price nan"),
+        (0.0, True, "stays 0 whatever feedback"),
+    ],
 )
-def test_a_price_that_cannot_be_is_refused(nats_per_mbit: float, feedback: bool, message: str) -> None:
+def test_a_price_that_cannot_be_is_refused(
+    nats_per_mbit: float, feedback: bool, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         ConstantPrice(nats_per_mbit, feedback)
 
 
-# ------------------------------------------------------------------------------------------- real bytes
+# ------------------------------------------------------------------------------------------- real
+# bytes
 
 
 @pytest.mark.parametrize("held", [{}, {"a": 2, "b": 1}])
@@ -401,7 +486,9 @@ def test_plan_bits_is_the_length_of_the_payload_that_the_codec_makes(held: dict[
     update = LoraUpdate(
         round_id=1,
         base_identity=base.identity,
-        factors={m: cut(*svd[m], rank) for m, rank in plan.ranks.items() if rank != KEEP and rank > 0},
+        factors={
+            m: cut(*svd[m], rank) for m, rank in plan.ranks.items() if rank != KEEP and rank > 0
+        },
         kept=kept,
         kept_from="b" * 64 if kept else None,
     )

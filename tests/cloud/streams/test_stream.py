@@ -1,4 +1,5 @@
-"""Streams: equal bits again, files that survive, scores and residuals against the plain model and dense matrices."""
+"""Streams: equal bits again, files that survive, scores and residuals against the plain model and
+dense matrices."""
 
 import itertools
 from pathlib import Path
@@ -8,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cloud.base_model import DEFAULT_MODEL, open_base_model
-from cloud.finetune import FineTuner
-from cloud.stream import cached_stream, stream_domains, stream_key, train_stream
-from cloud.stream_scorer import MergedModel, StreamScorer, leading
+from cloud.finetuning.finetuner import FineTuner
+from cloud.model.base_model import DEFAULT_MODEL, open_base_model
+from cloud.streams.scorer import MergedModel, StreamScorer, leading
+from cloud.streams.stream import cached_stream, stream_domains, stream_key, train_stream
 from hil.codec import CodecTarget, decode, encode
-from hil.config import FinetuneSettings, ModelSettings, parse_settings
 from hil.contract import LabelQuestion, LoraUpdate, ModelError, ScoreSet, TextError
+from hil.settings.loading import FinetuneSettings, ModelSettings, parse_settings
 
 DOMAINS = ["jargon40", "http", "jargon40"]
 MODULES = 28
@@ -25,7 +26,14 @@ def _settings(tmp_path, **streams):
         {
             "text": {"train_examples": 120, "score_examples": 40},
             "model": {"r_max": 4},
-            "streams": {"rounds": 3, "steps": 4, "batch": 8, "items": 12, "cache": str(tmp_path), **streams},
+            "streams": {
+                "rounds": 3,
+                "steps": 4,
+                "batch": 8,
+                "items": 12,
+                "cache": str(tmp_path),
+                **streams,
+            },
         },
         source="test",
     )
@@ -59,14 +67,18 @@ def _same(one, other):
             assert value == getattr(other, name), name
 
 
-def test_the_cache_trains_once_and_again_where_a_file_is_damaged(settings, base, stream, monkeypatch):
+def test_the_cache_trains_once_and_again_where_a_file_is_damaged(
+    settings, base, stream, monkeypatch
+):
     steps = []
     what = {"text_seed": 1, "train_seed": 2, "domains": DOMAINS, "base": base}
     # Trained a second time from the same seeds: every bit must be the same.
     _same(cached_stream(settings, **what, on_step=lambda: steps.append(1)), stream)
     assert len(steps) == 12
     trained = []
-    monkeypatch.setattr("cloud.stream.train_stream", lambda *_, **what: trained.append(what) or stream)
+    monkeypatch.setattr(
+        "cloud.streams.stream.train_stream", lambda *_, **what: trained.append(what) or stream
+    )
     _same(cached_stream(settings, **what), stream)
     assert not trained
     [path] = Path(settings.streams.cache).iterdir()
@@ -78,12 +90,26 @@ def test_the_cache_trains_once_and_again_where_a_file_is_damaged(settings, base,
 
 
 def test_all_that_decides_a_stream_is_in_its_key(settings, base, tmp_path):
-    what = {"text_seed": 1, "train_seed": 2, "domains": DOMAINS, "method": "lora", "target_rank": None}
+    what = {
+        "text_seed": 1,
+        "train_seed": 2,
+        "domains": DOMAINS,
+        "method": "lora",
+        "target_rank": None,
+    }
     key = stream_key(settings, base, **what)
     assert key == stream_key(_settings(tmp_path), base, **what)  # where it is kept does not matter
-    others = [{"text_seed": 2}, {"train_seed": 1}, {"domains": ["http"]}, {"method": "eva", "target_rank": 2}]
+    others = [
+        {"text_seed": 2},
+        {"train_seed": 1},
+        {"domains": ["http"]},
+        {"method": "eva", "target_rank": 2},
+    ]
     keys = {stream_key(settings, base, **(what | other)) for other in others}
-    keys |= {stream_key(_settings(tmp_path, **{name: 5}), base, **what) for name in ("steps", "batch", "items")}
+    keys |= {
+        stream_key(_settings(tmp_path, **{name: 5}), base, **what)
+        for name in ("steps", "batch", "items")
+    }
     assert len(keys | {key}) == 8
 
 
@@ -101,7 +127,9 @@ def test_scores_are_those_of_the_plain_model(stream, base, merged):
                 with torch.no_grad():
                     model.get_submodule(name).weight += torch.from_numpy(f.b[:, :r] @ f.a[:r])
         expected = _plain(model, base, stream.score_sets[t])
-        assert scorer.score(t, held_round, held_rank) == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        assert scorer.score(t, held_round, held_rank) == pytest.approx(
+            expected, abs=1e-5, nan_ok=True
+        )
         assert expected[1] != pytest.approx(stream.base_losses[t], abs=1e-3)
 
 
@@ -112,7 +140,9 @@ def _plain(model, base, score_set):
     for q in score_set.questions:
         ids = base.tokenizer(q.prompt + q.labels[0], return_tensors="pt")["input_ids"]
         log_p = torch.log_softmax(model(ids[:, :-1]).logits[0, -1], 0)
-        of_label = [-log_p[base.tokenizer(q.prompt + label)["input_ids"][-1]].item() for label in q.labels]
+        of_label = [
+            -log_p[base.tokenizer(q.prompt + label)["input_ids"][-1]].item() for label in q.labels
+        ]
         losses.append(of_label[q.answer])
         right.append(of_label[q.answer] == min(of_label))
     for chunk in score_set.chunks:
@@ -133,9 +163,13 @@ def test_scorers_share_a_model_and_leave_nothing_behind(stream, merged):
 
 
 def test_a_label_of_several_pieces_is_summed_over_them(base, merged):
-    asked = [("report: the valve was good.\nverdict:", 0), ("report: the pump was bad and loud.\nverdict:", 1)]
+    asked = [
+        ("report: the valve was good.\nverdict:", 0),
+        ("report: the pump was bad and loud.\nverdict:", 1),
+    ]
     questions = [
-        LabelQuestion(prompt=prompt, labels=(" wonderful indeed", " bad"), answer=answer) for prompt, answer in asked
+        LabelQuestion(prompt=prompt, labels=(" wonderful indeed", " bad"), answer=answer)
+        for prompt, answer in asked
     ]
     score_set = ScoreSet(name="long", questions=tuple(questions))
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
@@ -147,7 +181,11 @@ def test_a_label_of_several_pieces_is_summed_over_them(base, merged):
 def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
     scorer = StreamScorer(merged, stream)
     ranks = np.full(MODULES, 1)
-    for round_id, held_round, rank in ((3, ranks, ranks), (0, 3 * ranks, ranks), (0, ranks, 5 * ranks)):
+    for round_id, held_round, rank in (
+        (3, ranks, ranks),
+        (0, 3 * ranks, ranks),
+        (0, ranks, 5 * ranks),
+    ):
         with pytest.raises(ModelError, match=r"rounds 0\.\.2 and ranks 0\.\.4"):
             scorer.score(round_id, held_round, rank)
 
@@ -155,7 +193,9 @@ def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
 def test_factors_and_their_cuts_are_what_the_edge_decodes(stream, base, settings):
     name = stream.modules[5]
     factors = stream.factors(1)[name]
-    update = LoraUpdate(round_id=0, base_identity=base.spec.identity, factors={name: leading(factors, 2)})
+    update = LoraUpdate(
+        round_id=0, base_identity=base.spec.identity, factors={name: leading(factors, 2)}
+    )
     target = CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
     again = decode(encode(update, target, base=base.spec), base.spec).factors[name]
     np.testing.assert_allclose(again.b @ again.a, factors.b[:, :2] @ factors.a[:2], atol=1e-7)
@@ -168,7 +208,10 @@ def test_residuals_are_those_of_the_dense_difference(stream):
         now, held = (stream.factors(i)[stream.modules[m]] for i in (t, s))
         missing = np.linalg.norm(now.b @ now.a - held.b[:, :r] @ held.a[:r]) ** 2
         assert stream.kept_energy[s, m, r, t] == pytest.approx(missing, rel=1e-3, abs=1e-9)
-    for sent, kept in ((stream.sent_energy, stream.kept_energy), (stream.sent_kfac, stream.kept_kfac)):
+    for sent, kept in (
+        (stream.sent_energy, stream.kept_energy),
+        (stream.sent_kfac, stream.kept_kfac),
+    ):
         assert (np.diff(sent, axis=2) <= 0).all()
         assert (sent[:, :, 0] > 0).all()
         assert not sent[:, :, -1].any()
@@ -176,7 +219,9 @@ def test_residuals_are_those_of_the_dense_difference(stream):
             np.testing.assert_array_equal(kept[t, :, :, t], sent[t])
             assert np.isnan(kept[t, :, :, :t]).all()
             assert np.isfinite(kept[: t + 1, :, :, t]).all()
-            np.testing.assert_allclose(kept[: t + 1, :, 0, t], np.tile(sent[t, :, 0], (t + 1, 1)), rtol=1e-4)
+            np.testing.assert_allclose(
+                kept[: t + 1, :, 0, t], np.tile(sent[t, :, 0], (t + 1, 1)), rtol=1e-4
+            )
 
 
 def test_a_stream_says_what_it_is(stream, base):
@@ -204,8 +249,12 @@ def test_domains_come_in_an_order_of_their_own_and_not_twice_in_a_row(tmp_path):
 
 def test_a_text_of_one_domain_is_repeated_and_knows_no_other(tmp_path, base):
     path = tmp_path / "notes.tsv"
-    path.write_text("text\n" + "\n".join(f"line {i} of the notes" for i in range(30)), encoding="utf-8")
-    settings = parse_settings({"text": {"kind": "file", "path": str(path)}, "streams": {"rounds": 3}}, source="test")
+    path.write_text(
+        "text\n" + "\n".join(f"line {i} of the notes" for i in range(30)), encoding="utf-8"
+    )
+    settings = parse_settings(
+        {"text": {"kind": "file", "path": str(path)}, "streams": {"rounds": 3}}, source="test"
+    )
     assert stream_domains(settings, 0) == ["notes"] * 3
     with pytest.raises(TextError, match="this text has one domain, notes"):
         train_stream(settings, text_seed=0, train_seed=0, domains=["jargon40"], base=base)

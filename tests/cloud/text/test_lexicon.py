@@ -4,12 +4,26 @@ import math
 
 import pytest
 
-from cloud.lexicon import SAMPLE_WORDS, lexical_entropy_bits, load_lexicon, measure_text, save_lexicon, words
+from cloud.text.lexicon import (
+    SAMPLE_WORDS,
+    lexical_entropy_bits,
+    load_lexicon,
+    measure_text,
+    save_lexicon,
+    words,
+)
 from hil.contract import ModelError
 
 
 def test_words_are_runs_of_letters_in_lower_case():
-    assert words("The VALVE's well-made, 2 m long_ish!") == ["the", "valve's", "well-made", "m", "long", "ish"]
+    assert words("The VALVE's well-made, 2 m long_ish!") == [
+        "the",
+        "valve's",
+        "well-made",
+        "m",
+        "long",
+        "ish",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +42,8 @@ def test_entropy_of_known_distributions(sample, bits):
 
 
 def test_measures_of_a_batch_computed_by_hand():
-    # Eight words: the ×2, valve ×2, was ×2, zorp, good; only zorp is unknown and takes three pieces.
+    # Eight words: the ×2, valve ×2, was ×2, zorp, good; only zorp is unknown and takes three
+    # pieces.
     state = measure_text(
         ["the valve was zorp", "The valve was good!"],
         domain="d",
@@ -44,7 +59,12 @@ def test_measures_of_a_batch_computed_by_hand():
 
 def test_a_batch_without_words_is_no_error():
     state = measure_text(["123 ...", ""], domain="d", lexicon=frozenset(), count_pieces=len)
-    assert (state.lexical_entropy_bits, state.lexical_entropy, state.oov_rate, state.pieces_per_word) == (0, 0, 0, 1)
+    assert (
+        state.lexical_entropy_bits,
+        state.lexical_entropy,
+        state.oov_rate,
+        state.pieces_per_word,
+    ) == (0, 0, 0, 1)
 
 
 def test_entropy_is_taken_over_a_fixed_number_of_words():

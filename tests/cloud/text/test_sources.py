@@ -6,16 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from cloud.library_docs import HELD_OUT, package_prose
-from cloud.text import DomainSampler, default_domain, load_domains
-from hil.config import DefaultText, FileText, HubText
+from cloud.text.library_docs import HELD_OUT, package_prose
+from cloud.text.sources import DomainSampler, default_domain, load_domains
 from hil.contract import TextError
+from hil.settings.loading import DefaultText, FileText, HubText
 
 SMALL = DefaultText(train_examples=60, score_examples=20)
 
 
 def test_stream_dwells_on_each_domain_in_turn():
-    settings = DefaultText(stream=["jargon40", "known"], dwell=2, train_examples=8, score_examples=4)
+    settings = DefaultText(
+        stream=["jargon40", "known"], dwell=2, train_examples=8, score_examples=4
+    )
     domains, stream = load_domains(settings, seed=0)
     assert stream == ["jargon40", "jargon40", "known", "known"]
     assert len(domains["known"].train) == 8
@@ -60,7 +62,9 @@ def _write(tmp_path, kind):
     if kind == "jsonl":
         path.write_text("\n".join(json.dumps({"text": t, "label": int(y)}) for t, y in ROWS))
     elif kind == "csv":
-        path.write_text("text,label\n" + "\n".join('"' + t.replace('"', '""') + f'",{y}' for t, y in ROWS))
+        path.write_text(
+            "text,label\n" + "\n".join('"' + t.replace('"', '""') + f'",{y}' for t, y in ROWS)
+        )
     else:
         path.write_text("\n".join(f"{t.replace(chr(9), ' ')}\t{y}" for t, y in ROWS))
     return path
@@ -70,12 +74,20 @@ def _write(tmp_path, kind):
 def test_files_give_their_rows(tmp_path, kind):
     path = _write(tmp_path, kind)
     columns = ["text", "label"] if kind == "tsv" else []
-    settings = FileText(kind="file", path=str(path), score_path=str(path), label_column="label", columns=columns)
+    settings = FileText(
+        kind="file", path=str(path), score_path=str(path), label_column="label", columns=columns
+    )
     domains, stream = load_domains(settings, seed=0)
     domain = domains["text"]
     assert stream == ["text"]
     assert [(e.text.replace("\t", " "), e.label_word) for e in domain.train] == [
-        (t.replace("\t", " "), {"0": " bad", "1": " good"}[y]) for t, y in ROWS
+        (
+            t.replace(
+                "\t",
+            ),
+            {"0": " bad", "1": " good"}[y],
+        )
+        for t, y in ROWS
     ]
     assert domain.train[2].prompt == "report: so, so.\nverdict:"
     assert [q.answer for q in domain.score_set.questions] == [1, 0, 0, 1]
@@ -85,7 +97,11 @@ def test_text_without_labels_is_language_model_text(tmp_path):
     path = _write(tmp_path, "jsonl")
     domains, _ = load_domains(FileText(kind="file", path=str(path), score_path=str(path)), seed=0)
     # "fine" alone leaves nothing to predict
-    assert domains["text"].score_set.chunks == ("it worked as it should", 'a "quoted, bit', "so, so")
+    assert domains["text"].score_set.chunks == (
+        "it worked as it should",
+        'a "quoted, bit',
+        "so, so",
+    )
     assert [e.prompt for e in domains["text"].train] == list(domains["text"].score_set.chunks)
 
 
@@ -94,7 +110,9 @@ def test_a_tenth_is_held_out_without_a_score_file(tmp_path):
     path.write_text("\n".join(json.dumps({"text": f"number {i}"}) for i in range(50)))
     domain = load_domains(FileText(kind="file", path=str(path)), seed=0)[0]["text"]
     assert len(domain.train) == 45
-    assert {e.text for e in domain.train} | set(domain.score_set.chunks) == {f"number {i}" for i in range(50)}
+    assert {e.text for e in domain.train} | set(domain.score_set.chunks) == {
+        f"number {i}" for i in range(50)
+    }
 
 
 def test_long_texts_are_cut(tmp_path):
@@ -103,7 +121,9 @@ def test_long_texts_are_cut(tmp_path):
     files = {"kind": "file", "path": str(path), "score_path": str(path)}
     prose = load_domains(FileText(**files), seed=0)[0]["long"]
     assert [len(e.text.split()) for e in prose.train] == [32] * 9 + [12]
-    labelled = load_domains(FileText(**files, label_column="label", prompt="{text} {?}"), seed=0)[0]["long"]
+    labelled = load_domains(FileText(**files, label_column="label", prompt="{text} {?}"), seed=0)[
+        0
+    ]["long"]
     assert labelled.train[0].prompt.split() == [*(f"w{i}" for i in range(180, 300)), "{?}"]
 
 
@@ -112,11 +132,18 @@ def test_a_data_set_by_name(monkeypatch):
 
     def load_dataset(name, subset):
         asked.append((name, subset))
-        return {"train": [{"text": "it is fine", "label": 1}], "validation": [{"text": "it is not", "label": 0}]}
+        return {
+            "train": [{"text": "it is fine", "label": 1}],
+            "validation": [{"text": "it is not", "label": 0}],
+        }
 
-    fake = SimpleNamespace(load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=RuntimeError))
+    fake = SimpleNamespace(
+        load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=RuntimeError)
+    )
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    domains, _ = load_domains(HubText(kind="hub", name="someone/mood", label_column="label"), seed=0)
+    domains, _ = load_domains(
+        HubText(kind="hub", name="someone/mood", label_column="label"), seed=0
+    )
     assert asked == [("someone/mood", None)]
     assert domains["mood"].train[0].label_word == " good"
     assert domains["mood"].score_set.questions[0].answer == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_device.bench import bench
+from hil.benchmarks.edge import bench
 from hil.contract import ModelError
 
 

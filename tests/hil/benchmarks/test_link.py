@@ -1,4 +1,5 @@
-"""The bench of the radio: bounds against known figures, intervals against a simulated truth, workers without effect."""
+"""The bench of the radio: bounds against known figures, intervals against a simulated truth,
+workers without effect."""
 
 from __future__ import annotations
 
@@ -11,16 +12,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hil.benchmarks.link import bench, bounds
+from hil.benchmarks.link.bars import Bar, Estimate, Point, quantile, rate, rms, threshold
+from hil.benchmarks.link.bench import measure
+from hil.benchmarks.link.burst_trials import Walk, genie_curve, measure_curve
+from hil.benchmarks.link.coding import chase_bars
+from hil.benchmarks.link.study import Study, Task
 from hil.contract import ConfigError
-from hil.link_bench import bench, bounds
-from hil.link_bench.bars import Bar, Estimate, Point, quantile, rate, rms, threshold
-from hil.link_bench.bench import measure
-from hil.link_bench.burst_trials import Walk, genie_curve, measure_curve
-from hil.link_bench.coding import chase_bars
-from hil.link_bench.study import Study, Task
-from radio import qam
+from radio.modem import qam
 
-# --------------------------------------------------------------------------------------------------------------- bounds
+# -------------------------------------------------------------------------------------------------
+# bounds
 
 
 def test_the_normal_approximation_gives_polyanskiys_example() -> None:
@@ -28,12 +30,16 @@ def test_the_normal_approximation_gives_polyanskiys_example() -> None:
     # Two real uses are one complex one, both at the same SNR.
     rate_a_real_use = bounds.gaussian_rate(0.0, 1000, 1e-3) / 2
     capacity, dispersion = 0.5, 3 / 8 * math.log2(math.e) ** 2
-    by_hand = capacity - math.sqrt(dispersion / 2000) * stats.norm.isf(1e-3) + math.log2(2000) / 4000
+    by_hand = (
+        capacity - math.sqrt(dispersion / 2000) * stats.norm.isf(1e-3) + math.log2(2000) / 4000
+    )
     assert rate_a_real_use == pytest.approx(by_hand, abs=5e-4)
 
 
 @pytest.mark.parametrize(("bits", "rate_bits", "known_db"), [(2, 1.0, 0.19), (4, 2.0, 5.12)])
-def test_constrained_capacity_is_the_known_one(bits: int, rate_bits: float, known_db: float) -> None:
+def test_constrained_capacity_is_the_known_one(
+    bits: int, rate_bits: float, known_db: float
+) -> None:
     """Es/N0 at which equally likely QPSK and 16-QAM carry half their bits (coded modulation)."""
     information, _ = bounds.information_density(known_db, bits)
     assert information == pytest.approx(rate_bits, abs=0.03)
@@ -60,7 +66,8 @@ def test_longer_blocks_come_closer_to_shannon() -> None:
     assert gaps[2] < 0.1
 
 
-# ----------------------------------------------------------------------------------------------------------- statistics
+# ------------------------------------------------------------------------------------------------
+# statistics
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
@@ -88,8 +95,11 @@ def test_no_error_in_n_trials_is_the_rule_of_three() -> None:
     assert found.high == pytest.approx(3.7 / 1000, rel=0.01)
 
 
-def _waterfall(true_db: float, width_db: float, groups: int, size: int, rng: np.random.Generator) -> list[Point]:
-    """Counts of a curve that falls through 10 % at true_db; blocks of a group share 0.1 dB of luck."""
+def _waterfall(
+    true_db: float, width_db: float, groups: int, size: int, rng: np.random.Generator
+) -> list[Point]:
+    """Counts of a curve that falls through 10 % at true_db; blocks of a group share 0.1 dB of
+    luck."""
     points = []
     for snr_db in np.arange(true_db - 0.73, true_db + 0.6, 0.2):
         luck = 0.1 * rng.standard_normal(groups) if size > 1 else np.zeros(groups)
@@ -109,7 +119,8 @@ def test_thresholds_are_found_where_they_are() -> None:
 
 
 def test_blocks_of_one_burst_are_no_independent_trials() -> None:
-    """Groups that share their luck must widen the interval over that of as many independent blocks."""
+    """Groups that share their luck must widen the interval over that of as many independent
+    blocks."""
     rng = np.random.default_rng(2)
     together = threshold(_waterfall(7.0, 0.1, 60, 16, rng))
     alone = threshold(_waterfall(7.0, 0.1, 960, 1, rng))
@@ -119,7 +130,15 @@ def test_blocks_of_one_burst_are_no_independent_trials() -> None:
 def test_a_curve_that_never_falls_has_no_threshold() -> None:
     points = [Point(float(s), (50,) * 4, (100,) * 4) for s in range(5)]
     assert threshold(points).figure == math.inf
-    bar = Bar(study="s", name="n", estimate=threshold(points), trials=1, of="blocks", bar=1.5, higher=False)
+    bar = Bar(
+        study="s",
+        name="n",
+        estimate=threshold(points),
+        trials=1,
+        of="blocks",
+        bar=1.5,
+        higher=False,
+    )
     assert bar.verdict == "short"
     assert bar.as_json()["figure"] is None
 
@@ -136,10 +155,19 @@ def test_a_curve_that_never_falls_has_no_threshold() -> None:
         (math.nan, 0.5, None, True, "short"),
     ],
 )
-def test_verdicts(figure: float, bar: float | None, reach: float | None, higher: bool, verdict: str) -> None:
+def test_verdicts(
+    figure: float, bar: float | None, reach: float | None, higher: bool, verdict: str
+) -> None:
     line = Bar(
-        study="s", name="n", estimate=Estimate(figure), trials=1, of="x", bar=bar, reach=reach, higher=higher
-    )  # fmt: skip
+        study="s",
+        name="n",
+        estimate=Estimate(figure),
+        trials=1,
+        of="x",
+        bar=bar,
+        reach=reach,
+        higher=higher,
+    )
     assert line.verdict == verdict
 
 
@@ -160,14 +188,25 @@ def test_a_walk_covers_the_waterfall_and_no_more() -> None:
     assert points[0].blocks < 300
 
 
-# -------------------------------------------------------------------------------------------------------- orchestration
+# ------------------------------------------------------------------------------------------------
+# orchestration
 
 
-def test_figures_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    walks = {copies: Walk(start_db=8.9 - 3 * copies, step_db=0.3, blocks=50, floor=0.1) for copies in (1, 2)}
-    tasks = [Task(genie_curve, {"place": 6, "copies": copies, "walk": walk}) for copies, walk in walks.items()]
+def test_figures_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks = {
+        copies: Walk(start_db=8.9 - 3 * copies, step_db=0.3, blocks=50, floor=0.1)
+        for copies in (1, 2)
+    }
+    tasks = [
+        Task(genie_curve, {"place": 6, "copies": copies, "walk": walk})
+        for copies, walk in walks.items()
+    ]
     monkeypatch.setattr(bench, "STUDIES", {"chase": Study(lambda quick: tasks, chase_bars)})
-    done = [measure(quick=True, only=["chase"], workers=n, out_dir=tmp_path / str(n)) for n in (1, 2)]
+    done = [
+        measure(quick=True, only=["chase"], workers=n, out_dir=tmp_path / str(n)) for n in (1, 2)
+    ]
     one, two = ([bar.as_json() for bar in bench.bars] for bench in done)
     assert one == two
     written = json.loads((tmp_path / "1" / "link.json").read_text())
@@ -175,7 +214,9 @@ def test_figures_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkey
     page = (tmp_path / "1" / "link.html").read_text()
     assert "gain of adding a second copy" in page
     gain = one[0]["figure"]
-    assert 2.0 < gain < 3.4  # twice the energy: 3.01 dB, less what max-log loses by demapping at a lower SNR
+    assert (
+        2.0 < gain < 3.4
+    )  # twice the energy: 3.01 dB, less what max-log loses by demapping at a lower SNR
 
 
 def test_progress_counts_every_job_and_timings_come_last(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ def base() -> BaseSpec:
 
 def random_factors(shape: tuple[int, int], rank: int, rng: np.random.Generator) -> LowRankFactors:
     d_out, d_in = shape
-    return cut(*directions(rng.standard_normal((rank, d_in)), rng.standard_normal((d_out, rank))), rank)
+    return cut(
+        *directions(rng.standard_normal((rank, d_in)), rng.standard_normal((d_out, rank))), rank
+    )
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +33,20 @@ def make_update(base: BaseSpec) -> MakeUpdate:
     """Makes an update of `base` from module → rank, in the SVD form that cut() gives."""
 
     def make(
-        ranks: Mapping[str, int], *, kept: frozenset[str] = frozenset(), round_id: int = 3, seed: int = 0
+        ranks: Mapping[str, int],
+        *,
+        kept: frozenset[str] = frozenset(),
+        round_id: int = 3,
+        seed: int = 0,
     ) -> LoraUpdate:
         rng = np.random.default_rng(seed)
         return LoraUpdate(
             round_id=round_id,
             base_identity=base.identity,
-            factors={module: random_factors(base.module_shapes[module], rank, rng) for module, rank in ranks.items()},
+            factors={
+                module: random_factors(base.module_shapes[module], rank, rng)
+                for module, rank in ranks.items()
+            },
             kept=kept,
             kept_from="f0" * 32 if kept else None,
         )

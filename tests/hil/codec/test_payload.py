@@ -26,7 +26,7 @@ from hil.codec.layout import module_spans, parse_header
 from hil.contract import KEEP, BaseSpec, CodecError, LoraUpdate, LowRankFactors, RankPlan
 
 MakeUpdate = Callable[..., LoraUpdate]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BITS8, BITS4 = CodecTarget(coefficient_bits=8), CodecTarget(coefficient_bits=4)
 Q0, K0, GATE0, DOWN0, Q1 = (
     "model.layers.0.self_attn.q_proj",
@@ -35,14 +35,18 @@ Q0, K0, GATE0, DOWN0, Q1 = (
     "model.layers.0.mlp.down_proj",
     "model.layers.1.self_attn.q_proj",
 )
-plans = st.fixed_dictionaries({module: st.sampled_from([0, 1, 2, 7, KEEP]) for module in (Q0, K0, GATE0, DOWN0, Q1)})
+plans = st.fixed_dictionaries(
+    {module: st.sampled_from([0, 1, 2, 7, KEEP]) for module in (Q0, K0, GATE0, DOWN0, Q1)}
+)
 targets = st.sampled_from([BITS8, BITS4])
 seeded = settings(derandomize=True, deadline=None, max_examples=100)
 
 
 def update_of(plan: dict[str, int | str], make_update: MakeUpdate, **options: int) -> LoraUpdate:
     ranks = {module: rank for module, rank in plan.items() if isinstance(rank, int) and rank > 0}
-    return make_update(ranks, kept=frozenset(m for m, rank in plan.items() if rank == KEEP), **options)
+    return make_update(
+        ranks, kept=frozenset(m for m, rank in plan.items() if rank == KEEP), **options
+    )
 
 
 def assert_equal(one: LoraUpdate, other: LoraUpdate) -> None:
@@ -54,7 +58,8 @@ def assert_equal(one: LoraUpdate, other: LoraUpdate) -> None:
 
 
 def resealed(payload: bytes | bytearray, base: BaseSpec, original: bytes) -> bytes:
-    """The payload with every CRC-32 and its SHA-256 made anew, in the places where `original` has them."""
+    """The payload with every CRC-32 and its SHA-256 made anew, in the places where `original` has
+    them."""
     sealed, header = bytearray(payload), parse_header(memoryview(original), base)
     header_bytes = struct.unpack_from("<I", original, 12)[0]
     for start, end in [(0, header_bytes), *module_spans(header, base).values()]:
@@ -81,7 +86,10 @@ def test_decoding_gives_back_all_but_the_coefficients_last_bits(
     for module, factors in update.factors.items():
         found = decoded.factors[module]
         for i in range(factors.rank):
-            term, found_term = np.outer(factors.b[:, i], factors.a[i]), np.outer(found.b[:, i], found.a[i])
+            term, found_term = (
+                np.outer(factors.b[:, i], factors.a[i]),
+                np.outer(found.b[:, i], found.a[i]),
+            )
             assert np.linalg.norm(found_term - term) <= worst * np.linalg.norm(term)
 
 
@@ -93,7 +101,9 @@ def test_payload_is_exactly_as_long_as_its_prices_say(
     payload = encode(update_of(plan, make_update), target, base=base)
     prices = bits_per_direction(base, target)
     bits = overhead_bits(base, target) + (KEPT_FROM_BITS if KEEP in plan.values() else 0)
-    bits += sum(BITS_PER_MODULE + r * prices[m] for m, r in plan.items() if isinstance(r, int) and r > 0)
+    bits += sum(
+        BITS_PER_MODULE + r * prices[m] for m, r in plan.items() if isinstance(r, int) and r > 0
+    )
     assert bits == 8 * len(payload)
 
 
@@ -138,7 +148,9 @@ def test_a_mutation_under_new_checksums_never_breaks_the_decoder(
     mutant = bytearray(payload)
     in_header = data.draw(st.booleans())
     for _ in range(data.draw(st.integers(1, 4))):
-        mutant[data.draw(st.integers(0, 100 if in_header else len(payload) - 1))] = data.draw(st.integers(0, 255))
+        mutant[data.draw(st.integers(0, 100 if in_header else len(payload) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     try:
         update = decode(resealed(mutant, base, payload), base)
     except CodecError:
@@ -157,7 +169,9 @@ def test_junk_is_refused(junk: bytes, opens_well: bool, base: BaseSpec) -> None:
         decode((b"HLRA\x01\x08" if opens_well else b"") + junk, base)
 
 
-def test_every_single_bit_flip_is_refused_and_named(base: BaseSpec, make_update: MakeUpdate) -> None:
+def test_every_single_bit_flip_is_refused_and_named(
+    base: BaseSpec, make_update: MakeUpdate
+) -> None:
     payload = encode(make_update({Q0: 1, K0: 1}), BITS4, base=base)
     spans = module_spans(parse_header(memoryview(payload), base), base)
     header_bytes = spans[Q0][0]
@@ -170,7 +184,9 @@ def test_every_single_bit_flip_is_refused_and_named(base: BaseSpec, make_update:
             named = f"altered in module {module}, bytes {start}..{end - 1}" in str(error.value)
             assert named == (start <= position < end)
         if position >= len(payload) - 32:
-            assert f"altered in its SHA-256, bytes {len(payload) - 32}..{len(payload) - 1}" in str(error.value)
+            assert f"altered in its SHA-256, bytes {len(payload) - 32}..{len(payload) - 1}" in str(
+                error.value
+            )
         if 20 <= position < header_bytes:
             assert f"altered in the header, bytes 0..{header_bytes - 1}" in str(error.value)
 
@@ -222,7 +238,9 @@ def test_a_sealed_header_that_lies_is_refused(
         decode(resealed(mutant, base, payload), base)
 
 
-def test_a_header_length_beyond_the_payload_is_refused(base: BaseSpec, make_update: MakeUpdate) -> None:
+def test_a_header_length_beyond_the_payload_is_refused(
+    base: BaseSpec, make_update: MakeUpdate
+) -> None:
     payload = bytearray(encode(make_update({Q0: 1}), BITS8, base=base))
     for header_bytes in (0, 55, len(payload) + 1, 2**32 - 1):
         payload[12:16] = struct.pack("<I", header_bytes)
@@ -230,7 +248,9 @@ def test_a_header_length_beyond_the_payload_is_refused(base: BaseSpec, make_upda
             decode(bytes(payload), base)
 
 
-def test_another_base_model_is_refused_with_both_hashes(base: BaseSpec, make_update: MakeUpdate) -> None:
+def test_another_base_model_is_refused_with_both_hashes(
+    base: BaseSpec, make_update: MakeUpdate
+) -> None:
     update = make_update({Q0: 1})
     other = replace(base, identity="fedcba9876543210" * 4)
     with pytest.raises(CodecError, match=r"0123456789ab.*fedcba987654"):
@@ -247,7 +267,10 @@ def test_another_base_model_is_refused_with_both_hashes(base: BaseSpec, make_upd
         ({Q0: 3, K0: 1, Q1: KEEP}, f"module {Q0}: the plan says 3, the update holds 2"),
         ({Q0: 2, Q1: KEEP}, f"module {K0}: the plan says 0, the update holds 1"),
         ({Q0: 2, K0: 1, Q1: 0}, f"module {Q1}: the plan says 0, the update holds keep"),
-        ({Q0: 2, K0: 1, Q1: KEEP, GATE0: KEEP}, f"module {GATE0}: the plan says keep, the update holds 0"),
+        (
+            {Q0: 2, K0: 1, Q1: KEEP, GATE0: KEEP},
+            f"module {GATE0}: the plan says keep, the update holds 0",
+        ),
     ],
 )
 def test_a_plan_is_exact(
@@ -272,9 +295,18 @@ def test_a_plan_is_exact(
         ({"factors": {"lm_head": None}}, "does not adapt: lm_head"),
         ({"round_id": -1}, "round id -1 lies outside"),
         ({"round_id": 2**32}, "round id 4294967296 lies outside"),
-        ({"factors": {K0: LowRankFactors(a=np.ones((8, 12)), b=np.ones((7, 8)))}}, "rank 8, outside 1..7"),
-        ({"factors": {K0: LowRankFactors(a=np.ones((0, 12)), b=np.ones((7, 0)))}}, "rank 0, outside 1..7"),
-        ({"factors": {K0: LowRankFactors(a=np.ones((2, 7)), b=np.ones((12, 2)))}}, "needs \\(2, 12\\) and \\(7, 2\\)"),
+        (
+            {"factors": {K0: LowRankFactors(a=np.ones((8, 12)), b=np.ones((7, 8)))}},
+            "rank 8, outside 1..7",
+        ),
+        (
+            {"factors": {K0: LowRankFactors(a=np.ones((0, 12)), b=np.ones((7, 0)))}},
+            "rank 0, outside 1..7",
+        ),
+        (
+            {"factors": {K0: LowRankFactors(a=np.ones((2, 7)), b=np.ones((12, 2)))}},
+            "needs \\(2, 12\\) and \\(7, 2\\)",
+        ),
         (
             {"factors": {K0: LowRankFactors(a=np.full((1, 12), np.nan), b=np.ones((7, 1)))}},
             f"module {K0}: .*not finite",
@@ -291,7 +323,9 @@ def test_an_update_that_does_not_hold_together_is_refused(
 def test_rank_is_at_most_255_however_large_the_module() -> None:
     base = BaseSpec(identity="a" * 64, module_shapes={"m": (300, 300)})
     for rank, fits in ((255, True), (256, False)):
-        factors = LowRankFactors(a=np.ones((rank, 300), np.float32), b=np.ones((300, rank), np.float32))
+        factors = LowRankFactors(
+            a=np.ones((rank, 300), np.float32), b=np.ones((300, rank), np.float32)
+        )
         update = LoraUpdate(round_id=0, base_identity=base.identity, factors={"m": factors})
         if fits:
             assert decode(encode(update, BITS8, base=base), base).factors["m"].rank == 255
@@ -301,7 +335,9 @@ def test_rank_is_at_most_255_however_large_the_module() -> None:
 
 
 @pytest.mark.parametrize("name", ["importance", "probe"])
-def test_what_format_1_cannot_use_is_refused(name: str, base: BaseSpec, make_update: MakeUpdate) -> None:
+def test_what_format_1_cannot_use_is_refused(
+    name: str, base: BaseSpec, make_update: MakeUpdate
+) -> None:
     with pytest.raises(CodecError, match=f"no use for {name}"):
         encode(make_update({Q0: 1}), BITS8, base=base, **{name: {}})
 
@@ -313,9 +349,17 @@ def test_digest_is_the_sha256_of_the_whole_payload(base: BaseSpec, make_update: 
 
 
 def test_codec_imports_nothing_above_the_contract() -> None:
-    script = "import sys, hil.codec; print(*sorted(m for m in sys.modules if '.' not in m or m.startswith('hil.')))"
+    script = (
+        "import sys, hil.codec; print(*sorted(m for m in sys.modules if '.' not in m or "
+        "m.startswith('hil.')))"
+    )
     run = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
     )
     loaded = set(run.stdout.split())
     assert {name for name in loaded if name.startswith("hil.")} <= {

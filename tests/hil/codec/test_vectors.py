@@ -20,8 +20,12 @@ from hil.contract import BaseSpec, LoraUpdate, LowRankFactors
 Fields = list[list[str]]
 FILES = sorted((Path(__file__).parent / "vectors").glob("*.json"))
 if not FILES:
-    raise FileNotFoundError("no payload vectors beside this file; without them the wire format is untested")
-pytestmark = pytest.mark.parametrize("case", [json.loads(path.read_text()) for path in FILES], ids=lambda c: c["name"])
+    raise FileNotFoundError(
+        "no payload vectors beside this file; without them the wire format is untested"
+    )
+pytestmark = pytest.mark.parametrize(
+    "case", [json.loads(path.read_text()) for path in FILES], ids=lambda c: c["name"]
+)
 
 
 def base_of(case: dict[str, Any]) -> BaseSpec:
@@ -47,20 +51,29 @@ def pack_by_the_book(integers: list[int], bits: int) -> bytes:
     return number.to_bytes(math.ceil(bits * len(integers) / 8), "little")
 
 
-def directions_by_the_book(case: dict[str, Any], module: str) -> list[tuple[bytes, list[int], list[int]]]:
+def directions_by_the_book(
+    case: dict[str, Any], module: str
+) -> list[tuple[bytes, list[int], list[int]]]:
     """(scale, coefficients of b, coefficients of a) of each direction of one module."""
     bits, factors = case["coefficient_bits"], case["factors"][module]
     rows = []
     for b, a in zip(columns(factors["b"]), factors["a"], strict=True):
         limit = 2 ** (bits - 1) - 1
         scale = (max(map(abs, b)) / limit) * (max(map(abs, a)) / limit)
-        rows.append((struct.pack("<f", scale), integers_by_the_book(b, bits), integers_by_the_book(a, bits)))
+        rows.append(
+            (struct.pack("<f", scale), integers_by_the_book(b, bits), integers_by_the_book(a, bits))
+        )
     return rows
 
 
 def payload_by_the_book(case: dict[str, Any]) -> Fields:
-    """Every field of the payload with its bytes in hex, written from the description of the format alone."""
-    bits, names, sent = case["coefficient_bits"], [name for name, _, _ in case["modules"]], case["factors"]
+    """Every field of the payload with its bytes in hex, written from the description of the format
+    alone."""
+    bits, names, sent = (
+        case["coefficient_bits"],
+        [name for name, _, _ in case["modules"]],
+        case["factors"],
+    )
     states = [1 if name in sent else 2 if name in case["kept"] else 0 for name in names]
     fields = [
         ["module bitmap", pack_by_the_book([*states, *[0] * (-len(states) % 4)], 2).hex()],
@@ -70,14 +83,20 @@ def payload_by_the_book(case: dict[str, Any]) -> Fields:
     body: Fields = []
     for name in (name for name in names if name in sent):
         rows = [
-            (s, pack_by_the_book(b, bits), pack_by_the_book(a, bits)) for s, b, a in directions_by_the_book(case, name)
+            (s, pack_by_the_book(b, bits), pack_by_the_book(a, bits))
+            for s, b, a in directions_by_the_book(case, name)
         ]
         for i, row in enumerate(rows):
             body += [
                 [f"{name}, direction {i}, {what}", part.hex()]
                 for what, part in zip(("scale", "b", "a"), row, strict=True)
             ]
-        body.append([f"{name}, CRC-32", struct.pack("<I", zlib.crc32(b"".join(b"".join(row) for row in rows))).hex()])
+        body.append(
+            [
+                f"{name}, CRC-32",
+                struct.pack("<I", zlib.crc32(b"".join(b"".join(row) for row in rows))).hex(),
+            ]
+        )
     header_bytes = 52 + sum(len(digits) for _, digits in fields) // 2 + 4
     payload_bytes = header_bytes + sum(len(digits) for _, digits in body) // 2 + 32
     fields = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hil.contract import ControlError, Receipt
-from hil.control import MAX_QUEUED, WINDOW, BusFeedback, CounterWindow, Endpoint, InProcessBus
-from hil.messages import (
+from hil.control.bus import MAX_QUEUED, WINDOW, BusFeedback, CounterWindow, Endpoint, InProcessBus
+from hil.control.messages import (
     MAX_FEEDBACK_BYTES,
     MAX_MESSAGE_BYTES,
     AnyMessage,
@@ -59,29 +59,40 @@ HEAD = '{"version":2,"sender":"%s","instance":"00000000","counter":1,"message":'
 VECTORS: dict[str, tuple[AnyMessage, str]] = {
     "offer": (
         OFFER,
-        HEAD % "cloud" + f'{{"kind":"offer","run":"0badcafe","round_id":7,"session_id":3,"payload_sha256":"{DIGEST}",'
+        HEAD % "cloud" + '{"kind":"offer","run":"0badcafe","round_id":7,"session_id":3,'
+        f'"payload_sha256":"{DIGEST}",'
         '"score_set":"docs","failure":""}}',
     ),
     "hello": (HelloMessage(run=RUN), HEAD % "cloud" + '{"kind":"hello","run":"0badcafe"}}'),
     "feedback": (FEEDBACK, HEAD % "edge" + '{"kind":"feedback","data":"AP_-Pz4="}}'),
     "receipt": (
         ReceiptMessage.of(RECEIPT, RUN),
-        HEAD % "edge" + '{"kind":"receipt","run":"0badcafe","round_id":7,"status":"refused","reason":"too late",'
+        HEAD
+        % "edge"
+        + '{"kind":"receipt","run":"0badcafe","round_id":7,"status":"refused","reason":"too late",'
         f'"held_digest":"{DIGEST}","score_set":"docs","n_scored":40,"score":null,"loss_nats_per_token":2.5,'
         '"base_score":null,"base_loss_nats_per_token":2.75,"gain":0.25,"gain_std_error":null,"swap_ms":"0000001.500"}}',
     ),
     "status": (
         STATUS,
-        HEAD % "edge" + f'{{"kind":"status","online":true,"run":"","base_identity":"{DIGEST}","held_digest":"",'
+        HEAD
+        % "edge"
+        + f'{{"kind":"status","online":true,"run":"","base_identity":"{DIGEST}","held_digest":"",'
         '"held_ranks":{"model.layers.0.self_attn.q_proj":8},"quant":"Q4_K_M","tensor_types":{"Q4_K":12,"F32":5},'
         '"score_sets":"","state":"waiting für round 8","rate_hz":null,"lo_hz":null,"receiver":""}}',
     ),
 }
 
 
-def edge_says(counter: int, message: AnyMessage = FEEDBACK, instance: str = "00000000") -> tuple[str, bytes]:
+def edge_says(
+    counter: int, message: AnyMessage = FEEDBACK, instance: str = "00000000"
+) -> tuple[str, bytes]:
     text = json.loads(VECTORS[message.kind][1])
-    text |= {"counter": counter, "instance": instance, "message": json.loads(message.model_dump_json())}
+    text |= {
+        "counter": counter,
+        "instance": instance,
+        "message": json.loads(message.model_dump_json()),
+    }
     return f"hil/edge/edge/{message.kind}", json.dumps(text).encode()
 
 
@@ -96,14 +107,18 @@ def drain(end: Endpoint) -> list[int]:
     return found
 
 
-# -------------------------------------------------------------------------------------------- messages
+# --------------------------------------------------------------------------------------------
+# messages
 
 
 @pytest.mark.parametrize("kind", VECTORS)
 def test_wire_format_is_as_committed(kind: str) -> None:
     message, text = VECTORS[kind]
     sender = "cloud" if kind in FROM_CLOUD else "edge"
-    assert Endpoint(sender, "edge", "00000000").wrap(message) == (f"hil/edge/{sender}/{kind}", text.encode())
+    assert Endpoint(sender, "edge", "00000000").wrap(message) == (
+        f"hil/edge/{sender}/{kind}",
+        text.encode(),
+    )
     assert decode(text.encode()).message == message
 
 
@@ -170,9 +185,23 @@ def test_decode_names_the_field_that_is_wrong(change: dict[str, Any], named: str
         VECTORS["receipt"][1].replace("2.5,", "1" + "0" * 400 + ",").encode(),
         VECTORS["offer"][1].replace('"docs"', r'"\ud800"').encode(),
         VECTORS["feedback"][1].replace("AP_-Pz4=", "*not base64*").encode(),
-        VECTORS["feedback"][1].replace("AP_-Pz4=", "A" * (4 * MAX_FEEDBACK_BYTES // 3 + 8)).encode(),
+        VECTORS["feedback"][1]
+        .replace("AP_-Pz4=", "A" * (4 * MAX_FEEDBACK_BYTES // 3 + 8))
+        .encode(),
     ],
-    ids=["empty", "cut", "null", "deep", "not-utf8", "NaN", "inf", "huge", "surrogate", "base64", "long-feedback"],
+    ids=[
+        "empty",
+        "cut",
+        "null",
+        "deep",
+        "not-utf8",
+        "NaN",
+        "inf",
+        "huge",
+        "surrogate",
+        "base64",
+        "long-feedback",
+    ],
 )
 def test_decode_refuses_what_is_no_message(payload: bytes) -> None:
     with pytest.raises(ControlError):
@@ -213,14 +242,18 @@ def test_a_mutated_message_is_valid_or_dropped(kind: str, data: st.DataObject) -
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
 
 @settings(max_examples=150, derandomize=True)
 @given(st.sampled_from(sorted(VECTORS)), st.data())
-def test_a_message_with_any_value_in_a_field_is_valid_or_refused(kind: str, data: st.DataObject) -> None:
+def test_a_message_with_any_value_in_a_field_is_valid_or_refused(
+    kind: str, data: st.DataObject
+) -> None:
     envelope = json.loads(VECTORS[kind][1])
     target = envelope["message"] if data.draw(st.booleans()) else envelope
     target[data.draw(st.sampled_from(sorted(target)))] = data.draw(json_values)
@@ -232,7 +265,8 @@ def test_a_message_with_any_value_in_a_field_is_valid_or_refused(kind: str, data
     assert decode(decoded.model_dump_json().encode()) == decoded
 
 
-# -------------------------------------------------------------------------------------------- one end
+# -------------------------------------------------------------------------------------------- one
+# end
 
 
 def test_window_agrees_with_a_set_of_all_counters_ever_seen() -> None:
@@ -333,7 +367,9 @@ def test_a_full_queue_loses_its_oldest_and_counts_it(caplog: pytest.LogCaptureFi
     assert "the oldest gives way" in caplog.text
 
 
-def test_what_is_dropped_is_logged_with_its_reason_on_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_dropped_is_logged_with_its_reason_on_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     end = Endpoint("cloud", "edge", "ffffffff")
     end.accept("hil/edge/edge/\nfeedback", b'{"version": 3}')
     (record,) = caplog.records
@@ -347,7 +383,8 @@ def test_a_device_id_that_breaks_topics_is_refused(device_id: str) -> None:
         InProcessBus.pair(device_id)
 
 
-# ------------------------------------------------------------------------------------------------- buses
+# ------------------------------------------------------------------------------------------------
+# buses
 
 
 class VirtualClock:
@@ -372,7 +409,10 @@ def test_in_process_round_trip(kind: str) -> None:
     speaker = "cloud" if kind in FROM_CLOUD else "edge"
     n_bytes = len(f"hil/edge/{speaker}/{kind}".encode()) + len(VECTORS[kind][1].encode())
     assert (sender.counters.messages_sent, sender.counters.control_bytes_sent) == (1, n_bytes)
-    assert (receiver.counters.messages_received, receiver.counters.control_bytes_received) == (1, n_bytes)
+    assert (receiver.counters.messages_received, receiver.counters.control_bytes_received) == (
+        1,
+        n_bytes,
+    )
 
 
 def test_several_kinds_are_received_in_the_order_of_their_arrival() -> None:
@@ -442,7 +482,9 @@ def test_feedback_path_with_one_end_says_which_is_missing() -> None:
         BusFeedback(VirtualClock(), edge=edge).receive(1.0)
 
 
-def test_an_answer_that_no_broker_takes_is_lost_and_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_no_broker_takes_is_lost_and_never_raises(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cloud, edge = InProcessBus.pair()
     path = BusFeedback(VirtualClock(), edge=edge)
     path.send(b"first")

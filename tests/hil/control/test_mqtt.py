@@ -1,4 +1,5 @@
-"""The bus against a real Mosquitto: round trips, disorder, a killed broker, and what a wrong bench is told."""
+"""The bus against a real Mosquitto: round trips, disorder, a killed broker, and what a wrong bench
+is told."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from hil.broker import parse_url, read_secret
 from hil.contract import ControlError, Receipt
-from hil.control import Bus, BusFeedback, Endpoint, InProcessBus
-from hil.messages import (
+from hil.control.broker import parse_url, read_secret
+from hil.control.bus import Bus, BusFeedback, Endpoint, InProcessBus
+from hil.control.messages import (
     MAX_MESSAGE_BYTES,
     AnyMessage,
     FeedbackMessage,
@@ -26,13 +27,18 @@ from hil.messages import (
     ReceiptMessage,
     StatusMessage,
 )
-from hil.mqtt import MqttBus, connect
+from hil.control.mqtt import MqttBus, connect
 
 DIGEST = "fedcba9876543210" * 4
 RUN = "0badcafe"
 OFFER = OfferMessage(run=RUN, round_id=1, session_id=2, payload_sha256=DIGEST, score_set="docs")
 STATUS = StatusMessage(
-    base_identity=DIGEST, held_digest="", held_ranks={"q": 4}, quant="Q4_0", tensor_types={"Q4_0": 9}, state="ready"
+    base_identity=DIGEST,
+    held_digest="",
+    held_ranks={"q": 4},
+    quant="Q4_0",
+    tensor_types={"Q4_0": 9},
+    state="ready",
 )
 RECEIPT = ReceiptMessage.of(
     Receipt(
@@ -103,7 +109,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-# ---------------------------------------------------------------------------------------- conversation
+# ----------------------------------------------------------------------------------------
+# conversation
 
 
 def talk(cloud: Bus, edge: Bus) -> list[AnyMessage | None]:
@@ -144,7 +151,9 @@ def test_receive_waits_for_its_deadline_and_wakes_on_arrival(broker: Any, device
         timer.join(WAIT_S)
 
 
-def test_feedback_path_over_the_broker_does_not_depend_on_its_speed(broker: Any, device_id: str) -> None:
+def test_feedback_path_over_the_broker_does_not_depend_on_its_speed(
+    broker: Any, device_id: str
+) -> None:
     class Standstill:
         passed_s = 0.0
 
@@ -164,18 +173,24 @@ def test_feedback_path_over_the_broker_does_not_depend_on_its_speed(broker: Any,
         assert clock.passed_s == 7.0
 
 
-def test_messages_wait_for_an_end_that_is_away_unless_it_starts_clean(broker: Any, device_id: str) -> None:
+def test_messages_wait_for_an_end_that_is_away_unless_it_starts_clean(
+    broker: Any, device_id: str
+) -> None:
     with both_ends(broker, device_id) as (cloud, edge):
         edge.close()
         cloud.publish(OFFER)
         with connect(broker.url, "edge", device_id, secret_path=broker.secret) as returned:
             assert returned.receive(OfferMessage, timeout_s=WAIT_S) == OFFER
         cloud.publish(OFFER)
-        with connect(broker.url, "edge", device_id, secret_path=broker.secret, clean_start=True) as forgetful:
+        with connect(
+            broker.url, "edge", device_id, secret_path=broker.secret, clean_start=True
+        ) as forgetful:
             assert forgetful.receive(OfferMessage, timeout_s=0.3) is None
 
 
-def test_a_cloud_that_comes_later_learns_what_the_edge_holds_and_that_it_left(broker: Any, device_id: str) -> None:
+def test_a_cloud_that_comes_later_learns_what_the_edge_holds_and_that_it_left(
+    broker: Any, device_id: str
+) -> None:
     with connect(broker.url, "edge", device_id, secret_path=broker.secret) as edge:
         edge.publish(STATUS)
         cloud = connect(broker.url, "cloud", device_id, secret_path=broker.secret)
@@ -194,7 +209,8 @@ def test_an_offer_to_nobody_is_an_error_not_a_loss(broker: Any, device_id: str) 
         cloud.publish(OFFER, timeout_s=0.3)
 
 
-# -------------------------------------------------------------------------------------------- disorder
+# --------------------------------------------------------------------------------------------
+# disorder
 
 
 def test_what_a_stranger_says_is_dropped_counted_and_harmless(broker: Any, device_id: str) -> None:
@@ -208,7 +224,10 @@ def test_what_a_stranger_says_is_dropped_counted_and_harmless(broker: Any, devic
         (topic.replace("feedback", "receipt"), messages[0][1]),
         *(messages[n] for n in (0, 0, 2, 1, 2, 1, 3)),
     ]
-    with connect(broker.url, "cloud", device_id, secret_path=broker.secret) as cloud, stranger(broker) as client:
+    with (
+        connect(broker.url, "cloud", device_id, secret_path=broker.secret) as cloud,
+        stranger(broker) as client,
+    ):
         for where, payload in deliveries:
             client.publish(where, payload, qos=1).wait_for_publish(WAIT_S)
         heard = [cloud.receive(FeedbackMessage, timeout_s=WAIT_S) for _ in range(4)]
@@ -217,7 +236,9 @@ def test_what_a_stranger_says_is_dropped_counted_and_harmless(broker: Any, devic
         assert cloud.counters.late == 1
 
 
-def test_a_message_survives_a_broker_that_is_killed_and_restarted_under_it(start_broker: Callable[[], Any]) -> None:
+def test_a_message_survives_a_broker_that_is_killed_and_restarted_under_it(
+    start_broker: Callable[[], Any],
+) -> None:
     broker = start_broker()
     with both_ends(broker, "edge") as (cloud, edge):
         edge.publish(STATUS)
@@ -239,7 +260,9 @@ def test_a_message_survives_a_broker_that_is_killed_and_restarted_under_it(start
             assert later.receive(StatusMessage, timeout_s=WAIT_S) == STATUS
 
 
-def test_a_broker_killed_amid_a_stream_doubles_nothing_and_stops_nothing(start_broker: Callable[[], Any]) -> None:
+def test_a_broker_killed_amid_a_stream_doubles_nothing_and_stops_nothing(
+    start_broker: Callable[[], Any],
+) -> None:
     broker = start_broker()
     killed = threading.Event()
     with both_ends(broker, "edge") as (cloud, edge):
@@ -266,14 +289,22 @@ def test_a_broker_killed_amid_a_stream_doubles_nothing_and_stops_nothing(start_b
         assert edge.counters.messages_sent == 60
 
 
-def test_a_broker_that_stays_away_is_reported_within_the_deadlines(start_broker: Callable[[], Any]) -> None:
+def test_a_broker_that_stays_away_is_reported_within_the_deadlines(
+    start_broker: Callable[[], Any],
+) -> None:
     broker = start_broker()
-    with connect(broker.url, "cloud", "edge", secret_path=broker.secret, reconnect_timeout_s=0.5) as cloud:
+    with connect(
+        broker.url, "cloud", "edge", secret_path=broker.secret, reconnect_timeout_s=0.5
+    ) as cloud:
         broker.kill()
         start = time.monotonic()
-        with pytest.raises(ControlError, match=rf"{broker.url}: .* not confirmed within 0.3 s: connection refused"):
+        with pytest.raises(
+            ControlError, match=rf"{broker.url}: .* not confirmed within 0.3 s: connection refused"
+        ):
             cloud.publish(OFFER, timeout_s=0.3)
-        with pytest.raises(ControlError, match=r"lost for .* \(connection refused.*restart the broker"):
+        with pytest.raises(
+            ControlError, match=r"lost for .* \(connection refused.*restart the broker"
+        ):
             cloud.receive(ReceiptMessage, timeout_s=30)
         assert time.monotonic() - start < 3
 
@@ -293,7 +324,9 @@ def test_two_processes_as_one_end_are_told_apart(broker: Any, device_id: str) ->
         connect(broker.url, "edge", device_id, secret_path=broker.secret) as second,
         connect(broker.url, "cloud", device_id, secret_path=broker.secret) as cloud,
     ):
-        with pytest.raises(ControlError, match=f"another process is connected as the edge of '{device_id}'"):
+        with pytest.raises(
+            ControlError, match=f"another process is connected as the edge of '{device_id}'"
+        ):
             first.receive(OfferMessage, timeout_s=WAIT_S)
         with pytest.raises(ControlError, match="another process"):
             first.publish(STATUS)
@@ -311,7 +344,8 @@ def test_a_closed_end_says_so(broker: Any, device_id: str) -> None:
         cloud.publish(OFFER)
 
 
-# ----------------------------------------------------------------------------------- the wrong bench
+# ----------------------------------------------------------------------------------- the wrong
+# bench
 
 
 def test_a_wrong_password_is_named_at_once(broker: Any, tmp_path: Path) -> None:
@@ -362,13 +396,20 @@ def impostor(answer: bytes | None) -> Iterator[str]:
 )
 def test_what_is_no_broker_is_recognised_at_once(answer: bytes) -> None:
     start = time.monotonic()
-    with impostor(answer) as url, pytest.raises(ControlError, match=rf"^{url}: [^\n]*(not as an MQTT 5|refuses)"):
+    with (
+        impostor(answer) as url,
+        pytest.raises(ControlError, match=rf"^{url}: [^\n]*(not as an MQTT 5|refuses)"),
+    ):
         connect(url, "cloud", "edge", secret_path=None, timeout_s=WAIT_S)
     assert time.monotonic() - start < 2
 
 
 def test_a_broker_that_says_who_took_over_is_believed() -> None:
-    connack, suback, taken_over = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x01", b"\xe0\x01\x8e"
+    connack, suback, taken_over = (
+        b"\x20\x03\x00\x00\x00",
+        b"\x90\x04\x00\x01\x00\x01",
+        b"\xe0\x01\x8e",
+    )
     with (
         impostor(connack + suback + taken_over) as url,
         pytest.raises(ControlError, match="another process"),
@@ -378,7 +419,10 @@ def test_a_broker_that_says_who_took_over_is_believed() -> None:
 
 
 def test_what_never_answers_is_left_at_the_deadline() -> None:
-    with impostor(None) as url, pytest.raises(ControlError, match=r"no answer within 0\.4 s; is it a broker"):
+    with (
+        impostor(None) as url,
+        pytest.raises(ControlError, match=r"no answer within 0\.4 s; is it a broker"),
+    ):
         connect(url, "cloud", "edge", secret_path=None, timeout_s=0.4)
 
 
@@ -386,7 +430,9 @@ def test_a_port_without_listener_is_named() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(ControlError, match=rf"mqtt://127.0.0.1:{port}: connection refused.*start the broker"):
+    with pytest.raises(
+        ControlError, match=rf"mqtt://127.0.0.1:{port}: connection refused.*start the broker"
+    ):
         connect(f"mqtt://127.0.0.1:{port}", "cloud", "edge", secret_path=None)
 
 
@@ -425,7 +471,9 @@ def test_urls_name_host_and_port() -> None:
     assert parse_url("mqtt://[::1]:1884/") == ("::1", 1884)
 
 
-@pytest.mark.parametrize("text", ["me\nhush:x\n", "me\nhush:x", "me:hush:x\n", "me\r\nhush:x\r\n", "me\nhush:x\n\n"])
+@pytest.mark.parametrize(
+    "text", ["me\nhush:x\n", "me\nhush:x", "me:hush:x\n", "me\r\nhush:x\r\n", "me\nhush:x\n\n"]
+)
 def test_secrets_are_a_line_each_or_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "secret"
     path.write_bytes(text.encode())
@@ -433,7 +481,9 @@ def test_secrets_are_a_line_each_or_one_line(tmp_path: Path, text: str) -> None:
     assert read_secret(path) == ("me", "hush:x")
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"me", b"me:", b":hush", b"me\nhush\nmore", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"me", b"me:", b":hush", b"me\nhush\nmore", b"\xff\xfe"]
+)
 def test_a_secrets_file_of_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)

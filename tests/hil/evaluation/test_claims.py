@@ -23,8 +23,18 @@ CHANNELS = ["0 dB", "5 dB", "10 dB", "15 dB"]
 
 
 def rows(**policies):
-    """Policy → bits of its excess loss: loss = 1e5 / bits × factor, one round a stream and channel."""
-    keys = ("policy", "channel", "stream", "payload_bits", "parameters", "airtime_s", "excess_nats", "score")
+    """Policy → bits of its excess loss: loss = 1e5 / bits × factor, one round a stream and
+    channel."""
+    keys = (
+        "policy",
+        "channel",
+        "stream",
+        "payload_bits",
+        "parameters",
+        "airtime_s",
+        "excess_nats",
+        "score",
+    )
     columns = {key: [] for key in keys}
     for name, (factor, all_bits) in policies.items():
         for stream in range(6):
@@ -48,16 +58,29 @@ def test_half_the_loss_at_equal_bits_is_half_the_bits_at_equal_loss():
 
 
 def test_a_column_is_told_for_every_policy_and_channel():
-    lines = list(by_channel(rows(ours=(0.5, BITS), largest=(1.0, BITS)), "payload_bits", ".0f", 1e-3))
+    lines = list(
+        by_channel(rows(ours=(0.5, BITS), largest=(1.0, BITS)), "payload_bits", ".0f", 1e-3)
+    )
     assert lines[0] == "| policy | 0 dB | 5 dB | 10 dB | 15 dB |"
-    assert lines[2] == "| ours | 100 [100, 100] | 200 [200, 200] | 400 [400, 400] | 800 [800, 800] |"
+    assert (
+        lines[2] == "| ours | 100 [100, 100] | 200 [200, 200] | 400 [400, 400] | 800 [800, 800] |"
+    )
     assert [line.split(" | ")[0] for line in lines[3:]] == ["| largest"]
 
 
 def test_a_rival_with_one_point_is_met_at_its_own_bits():
     found = rows(ours=(0.5, BITS), **{"adalora 4": (1.0, [3e5] * 4)})
-    mine = curve({k: v[found["policy"] == "ours"] for k, v in found.items()}, "payload_bits", "excess_nats", CHANNELS)
-    theirs = Curve(mine.clusters, np.full((6, 1), 3e5), 2 * 0.5 * 1e5 / 3e5 * (mine.loss[:, :1] / mine.loss[0, 0]))
+    mine = curve(
+        {k: v[found["policy"] == "ours"] for k, v in found.items()},
+        "payload_bits",
+        "excess_nats",
+        CHANNELS,
+    )
+    theirs = Curve(
+        mine.clusters,
+        np.full((6, 1), 3e5),
+        2 * 0.5 * 1e5 / 3e5 * (mine.loss[:, :1] / mine.loss[0, 0]),
+    )
     gap = gap_at_equal_bits(mine, theirs)
     # ours on the line between (2e5, .25) and (4e5, .125) in log bits, times each stream's factor
     at = 0.25 + (0.125 - 0.25) * np.log2(1.5)
@@ -73,14 +96,20 @@ def test_a_rival_with_one_point_is_met_at_its_own_bits():
 
 def test_where_the_channel_moves_prices_make_the_curve():
     found = rows(
-        **{"ours": (0.5, [8e5] * 4), "ours at 1": (0.5, [2e5] * 4), "other": (9.0, BITS), "adalora 4": (1.0, [4e5] * 4)}
+        **{
+            "ours": (0.5, [8e5] * 4),
+            "ours at 1": (0.5, [2e5] * 4),
+            "other": (9.0, BITS),
+            "adalora 4": (1.0, [4e5] * 4),
+        }
     )
     moving = {**found, "channel": np.where(found["channel"] == "0 dB", "varying", found["channel"])}
     line, of_air = list(against_trained_moving(moving, "ours", ["adalora 4"]))[2:]
     assert of_air == line.replace("400 kbit", "400 ms")  # a microsecond a bit
     head, gap, ratio = line.split("400 kbit | ")[0], *line.split(" | ")[4:7:2]
     assert head == "| varying | ours | adalora 4 | "
-    # halfway in log bits between (2e5, .25) and (8e5, .0625), beside (4e5, .25): a tenth of it in score
+    # halfway in log bits between (2e5, .25) and (8e5, .0625), beside (4e5, .25): a tenth of it in
+    # score
     mean = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
     assert gap.startswith(f"{100 * (0.25 - (0.25 + 0.0625) / 2) / 10 * mean:+.2f} [")
     assert ratio.startswith("0.500 ")
@@ -89,7 +118,10 @@ def test_where_the_channel_moves_prices_make_the_curve():
 def test_two_evaluations_are_told_apart_round_by_round():
     def evaluated(factor, **more):
         found = rows(ours=(factor, BITS), **more)
-        places = {key: np.zeros(len(found["stream"]), int) for key in ("train_seed", "policy_seed", "round")}
+        places = {
+            key: np.zeros(len(found["stream"]), int)
+            for key in ("train_seed", "policy_seed", "round")
+        }
         return {**found, **places, "scope": np.array(["round"] * len(found["stream"]))}
 
     one, other = evaluated(0.5, new=(1.0, BITS)), evaluated(1.0, old=(1.0, BITS))
@@ -98,7 +130,9 @@ def test_two_evaluations_are_told_apart_round_by_round():
     assert len(lines) == 2 + 3 + 1 + 2 + 4  # for the policy that both have
     assert all(line.endswith("| 0.500 [0.500, 0.500] |") for line in lines[2:5])
     noise = np.mean(1 + 0.1 * np.sin(7 * np.arange(6)))
-    moving = [{**found, "channel": np.array(["varying"] * len(found["stream"]))} for found in (one, other)]
+    moving = [
+        {**found, "channel": np.array(["varying"] * len(found["stream"]))} for found in (one, other)
+    ]
     assert len(list(beside(*moving))) == 2 + 1 + 2 + 1  # one channel makes no curve
     for line, channel, bits in zip(lines[8:], CHANNELS, BITS, strict=True):
         assert line.startswith(f"| ours | {channel} | {-0.5e5 / bits * noise:+.4f} [")
@@ -107,10 +141,13 @@ def test_two_evaluations_are_told_apart_round_by_round():
 
 def test_levels_lie_within_both_curves():
     a, b = (
-        Curve(np.arange(2), np.tile(BITS, (2, 1)), np.tile(loss, (2, 1))) for loss in ([8, 4, 2, 1], [4, 2, 1, 0.5])
+        Curve(np.arange(2), np.tile(BITS, (2, 1)), np.tile(loss, (2, 1)))
+        for loss in ([8, 4, 2, 1], [4, 2, 1, 0.5])
     )
     assert common_levels(a, b) == pytest.approx([4**0.25, 4**0.5, 4**0.75])
-    below = replace(a, loss=a.loss - a.loss.max() + 0.16)  # both come to less than the whole update loses
+    below = replace(
+        a, loss=a.loss - a.loss.max() + 0.16
+    )  # both come to less than the whole update loses
     assert below.loss.min() < 0
     assert common_levels(below, below) == pytest.approx([0.02, 0.04, 0.08])
 
@@ -119,7 +156,15 @@ def test_the_target_lies_between_chance_and_ppo_alone():
     def history(name, rewards):
         return History(name, 0, tuple(range(0, 100 * len(rewards), 100)), tuple(rewards))
 
-    lines = list(steps([history("random feasible", [-1.0]), history("ppo", [-1.0, -0.5, 0.0]), history("ours", [0.1])]))
+    lines = list(
+        steps(
+            [
+                history("random feasible", [-1.0]),
+                history("ppo", [-1.0, -0.5, 0.0]),
+                history("ours", [0.1]),
+            ]
+        )
+    )
     assert "target -0.0500" in lines[0]
     assert lines[4].startswith("| ppo |")
     assert lines[4].endswith("| 190 |")

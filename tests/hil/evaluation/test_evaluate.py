@@ -1,4 +1,5 @@
-"""The grid is complete and fair, what is finished is not done again, and no process stays behind."""
+"""The grid is complete and fair, what is finished is not done again, and no process stays
+behind."""
 
 from __future__ import annotations
 
@@ -11,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.policies import LargestUniform
-from hil.config import Settings, parse_settings
+from cloud.policies.baselines import LargestUniform
 from hil.contract import ConfigError
 from hil.evaluation.evaluate import Grid, evaluate
 from hil.evaluation.grid import (
@@ -28,11 +28,12 @@ from hil.evaluation.grid import (
 )
 from hil.evaluation.job import rank_column, trace_seed
 from hil.evaluation.summary import Rows, chosen, read_rows
-from hil.policy_settings import FixedPolicy, OursPolicy, RandomPolicy
-from hil.training.runners import SurrogateRunner
-from tests.hil.invented_bench import invented_table, open_invented
+from hil.learning.runners import SurrogateRunner
+from hil.settings.loading import Settings, parse_settings
+from hil.settings.policy import FixedPolicy, OursPolicy, RandomPolicy
+from tests.hil.evaluation.invented_bench import invented_table, open_invented
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = Settings()
 COUNTING = """
 from pathlib import Path
@@ -79,13 +80,20 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, counting: Path) -> tuple[Path, list[str]]:
     """The folder of an evaluation of three policies, and its progress."""
     folder = tmp_path_factory.mktemp("evaluation")
-    grid = grid_of("largest", "adalora,rank=8", f"idle = {counting}/counting.py:Counting", scopes=("round", "episode"))
+    grid = grid_of(
+        "largest",
+        "adalora,rank=8",
+        f"idle = {counting}/counting.py:Counting",
+        scopes=("round", "episode"),
+    )
     lines: list[str] = []
 
     def note(done: int, total: int, what: str) -> None:
         lines.append(f"{done}/{total} {what}")
 
-    report = evaluate(SETTINGS, grid, folder, workers=2, on_progress=note, open_bench=open_invented, timeout_s=60)
+    report = evaluate(
+        SETTINGS, grid, folder, workers=2, on_progress=note, open_bench=open_invented, timeout_s=60
+    )
     assert report == folder / "report.html"
     return folder, lines
 
@@ -95,8 +103,13 @@ def rows(finished: tuple[Path, list[str]]) -> Rows:
     return read_rows(finished[0] / "results.parquet")
 
 
-def test_every_cell_of_the_grid_has_its_rounds(finished: tuple[Path, list[str]], rows: Rows) -> None:
-    cells = zip(*(rows[c] for c in ("policy", "channel", "scope", "stream", "train_seed", "round")), strict=True)
+def test_every_cell_of_the_grid_has_its_rounds(
+    finished: tuple[Path, list[str]], rows: Rows
+) -> None:
+    cells = zip(
+        *(rows[c] for c in ("policy", "channel", "scope", "stream", "train_seed", "round")),
+        strict=True,
+    )
     assert len(set(cells)) == len(rows["policy"]) == 3 * 2 * 2 * 2 * 2 * 4
     assert finished[1][0] == "0/4 found"
     assert sorted(finished[1][1:])[-1].startswith("4/4 stream")
@@ -108,20 +121,36 @@ def test_every_cell_of_the_grid_has_its_rounds(finished: tuple[Path, list[str]],
 
 def test_all_policies_meet_the_same_air(rows: Rows) -> None:
     seen: dict[tuple[Any, ...], set[float]] = {}
-    for key in zip(*(rows[c] for c in ("channel", "stream", "train_seed", "round", "snr_db")), strict=True):
+    for key in zip(
+        *(rows[c] for c in ("channel", "stream", "train_seed", "round", "snr_db")), strict=True
+    ):
         seen.setdefault(key[:-1], set()).add(key[-1])
     assert all(len(values) == 1 for values in seen.values())
     assert set(chosen(rows, channel="5 dB")["snr_db"]) == {5.0}
     of_unit = {}
     for stream in (7, 8):
         for seed in (0, 1):
-            part = chosen(rows, policy="idle", channel="varying", scope="round", stream=stream, train_seed=seed)
+            part = chosen(
+                rows,
+                policy="idle",
+                channel="varying",
+                scope="round",
+                stream=stream,
+                train_seed=seed,
+            )
             of_unit[stream, seed] = tuple(part["snr_db"])
     assert len(set(of_unit.values())) == 4  # a trace of its own for each
 
 
 def test_the_rows_are_what_a_runner_says(rows: Rows) -> None:
-    walk = {"kind": "gauss_markov", "mean": 5.0, "std": 6.0, "correlation": 0.7, "low": -5.0, "high": 15.0}
+    walk = {
+        "kind": "gauss_markov",
+        "mean": 5.0,
+        "std": 6.0,
+        "correlation": 0.7,
+        "low": -5.0,
+        "high": 15.0,
+    }
     settings = parse_settings({"radio": {"channel": {"snr_db": walk}}}, source="test")
     table = invented_table(8, 1)
     runner, policy = SurrogateRunner([table], settings), LargestUniform()
@@ -146,7 +175,9 @@ def test_a_stream_of_another_method_is_measured_against_the_same_anchor(rows: Ro
     )
     assert np.array_equal(own["full_loss_nats"], lora["full_loss_nats"])
     assert np.allclose(own["excess_nats"], own["loss_nats"] - invented_table(7, 0).full_losses)
-    assert not np.array_equal(own["domain"], lora["domain"]) or not np.array_equal(own["loss_nats"], lora["loss_nats"])
+    assert not np.array_equal(own["domain"], lora["domain"]) or not np.array_equal(
+        own["loss_nats"], lora["loss_nats"]
+    )
 
 
 def test_a_policy_is_made_for_each_episode_and_what_is_finished_stays(
@@ -155,7 +186,11 @@ def test_a_policy_is_made_for_each_episode_and_what_is_finished_stays(
     made = (counting / "log.txt").read_text().count("made")
     assert made == 1 + 2 * 2 * 2 * 2  # once to see that it can be; streams, seeds, channels, scopes
     grid = grid_of(
-        f"idle = {counting}/counting.py:Counting", "largest", "greedy", scopes=("round", "episode"), reference="largest"
+        f"idle = {counting}/counting.py:Counting",
+        "largest",
+        "greedy",
+        scopes=("round", "episode"),
+        reference="largest",
     )
     before = {part: part.stat().st_mtime_ns for part in (finished[0] / "parts").iterdir()}
     evaluate(SETTINGS, grid, finished[0], workers=1, open_bench=open_invented, timeout_s=60)
@@ -165,29 +200,40 @@ def test_a_policy_is_made_for_each_episode_and_what_is_finished_stays(
     again = read_rows(finished[0] / "results.parquet")
     assert list(dict.fromkeys(again["policy"])) == ["idle", "largest", "greedy"]
     for column in ("loss_nats", "snr_db"):
-        assert np.array_equal(chosen(again, policy="largest")[column], chosen(rows, policy="largest")[column])
+        assert np.array_equal(
+            chosen(again, policy="largest")[column], chosen(rows, policy="largest")[column]
+        )
 
 
-def test_a_policy_that_fails_is_named_and_nothing_stays_behind(tmp_path: Path, counting: Path) -> None:
+def test_a_policy_that_fails_is_named_and_nothing_stays_behind(
+    tmp_path: Path, counting: Path
+) -> None:
     grid = grid_of("largest", f"bad one = {counting}/counting.py:Failing")
-    with pytest.raises(Exception, match=r"policy 'bad one' on 5 dB, stream \d, seed \d: out of ideas"):
+    with pytest.raises(
+        Exception, match=r"policy 'bad one' on 5 dB, stream \d, seed \d: out of ideas"
+    ):
         evaluate(SETTINGS, grid, tmp_path, workers=1, open_bench=open_invented, timeout_s=60)
     assert not multiprocessing.active_children()
     assert list((tmp_path / "parts").glob("*.parquet"))  # the other one's rows are kept
 
 
-# ------------------------------------------------------------------------------------------------ the grid
+# ------------------------------------------------------------------------------------------------
+# the grid
 
 
 def test_contestants_as_they_are_written(tmp_path: Path) -> None:
-    assert contestant("fixed,rank=4") == Contestant("fixed, rank=4", (FixedPolicy(kind="fixed", rank=4),))
+    assert contestant("fixed,rank=4") == Contestant(
+        "fixed, rank=4", (FixedPolicy(kind="fixed", rank=4),)
+    )
     assert contestant("dice = random,seed=[3,4]") == Contestant(
         "dice", (RandomPolicy(kind="random", seed=3), RandomPolicy(kind="random", seed=4))
     )
     for seed in (1, 0):
         (tmp_path / f"w{seed}").write_bytes(bytes([seed]))
     found = contestant(f"ours,pace=learnt,weights={tmp_path}/w*")
-    assert found.members == tuple(OursPolicy(pace="learnt", weights=f"{tmp_path}/w{seed}") for seed in (0, 1))
+    assert found.members == tuple(
+        OursPolicy(pace="learnt", weights=f"{tmp_path}/w{seed}") for seed in (0, 1)
+    )
     before = found.fingerprint()
     (tmp_path / "w1").write_bytes(b"others")
     assert found.fingerprint() != before
@@ -218,7 +264,14 @@ def test_a_missing_policy_file_is_named(tmp_path: Path) -> None:
 
 def test_the_default_contestants_can_be_compared() -> None:
     grid = grid_of(*POLICIES)
-    assert {one.members[0].kind for one in grid.contestants} >= {"adalora", "eva", "ppo", "airllm", "ours", "random"}
+    assert {one.members[0].kind for one in grid.contestants} >= {
+        "adalora",
+        "eva",
+        "ppo",
+        "airllm",
+        "ours",
+        "random",
+    }
     assert [len(one.members) for one in grid.contestants if one.name == "random"] == [5]
     assert set(QUICK_POLICIES) < set(POLICIES)
 

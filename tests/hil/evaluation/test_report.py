@@ -17,17 +17,27 @@ from rich.console import Console
 
 from hil.contract import ConfigError
 from hil.evaluation.plots import pareto_front, ranks_plot, training_plot
-from hil.evaluation.report import read_evaluation, read_histories, terminal_summary, write_evaluation_report
+from hil.evaluation.report import (
+    read_evaluation,
+    read_histories,
+    terminal_summary,
+    write_evaluation_report,
+)
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
 
-POLICIES = {"largest": 1.0, "<b>greedy & co": 0.5, "none": 0.0}  # name → share of the reference's bits
+POLICIES = {
+    "largest": 1.0,
+    "<b>greedy & co": 0.5,
+    "none": 0.0,
+}  # name → share of the reference's bits
 CHANNELS = {"0 dB": 20_000, "5 dB": 60_000, "10 dB": 180_000, "15 dB": 400_000}
 HOSTILE = "<b>greedy & co"
 
 
 def made_up_rows(scopes: tuple[str, ...] = ("round", "episode")) -> list[dict[str, Any]]:
-    """The same excess loss for every policy on a channel, greedy for half the bits, "none" sends nothing."""
+    """The same excess loss for every policy on a channel, greedy for half the bits, "none" sends
+    nothing."""
     rng = np.random.default_rng(0)
     offset = rng.normal(0, 0.02, 6)
     rows = []
@@ -78,7 +88,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _entry(entries: list[dict[str, Any]], **where: str) -> dict[str, Any]:
-    (found,) = [entry for entry in entries if all(entry[key] == value for key, value in where.items())]
+    (found,) = [
+        entry for entry in entries if all(entry[key] == value for key, value in where.items())
+    ]
     return found
 
 
@@ -99,7 +111,11 @@ def test_the_summary_holds_what_the_rows_hold(folder: Path) -> None:
 
 def test_half_the_bits_at_equal_loss_is_a_half(folder: Path) -> None:
     _, results = read_evaluation(folder)
-    own = [e["ratio"] for e in results["equal_loss"] if e["policy"] == HOSTILE and e["scope"] == "round"]
+    own = [
+        e["ratio"]
+        for e in results["equal_loss"]
+        if e["policy"] == HOSTILE and e["scope"] == "round"
+    ]
     assert len(own) == 3
     for mean, low, high in own:
         assert (mean, low, high) == pytest.approx((0.5, 0.5, 0.5))
@@ -138,7 +154,9 @@ class _Page(HTMLParser):
 
 def test_the_page_is_whole_and_opens_offline(folder: Path, tmp_path: Path) -> None:
     rows, results = read_evaluation(folder)
-    histories = [History("ppo", seed, (0, 100, 200), (-1.0, -0.5, -0.4 + seed / 10)) for seed in range(2)]
+    histories = [
+        History("ppo", seed, (0, 100, 200), (-1.0, -0.5, -0.4 + seed / 10)) for seed in range(2)
+    ]
     write_evaluation_report(rows, results, tmp_path / "one.html", histories)
     text = (tmp_path / "one.html").read_text()
     page = _Page(text)
@@ -161,7 +179,9 @@ def test_ranks_are_shown_by_layer_and_kind(folder: Path) -> None:
     plot = ranks_plot(read_rows(folder / "results.parquet"))
     assert plot is not None
     panel = plot.figure.axes[0]
-    assert np.array_equal(np.asarray(panel.collections[0].get_array()), [[1, 3], [2, 0]])  # kinds down, layers along
+    assert np.array_equal(
+        np.asarray(panel.collections[0].get_array()), [[1, 3], [2, 0]]
+    )  # kinds down, layers along
     assert [label.get_text() for label in panel.get_yticklabels()] == ["q", "up"]
 
 
@@ -195,9 +215,15 @@ def test_the_terminal_shows_every_policy_on_every_channel(folder: Path) -> None:
 def test_training_histories_are_read_or_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "training.jsonl"
     answers = [("ppo", 3, 0, -1.0), ("ours", 0, 0, -0.5), ("ppo", 3, 10, 0.5)]
-    lines = [json.dumps({"learner": a, "seed": b, "step": c, "reward": d, "mbit": 0.1}) for a, b, c, d in answers]
+    lines = [
+        json.dumps({"learner": a, "seed": b, "step": c, "reward": d, "mbit": 0.1})
+        for a, b, c, d in answers
+    ]
     path.write_text("\n".join(lines) + "\n")
-    assert read_histories(path) == [History("ppo", 3, (0.0, 10.0), (-1.0, 0.5)), History("ours", 0, (0.0,), (-0.5,))]
+    assert read_histories(path) == [
+        History("ppo", 3, (0.0, 10.0), (-1.0, 0.5)),
+        History("ours", 0, (0.0,), (-0.5,)),
+    ]
     path.write_text("\n".join([*lines, '{"learner": "ppo"}']))
     with pytest.raises(ConfigError, match="line 4: not a line of a training"):
         read_histories(path)

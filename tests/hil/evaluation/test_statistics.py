@@ -19,7 +19,8 @@ from hil.evaluation.statistics import (
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """Strong effects of 10 clusters: intervals that took the 80 values for independent would cover about 60 %."""
+    """Strong effects of 10 clusters: intervals that took the 80 values for independent would cover
+    about 60 %."""
     rng = np.random.default_rng(0)
     clusters, hits, n = np.repeat(np.arange(10), 8), 0, 400
     for _ in range(n):
@@ -33,7 +34,9 @@ def test_it_agrees_with_students_t_on_cluster_means() -> None:
     rng = np.random.default_rng(1)
     clusters, effects = np.repeat(np.arange(12), 5), rng.normal(2, 1, 12)
     found = clustered_mean(effects[clusters], clusters, rng, n_boot=20_000)
-    low, high = stats.t.interval(0.95, 11, loc=effects.mean(), scale=effects.std(ddof=1) / np.sqrt(12))
+    low, high = stats.t.interval(
+        0.95, 11, loc=effects.mean(), scale=effects.std(ddof=1) / np.sqrt(12)
+    )
     assert found.mean == pytest.approx(effects.mean())
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.08)
 
@@ -83,7 +86,10 @@ def test_the_ratio_of_two_shifted_curves_is_the_shift() -> None:
 def test_without_noise_the_ratio_is_exact_and_the_other_way_round_its_inverse() -> None:
     rng = np.random.default_rng(5)
     a, b = (_curve(np.geomspace(1e4, 1e6, 5) * s, s, rng, noise=0) for s in (0.25, 1.0))
-    (forth,), (back,) = bits_at_equal_loss(a, b, [2.2], rng, 50), bits_at_equal_loss(b, a, [2.2], rng, 50)
+    (forth,), (back,) = (
+        bits_at_equal_loss(a, b, [2.2], rng, 50),
+        bits_at_equal_loss(b, a, [2.2], rng, 50),
+    )
     assert forth is not None
     assert back is not None
     assert forth.mean == pytest.approx(0.25)
@@ -101,8 +107,12 @@ def test_a_level_out_of_reach_has_no_ratio() -> None:
 
 def test_nothing_sent_is_no_point_and_a_bump_is_pooled() -> None:
     bits = np.array([[0.0, 10.0, 100.0, 1000.0]])
-    curve = Curve(np.array([0]), bits, np.array([[9.0, 3.0, 4.0, 1.0]]))  # 3 and 4 pool: 3.5 at 10^1.5
-    line = Curve(np.array([0]), np.array([[1.0, 1e4]]), np.array([[16.0, 1.0]]))  # log10 bits = 4 - log2 loss
+    curve = Curve(
+        np.array([0]), bits, np.array([[9.0, 3.0, 4.0, 1.0]])
+    )  # 3 and 4 pool: 3.5 at 10^1.5
+    line = Curve(
+        np.array([0]), np.array([[1.0, 1e4]]), np.array([[16.0, 1.0]])
+    )  # log10 bits = 4 - log2 loss
     level = 3.5**0.5  # half-way from 3.5 to 1, as logarithms
     (ratio,) = bits_at_equal_loss(curve, line, [level], np.random.default_rng(0), n_boot=10)
     assert ratio is not None

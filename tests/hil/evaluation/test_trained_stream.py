@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cloud.policies import FixedRank, LargestUniform
-from cloud.stream import Stream, cached_stream, stream_domains
-from hil.config import Settings, parse_settings
-from hil.evaluation.bench import Bench, ScoreOn, StreamBench, open_stream_bench
+from cloud.policies.baselines import FixedRank, LargestUniform
+from cloud.streams.stream import Stream, cached_stream, stream_domains
+from hil.evaluation.trained_stream import Bench, ScoreOn, StreamBench, open_stream_bench
+from hil.settings.loading import Settings, parse_settings
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         {
             "model": {"r_max": 4},
             "finetune": {"plan_share": 0.0},
-            "streams": {"rounds": 2, "dwell": 1, "steps": 4, "batch": 8, "items": 8, "cache": str(folder / "streams")},
+            "streams": {
+                "rounds": 2,
+                "dwell": 1,
+                "steps": 4,
+                "batch": 8,
+                "items": 8,
+                "cache": str(folder / "streams"),
+            },
             "edge": {"quant": "F16", "cache": str(folder / "edge")},
             "radio": {"channel": {"snr_db": 15.0}},
         },
@@ -42,7 +49,9 @@ def stream(settings: Settings, bench: StreamBench) -> Stream:
     def forbidden() -> None:
         raise AssertionError("trained again")
 
-    return cached_stream(settings, text_seed=5, train_seed=1, domains=stream_domains(settings, 5), on_step=forbidden)
+    return cached_stream(
+        settings, text_seed=5, train_seed=1, domains=stream_domains(settings, 5), on_step=forbidden
+    )
 
 
 def test_anchors_are_what_the_stream_measured(bench: StreamBench, stream: Stream) -> None:
@@ -53,7 +62,9 @@ def test_anchors_are_what_the_stream_measured(bench: StreamBench, stream: Stream
         assert anchors.full_loss_nats < anchors.base_loss_nats
 
 
-def test_a_round_that_sends_everything_reaches_its_anchor(bench: StreamBench, settings: Settings) -> None:
+def test_a_round_that_sends_everything_reaches_its_anchor(
+    bench: StreamBench, settings: Settings
+) -> None:
     roomy = parse_settings({**settings.model_dump(), "budget": {"airtime_s": 20.0}}, source="test")
     runner = bench.runner(roomy)
     for t in range(2):
@@ -64,7 +75,8 @@ def test_a_round_that_sends_everything_reaches_its_anchor(bench: StreamBench, se
 
 
 def test_llama_cpp_scores_the_same_states_alike(bench: StreamBench, settings: Settings) -> None:
-    """With an f16 base both compute the same model; the losses agree to its rounding, anchors included."""
+    """With an f16 base both compute the same model; the losses agree to its rounding, anchors
+    included."""
     pytest.importorskip("gguf")
     edge = open_stream_bench(settings, 5, 1, "lora", None, "edge")
     try:
@@ -84,12 +96,24 @@ def test_llama_cpp_scores_the_same_states_alike(bench: StreamBench, settings: Se
 
 
 @pytest.mark.parametrize("score_on", ["cloud", "edge"])
-def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(settings: Settings, score_on: ScoreOn) -> None:
+def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(
+    settings: Settings, score_on: ScoreOn
+) -> None:
     """What a plan brings is another, what the scores lie between stays."""
     pytest.importorskip("gguf")
     data = settings.model_dump()
-    longer = {**data, "streams": {**data["streams"], "steps": 24, "batch": 16, "domains": ["jargon40", "mixed100"]}}
-    plain, within = (parse_settings({**longer, "finetune": {"plan_share": x}}, source="test") for x in (0.0, 0.5))
+    longer = {
+        **data,
+        "streams": {
+            **data["streams"],
+            "steps": 24,
+            "batch": 16,
+            "domains": ["jargon40", "mixed100"],
+        },
+    }
+    plain, within = (
+        parse_settings({**longer, "finetune": {"plan_share": x}}, source="test") for x in (0.0, 0.5)
+    )
     losses, anchors = [], []
     for one in (plain, within):
         with closing(open_stream_bench(one, 5, 1, "lora", None, score_on)) as opened:
@@ -100,7 +124,9 @@ def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(settings:
 
 
 def test_a_method_that_trains_at_its_own_ranks_is_scored_as_it_is(settings: Settings) -> None:
-    within = parse_settings({**settings.model_dump(), "finetune": {"plan_share": 0.5}}, source="test")
+    within = parse_settings(
+        {**settings.model_dump(), "finetune": {"plan_share": 0.5}}, source="test"
+    )
     losses = []
     for one in (settings, within):
         with closing(open_stream_bench(one, 5, 1, "adalora", 2, "cloud")) as opened:

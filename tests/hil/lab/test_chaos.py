@@ -1,4 +1,5 @@
-"""Radio faults: what counts as got over, what is complained about, and one real session in a process of its own."""
+"""Radio faults: what counts as got over, what is complained about, and one real session in a
+process of its own."""
 
 import json
 import subprocess
@@ -9,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hil.chaos import ChaosOutcome
-from hil.fault_session import FaultOutcome, SessionOutcome, Watch
-from radio.sending import AnswerTaken, BurstSent
+from hil.lab.chaos import ChaosOutcome
+from hil.lab.fault_session import FaultOutcome, SessionOutcome, Watch
+from radio.link.sending_end import AnswerTaken, BurstSent
 
 
 class Recorded:
@@ -30,7 +31,9 @@ def nodes():
 
 
 def burst(*indices, session=1, at_s=None):
-    return BurstSent(session=session, burst=0, indices=indices, at_s=time.monotonic() if at_s is None else at_s)
+    return BurstSent(
+        session=session, burst=0, indices=indices, at_s=time.monotonic() if at_s is None else at_s
+    )
 
 
 def answer(*held, session=1, n=10, at_s=None):
@@ -106,18 +109,26 @@ def test_no_complaint_where_all_is_well():
 )
 def test_every_shortcoming_is_named(change, complaint):
     fields = {"seed": 0, "faults": [fault(), fault()], "payloads": 2, "delivered": 2} | change
-    assert ChaosOutcome(asked=2, sessions=[SessionOutcome(**fields)], crashed=[]).complaints == [complaint]
+    assert ChaosOutcome(asked=2, sessions=[SessionOutcome(**fields)], crashed=[]).complaints == [
+        complaint
+    ]
 
 
 @pytest.mark.usefixtures("libiio")
 def test_a_dropped_connection_in_a_process_of_its_own():
     options = json.dumps({"seed": 11, "plan": [["dropped connection", 1]]})
-    command = [sys.executable, "-m", "hil.fault_session", options]
+    command = [sys.executable, "-m", "hil.lab.fault_session", options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
-    assert [(f["kind"], f["node"]) for f in outcome["faults"]] == [("dropped connection", "receiver")]
+    assert [(f["kind"], f["node"]) for f in outcome["faults"]] == [
+        ("dropped connection", "receiver")
+    ]
     assert outcome["outages"] >= 1
     assert outcome["delivered"] == outcome["payloads"] >= 1
-    assert (outcome["repeated_blocks"], outcome["double_deliveries"], outcome["children_left"]) == (0, 0, 0)
+    assert (outcome["repeated_blocks"], outcome["double_deliveries"], outcome["children_left"]) == (
+        0,
+        0,
+        0,
+    )
     assert outcome["error"] == ""

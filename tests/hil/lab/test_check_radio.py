@@ -1,13 +1,14 @@
-"""What `hil check` says of radios and their libraries: what is there, and the cure for what is not."""
+"""What `hil check` says of radios and their libraries: what is there, and the cure for what is
+not."""
 
 import importlib.metadata
 import shutil
 
 import pytest
 
-from hil import check_radio
-from hil.check import check_bench
 from hil.contract import DeviceError
+from hil.lab import check_radio
+from hil.lab.check import check_bench
 
 pytestmark = pytest.mark.skipif(
     shutil.which("iio_info") is None, reason="iio_info is missing: apt-get install libiio-utils"
@@ -44,7 +45,9 @@ def test_model_serial_and_firmware_of_a_radio(uri):
 
 
 def test_a_radio_that_does_not_answer_is_named_with_a_cure():
-    with pytest.raises(DeviceError, match=r"no ADALM-Pluto at ip:127\.0\.0\.1:1 .*refused.*check the cable"):
+    with pytest.raises(
+        DeviceError, match=r"no ADALM-Pluto at ip:127\.0\.0\.1:1 .*refused.*check the cable"
+    ):
         check_radio.describe("ip:127.0.0.1:1")
 
 
@@ -70,7 +73,9 @@ def test_missing_python_package_names_the_extra(monkeypatch, missing):
 
 def test_a_pylibiio_that_refuses_the_library_names_the_one_that_does_not(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0.1")
-    with pytest.raises(DeviceError, match=r"pylibiio 1\.0\.1 refuses libiio 0\.\d+.*pylibiio==0\.25"):
+    with pytest.raises(
+        DeviceError, match=r"pylibiio 1\.0\.1 refuses libiio 0\.\d+.*pylibiio==0\.25"
+    ):
         check_radio.libraries()
 
 

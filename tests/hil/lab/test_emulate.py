@@ -1,4 +1,5 @@
-"""`hil emulate-pluto`: URIs on the first lines, the channel of hil.toml between the nodes, an orderly end."""
+"""`hil emulate-pluto`: URIs on the first lines, the channel of hil.toml between the nodes, an
+orderly end."""
 
 import os
 import select
@@ -10,21 +11,25 @@ import time
 import numpy as np
 import pytest
 
-from hil.config import parse_settings
 from hil.contract import ConfigError
-from hil.emulate import emulate_plutos, path_losses_db
+from hil.lab.emulate import emulate_plutos, path_losses_db
+from hil.settings.loading import parse_settings
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings
-from radio.ofdm import RMS_LEVEL
+from radio.modem.ofdm import RMS_LEVEL
 
 
 def settings(**radio):
-    return parse_settings({"radio": {"kind": "pluto", "uri": "ip:127.0.0.1", **radio}}, source="test")
+    return parse_settings(
+        {"radio": {"kind": "pluto", "uri": "ip:127.0.0.1", **radio}}, source="test"
+    )
 
 
 def test_the_path_loss_makes_the_snr_that_the_file_asks_for():
     steps = {"kind": "steps", "values": [3.0, 25.0]}
-    asked = settings(channel={"snr_db": steps}, tx_attenuation_db=15.0, rx_gain_db=50.0, rate_hz=2e6)
+    asked = settings(
+        channel={"snr_db": steps}, tx_attenuation_db=15.0, rx_gain_db=50.0, rate_hz=2e6
+    )
     losses_db = path_losses_db(asked)
     ether = Ether([NodeSpec(), NodeSpec(ppm=3.0)], clock=VirtualTime(), seed=0)
     for node in range(2):
@@ -38,7 +43,9 @@ def test_the_path_loss_makes_the_snr_that_the_file_asks_for():
 
 
 def test_the_channel_of_a_simulated_radio_serves_as_well():
-    losses_db = path_losses_db(parse_settings({"radio": {"channel": {"snr_db": 10}}}, source="test"))
+    losses_db = path_losses_db(
+        parse_settings({"radio": {"channel": {"snr_db": 10}}}, source="test")
+    )
     assert len(set(losses_db)) == 1
 
 
@@ -56,7 +63,9 @@ def test_it_prints_its_uris_and_ends_in_order(number):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as served:
         try:
-            assert select.select([served.stdout], [], [], 60.0)[0], "nothing printed within a minute"
+            assert select.select([served.stdout], [], [], 60.0)[0], (
+                "nothing printed within a minute"
+            )
             uris = [served.stdout.readline().strip() for _ in range(3)]
             assert len({uri.removeprefix("ip:127.0.0.1:") for uri in uris}) == 3
             assert all(uri.removeprefix("ip:127.0.0.1:").isdecimal() for uri in uris)

@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hil.config import load_settings
 from hil.contract import ConfigError, HilError
-from hil.recording_session import comparison, payload_of, random_payload, record, replay_all, summary, verdict
+from hil.lab.recording_session import (
+    comparison,
+    payload_of,
+    random_payload,
+    record,
+    replay_all,
+    summary,
+    verdict,
+)
+from hil.settings.loading import load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,10 @@ def test_a_folder_and_a_file_are_replayed(settings, recorded):
     for path in (recorded.path.parent, recorded.path, recorded.path.with_suffix("")):
         replayed = replay_all(path)
         assert replayed[1].received == random_payload(settings, 5000)
-        assert verdict(replayed) == "equal in every field: 2 soundings and deliveries, 5000 payload bytes"
+        assert (
+            verdict(replayed)
+            == "equal in every field: 2 soundings and deliveries, 5000 payload bytes"
+        )
 
 
 def test_the_recording_says_that_it_is_simulated_and_what_of(recorded):

@@ -1,4 +1,5 @@
-"""The demo's parts: programs beside the experiment end with it, and the loopback twin is the link without radios."""
+"""The demo's parts: programs beside the experiment end with it, and the loopback twin is the link
+without radios."""
 
 from __future__ import annotations
 
@@ -12,15 +13,21 @@ from typing import Any
 import psutil
 import pytest
 
-from hil.config import load_settings
 from hil.contract import ConfigError
-from hil.helper_processes import HelperError, HelperProcess, free_port, mosquitto, wait_for_port
-from hil.radios.loopback_twin import compare
-from hil.radios.plutos import real_radio
-from hil.runlog import Run
-from hil.two_machines import demo_pluto
+from hil.lab.two_machines import demo_pluto
+from hil.radio_kinds.loopback_twin import compare
+from hil.radio_kinds.plutos import real_radio
+from hil.reporting.run_folder import Run
+from hil.settings.loading import load_settings
+from hil.system.helper_processes import (
+    HelperError,
+    HelperProcess,
+    free_port,
+    mosquitto,
+    wait_for_port,
+)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT_S = 20.0
 
 
@@ -33,7 +40,9 @@ def soon() -> float:
 
 
 def test_lines_come_as_they_are_written_and_the_end_is_waited_for(tmp_path: Path) -> None:
-    with python("import time\nfor n in range(3): print('line', n, flush=True); time.sleep(0.05)", tmp_path) as helper:
+    with python(
+        "import time\nfor n in range(3): print('line', n, flush=True); time.sleep(0.05)", tmp_path
+    ) as helper:
         assert helper.wait_for_line(soon()) == "line 0"
         assert list(helper.relay(soon())) == ["line 1", "line 2"]
 
@@ -50,7 +59,9 @@ def test_a_deadline_and_a_neighbour_that_dies_end_the_wait(tmp_path: Path) -> No
     sleep = "import time; time.sleep(60)"
     with python(sleep, tmp_path) as helper, pytest.raises(HelperError, match="missed its deadline"):
         list(helper.relay(time.monotonic() + 0.2))
-    neighbour = HelperProcess("the neighbour", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "other")
+    neighbour = HelperProcess(
+        "the neighbour", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "other"
+    )
     with (
         python(sleep, tmp_path) as helper,
         neighbour,
@@ -59,9 +70,11 @@ def test_a_deadline_and_a_neighbour_that_dies_end_the_wait(tmp_path: Path) -> No
         list(helper.relay(soon(), [neighbour]))
 
 
-def test_nothing_is_left_when_the_block_ends_by_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_when_the_block_ends_by_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also what the program has started itself, and does not end."""
-    monkeypatch.setattr("hil.helper_processes._KILL_S", 0.5)
+    monkeypatch.setattr("hil.system.helper_processes._KILL_S", 0.5)
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -77,7 +90,10 @@ def test_nothing_is_left_when_the_block_ends_by_an_error(tmp_path: Path, monkeyp
         fail(helper)
     [grandchild] = started
     assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
-    with pytest.raises(HelperError, match="1 of its processes had to be killed"), python(code, tmp_path) as helper:
+    with (
+        pytest.raises(HelperError, match="1 of its processes had to be killed"),
+        python(code, tmp_path) as helper,
+    ):
         helper.wait_for_line(soon())
 
 
@@ -90,21 +106,36 @@ def test_a_broker_of_ones_own(tmp_path: Path, start_broker: Any) -> None:
 
 
 def test_a_twin_has_the_same_payloads_at_the_same_snr() -> None:
-    """A run over a perfect radio is as good as its twin; one that took twice the air and thrice the time is not."""
+    """A run over a perfect radio is as good as its twin; one that took twice the air and thrice the
+    time is not."""
     radio = real_radio(load_settings(ROOT / "configs" / "demo_pluto.toml"), "a test")
-    row = {"payload.bytes": 30_000, "link.snr_db": 18.0, "link.cfo_hz": -7350.0, "link.delivered": True}
+    row = {
+        "payload.bytes": 30_000,
+        "link.snr_db": 18.0,
+        "link.cfo_hz": -7350.0,
+        "link.delivered": True,
+    }
     rows = [{**row, "round.id": k, "link.airtime_s": 1.0, "link.elapsed_s": 1.0} for k in range(2)]
-    nothing = {**rows[0], "round.id": 2, "payload.bytes": 0, "link.snr_db": math.nan, "link.cfo_hz": math.nan}
+    nothing = {
+        **rows[0],
+        "round.id": 2,
+        "payload.bytes": 0,
+        "link.snr_db": math.nan,
+        "link.cfo_hz": math.nan,
+    }
     run = Run(folder=Path(), config_toml="", manifest={}, rows=[*rows, nothing])
     first, second = compare(run, radio, seed=1)
     bits = 8 * 30_000
     assert (second.round_id, second.payload_bytes) == (1, 30_000)
-    # 18 dB carries 4.0 to 4.8 bit per used subcarrier (MCS 17 to 19): 200 of 272 samples of a symbol
+    # 18 dB carries 4.0 to 4.8 bit per used subcarrier (MCS 17 to 19): 200 of 272 samples of a
+    # symbol
     assert 2.5e6 < first.loopback_goodput_bps < 3.5e6
     assert first.loopback_elapsed_goodput_bps < first.loopback_goodput_bps
     assert first.airtime_ratio == pytest.approx(bits / first.loopback_goodput_bps)
     slower = {**rows[0], "link.airtime_s": 2.0, "link.elapsed_s": 3.0}
-    poor, _ = compare(Run(folder=Path(), config_toml="", manifest={}, rows=[slower, rows[1]]), radio, seed=1)
+    poor, _ = compare(
+        Run(folder=Path(), config_toml="", manifest={}, rows=[slower, rows[1]]), radio, seed=1
+    )
     assert poor.airtime_ratio == pytest.approx(first.airtime_ratio / 2)
     assert poor.elapsed_ratio == pytest.approx(first.elapsed_ratio / 3)
 

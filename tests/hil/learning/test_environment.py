@@ -9,16 +9,23 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from cloud.base_model import open_base_model
-from cloud.policies import plan_bits, uniform
+from cloud.model.base_model import open_base_model
+from cloud.policies.baselines import plan_bits, uniform
 from hil import codec
-from hil.config import Settings, load_settings, parse_settings
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
-from hil.environment import LiveRunner, RankEnv, RankVectorEnv, StreamRunner, SurrogateRunner, synthetic_tables
-from hil.training.surrogate import synthetic_table
-from radio.capacity import ModemLink
+from hil.learning.environment import (
+    LiveRunner,
+    RankEnv,
+    RankVectorEnv,
+    StreamRunner,
+    SurrogateRunner,
+    synthetic_tables,
+)
+from hil.learning.surrogate import synthetic_table
+from hil.settings.loading import Settings, load_settings, parse_settings
+from radio.link.capacity import ModemLink
 
-SHIPPED = Path(__file__).parents[2] / "hil.toml"
+SHIPPED = Path(__file__).parents[3] / "hil.toml"
 AIR = ["budget.scope=episode", "budget.airtime_s=0.2", "radio.channel.snr_db=18"]
 KINDS = [
     {},
@@ -29,7 +36,8 @@ KINDS = [
 SCARCE = parse_settings({"budget": {"airtime_s": 0.1, "scope": "episode"}}, source="test")
 
 
-# ------------------------------------------------------------------------------------------- Gymnasium
+# -------------------------------------------------------------------------------------------
+# Gymnasium
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,10 +50,14 @@ def test_a_batch_gives_what_its_environments_give_one_by_one(kind):
     tables = synthetic_tables()[:3]
     batch = RankVectorEnv(4, tables=tables, settings=SCARCE, **kind)
     single = SyncVectorEnv(
-        [lambda: RankEnv(tables=tables, settings=SCARCE, **kind)] * 4, autoreset_mode=AutoresetMode.SAME_STEP
+        [lambda: RankEnv(tables=tables, settings=SCARCE, **kind)] * 4,
+        autoreset_mode=AutoresetMode.SAME_STEP,
     )
     assert batch.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    assert (batch.action_space, batch.observation_space) == (single.action_space, single.observation_space)
+    assert (batch.action_space, batch.observation_space) == (
+        single.action_space,
+        single.observation_space,
+    )
     batch.action_space.seed(1)
     one, other = (env.reset(seed=3)[0] for env in (batch, single))
     np.testing.assert_array_equal(one, other)
@@ -77,7 +89,9 @@ def test_equal_seeds_give_equal_episodes_and_others_do_not():
 
 
 def test_a_vector_environment_is_made_by_its_name():
-    envs = gymnasium.make_vec("hil/Rank-v0", num_envs=6, action="pace", observation="pace", reward="loss")
+    envs = gymnasium.make_vec(
+        "hil/Rank-v0", num_envs=6, action="pace", observation="pace", reward="loss"
+    )
     assert isinstance(envs.unwrapped, RankVectorEnv)
     first, _ = envs.reset(seed=2)
     again, _ = envs.reset(seed=[2, 3, 4, 5, 6, 7])
@@ -94,7 +108,8 @@ def test_kinds_that_do_not_exist_are_refused():
         RankVectorEnv(2, fidelity="live")
 
 
-# ---------------------------------------------------------------------------------- actions and rewards
+# ---------------------------------------------------------------------------------- actions and
+# rewards
 
 
 class Spy(SurrogateRunner):
@@ -169,13 +184,16 @@ def test_stable_baselines_learns_the_price():
         return total
 
     env = gymnasium.make("hil/Rank-v0", **kind)
-    agent = sb3.PPO("MlpPolicy", env, n_steps=128, n_epochs=5, learning_rate=5e-3, gamma=0.5, seed=0)
+    agent = sb3.PPO(
+        "MlpPolicy", env, n_steps=128, n_epochs=5, learning_rate=5e-3, gamma=0.5, seed=0
+    )
     before = reward(agent)
     agent.learn(768)
     assert reward(agent) > before + 0.2 * abs(before)
 
 
-# --------------------------------------------------------------------------------- real forward passes
+# --------------------------------------------------------------------------------- real forward
+# passes
 
 
 def test_streams_are_scored_by_what_the_edge_holds():
@@ -188,7 +206,11 @@ def test_streams_are_scored_by_what_the_edge_holds():
 
     stream = SimpleNamespace(
         spec=SimpleNamespace(identity="0" * 64, module_shapes=table.module_shapes),
-        **{name: getattr(table, name) for name in table.__slots__ if name not in ("knots", "overhead_bits")},
+        **{
+            name: getattr(table, name)
+            for name in table.__slots__
+            if name not in ("knots", "overhead_bits")
+        },
     )
     rich = parse_settings({"budget": {"airtime_s": 9.0}}, source="test")
     runner = StreamRunner(stream, SimpleNamespace(score=score), rich)
@@ -219,14 +241,17 @@ def test_streams_are_scored_by_what_the_edge_holds():
         runner.run(RankPlan(ranks={modules[0]: 1}))
 
 
-# --------------------------------------------------------------------------------------- the whole loop
+# -------------------------------------------------------------------------------------- the whole
+# loop
 
 
 @pytest.fixture(scope="module")
 def live(small_overrides, tmp_path_factory):
-    """Three rounds of the loop with plans of every sort: results, observations, and what the loop left of each."""
+    """Three rounds of the loop with plans of every sort: results, observations, and what the loop
+    left of each."""
     folder = tmp_path_factory.mktemp("live")
-    # 8 bits: rounding is less than the tests' tolerances, and one block more is little of such a payload's airtime
+    # 8 bits: rounding is less than the tests' tolerances, and one block more is little of such a
+    # payload's airtime
     overrides = [*small_overrides(folder), *AIR, "text.dwell=9", "codec.coefficient_bits=8"]
     settings = load_settings(SHIPPED, overrides)
     with LiveRunner(settings, folder) as runner:
@@ -241,7 +266,9 @@ def live(small_overrides, tmp_path_factory):
             results.append(runner.run(plan))
             seen.append(runner.observation)
             left.append(runner.last)
-    return SimpleNamespace(settings=settings, modules=modules, seen=seen, results=results, left=left)
+    return SimpleNamespace(
+        settings=settings, modules=modules, seen=seen, results=results, left=left
+    )
 
 
 def test_the_loop_charges_what_environments_charge(live):
@@ -250,11 +277,16 @@ def test_the_loop_charges_what_environments_charge(live):
         assert result.parameters == left.parameters
         assert (result.feasible, result.delivered) == (True, True)
         link = ModemLink(round_trip_s=live.settings.simulated_radio.channel.feedback_delay_s)
-        predicted_s = link.airtime_s(result.payload_bits, obs.channel.snr_db, obs.channel.bandwidth_hz)
-        # the loop goes by the measured SNR less what it measures of fading, a few hundredths of a dB here
+        predicted_s = link.airtime_s(
+            result.payload_bits, obs.channel.snr_db, obs.channel.bandwidth_hz
+        )
+        # the loop goes by the measured SNR less what it measures of fading, a few hundredths of a
+        # dB here
         assert predicted_s == pytest.approx(left.predicted_airtime_s, rel=0.01)
         assert result.airtime_s == pytest.approx(predicted_s, rel=0.1)
-        expected_bits = link.bits(obs.budget.airtime_s, obs.channel.snr_db, obs.channel.bandwidth_hz)
+        expected_bits = link.bits(
+            obs.budget.airtime_s, obs.channel.snr_db, obs.channel.bandwidth_hz
+        )
         assert obs.budget.bits == pytest.approx(expected_bits, rel=0.01)
         assert np.isfinite([result.loss_nats, result.base_loss_nats, result.full_loss_nats]).all()
 
@@ -268,8 +300,14 @@ def test_the_loops_airtime_of_an_episode_is_one_pot(live):
 
 
 def test_the_loop_knows_what_the_edge_lacks(live):
-    whole = [{name: d.u @ np.diag(d.s) @ d.vt for name, d in left.trained.directions.items()} for left in live.left]
-    first, second = (codec.decode(left.payload, open_base_model("default").spec).factors for left in live.left[:2])
+    whole = [
+        {name: d.u @ np.diag(d.s) @ d.vt for name, d in left.trained.directions.items()}
+        for left in live.left
+    ]
+    first, second = (
+        codec.decode(left.payload, open_base_model("default").spec).factors
+        for left in live.left[:2]
+    )
     held = [{}, first, {name: second.get(name, first[name]) for name in live.modules}]
     for t, obs in enumerate(live.seen[:-1]):
         assert set(obs.energy.kept) == set(obs.kfac.kept) == set(obs.held) == set(held[t])

@@ -1,4 +1,5 @@
-"""Rounds without a model: what tables say, what plans cost, and that the best plan is the best of all plans."""
+"""Rounds without a model: what tables say, what plans cost, and that the best plan is the best of
+all plans."""
 
 from dataclasses import replace
 from itertools import product
@@ -7,15 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud.allocator import allocate_ranks
-from cloud.state import plan_bits
+from cloud.policies.allocator import allocate_ranks
+from cloud.policies.state import plan_bits
 from hil import codec
-from hil.conditions import conditions
-from hil.config import parse_settings
 from hil.contract import BaseSpec, ConfigError, LoraUpdate, LowRankFactors, ModelError, TextState
-from hil.training.surrogate import BatchRounds, Knots, synthetic_table, table_of
-from radio.capacity import ModemLink, ShannonLink
-from radio.mcs import LOOPBACK
+from hil.learning.surrogate import BatchRounds, Knots, synthetic_table, table_of
+from hil.radio_kinds.conditions import conditions
+from hil.settings.loading import parse_settings
+from radio.link.capacity import ModemLink, ShannonLink
+from radio.modem.mcs import LOOPBACK
 
 RICH = {"budget": {"airtime_s": 60.0}, "radio": {"deadline_s": 600.0}}
 
@@ -39,7 +40,7 @@ def nothing(batch):
     return ranks, ~keep
 
 
-# ------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------- tables
 
 
 def test_an_invented_stream_lacks_what_its_directions_lack(table):
@@ -48,7 +49,9 @@ def test_an_invented_stream_lacks_what_its_directions_lack(table):
     assert (np.diff(table.spectra, axis=2) < 0).all()
     now = np.arange(table.n_rounds)
     np.testing.assert_allclose(table.kept_kfac[now, :, :, now], table.sent_kfac, atol=1e-6)
-    np.testing.assert_allclose(table.base_losses - table.full_losses, table.sent_kfac[:, :, 0].sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        table.base_losses - table.full_losses, table.sent_kfac[:, :, 0].sum(axis=1), rtol=1e-5
+    )
 
 
 def test_a_change_of_domain_makes_a_stale_update_useless(table):
@@ -67,8 +70,15 @@ def test_prices_are_the_lengths_of_the_codecs_payloads():
     shapes = {"q": (8, 12), "k": (6, 12), "down": (12, 20)}
     spec = BaseSpec(identity="ab" * 32, module_shapes=shapes | {"unadapted": (5, 5)})
     rng = np.random.default_rng(2)
-    fields = {"sent_kfac": (4, 3, 5), "sent_energy": (4, 3, 5), "kept_kfac": (4, 3, 5, 4), "kept_energy": (4, 3, 5, 4)}
-    text = TextState(domain="d", lexical_entropy_bits=5.0, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5)
+    fields = {
+        "sent_kfac": (4, 3, 5),
+        "sent_energy": (4, 3, 5),
+        "kept_kfac": (4, 3, 5, 4),
+        "kept_energy": (4, 3, 5, 4),
+    }
+    text = TextState(
+        domain="d", lexical_entropy_bits=5.0, lexical_entropy=0.5, oov_rate=0.1, pieces_per_word=1.5
+    )
     losses = ("base_losses", "full_losses", "base_scores", "full_scores")
     stream = SimpleNamespace(
         spec=spec,
@@ -82,7 +92,9 @@ def test_prices_are_the_lengths_of_the_codecs_payloads():
     batch = rounds_over([table_of(stream, coefficient_bits=4)], 1, RICH)
     ranks = {"q": 3, "k": 0, "down": 1}
     factors = {
-        name: LowRankFactors(a=np.eye(r, shapes[name][1], dtype=np.float32), b=np.eye(shapes[name][0], r, dtype="f"))
+        name: LowRankFactors(
+            a=np.eye(r, shapes[name][1], dtype=np.float32), b=np.eye(shapes[name][0], r, dtype="f")
+        )
         for name, r in ranks.items()
         if r
     }
@@ -102,7 +114,8 @@ def test_tables_of_other_shapes_are_refused(table):
         rounds_over([], 2)
 
 
-# ---------------------------------------------------------------------------------------- best plans
+# ---------------------------------------------------------------------------------------- best
+# plans
 
 
 @pytest.mark.parametrize("price", [0.0, 0.3, 3.0])
@@ -133,13 +146,15 @@ def test_knots_bend_what_is_missing(table):
     batch.step(*nothing(batch))
     ranks = np.random.default_rng(4).integers(0, 5, (5, 28))
     outcome = batch.step(ranks, np.zeros_like(ranks, bool))
-    lacks = np.take_along_axis(np.broadcast_to(table.sent_kfac[1], (5, 28, 17)), ranks[..., np.newaxis], axis=2)
+    lacks = np.take_along_axis(
+        np.broadcast_to(table.sent_kfac[1], (5, 28, 17)), ranks[..., np.newaxis], axis=2
+    )
     expected = np.interp(lacks.sum(axis=(1, 2), dtype=np.float64), missing[1], excess[1])
     np.testing.assert_allclose(outcome.excess_nats, expected)
     np.testing.assert_allclose(outcome.loss_nats, expected + table.full_losses[1])
 
 
-# ----------------------------------------------------------------------------------- air and budget
+# --------------------------------------------------------------------------------- air and budget
 
 
 def test_one_seed_means_the_channel_of_a_run_whatever_runs_beside(table):
@@ -170,7 +185,9 @@ def test_a_budget_for_each_round_is_its_share_of_the_airtime(table, link):
         s = batch.situation
         assert s.rounds_left.tolist() == [1, 1]
         np.testing.assert_allclose(s.airtime_s, 0.2 * share)
-        np.testing.assert_array_equal(s.budget_bits, model.bits(s.airtime_s, s.snr_db, s.bandwidth_hz))
+        np.testing.assert_array_equal(
+            s.budget_bits, model.bits(s.airtime_s, s.snr_db, s.bandwidth_hz)
+        )
         outcome = batch.step(*whole(batch, 2))
         np.testing.assert_array_equal(
             outcome.airtime_s, model.airtime_s(outcome.payload_bits, outcome.snr_db, s.bandwidth_hz)
@@ -179,7 +196,9 @@ def test_a_budget_for_each_round_is_its_share_of_the_airtime(table, link):
 
 def test_an_episodes_airtime_is_one_pot(table):
     batch = rounds_over(
-        [table], 2, {"budget": {"airtime_s": 0.3, "scope": "episode"}, "environment": {"link": "shannon"}}
+        [table],
+        2,
+        {"budget": {"airtime_s": 0.3, "scope": "episode"}, "environment": {"link": "shannon"}},
     )
     batch.reset([1, 2])
     left = np.full(2, 2.4)
@@ -187,7 +206,9 @@ def test_an_episodes_airtime_is_one_pot(table):
         s = batch.situation
         np.testing.assert_allclose(s.airtime_s, left)
         assert s.rounds_left.tolist() == [8 - t] * 2
-        np.testing.assert_array_equal(s.budget_bits, ShannonLink().bits(left, s.snr_db, s.bandwidth_hz))
+        np.testing.assert_array_equal(
+            s.budget_bits, ShannonLink().bits(left, s.snr_db, s.bandwidth_hz)
+        )
         ranks, keep = whole(batch, t)
         keep[1] = True
         outcome = batch.step(ranks, keep)
@@ -208,7 +229,10 @@ def test_a_plan_beyond_the_budget_is_not_sent(table):
 
 
 def test_a_snr_that_is_reported_too_high_costs_airtime_and_then_the_update(table):
-    optimistic = {"environment": {"snr_error_db": 6.0, "snr_std_db": 0.0}, "budget": {"airtime_s": 0.1}}
+    optimistic = {
+        "environment": {"snr_error_db": 6.0, "snr_std_db": 0.0},
+        "budget": {"airtime_s": 0.1},
+    }
     for deadline_s, delivered in ((20.0, True), (0.1, False)):
         batch = rounds_over([table], 1, {**optimistic, "radio": {"deadline_s": deadline_s}})
         s = batch.reset([1])
@@ -234,7 +258,9 @@ def test_reports_lag_spread_and_stay_out(table):
         exact.step(*nothing(exact))
         lagging.step(*nothing(lagging))
     many = rounds_over(
-        [table], 400, {"environment": {"snr_std_db": 2.0, "snr_error_db": -1.0, "snr_missing_rate": 0.25}}
+        [table],
+        400,
+        {"environment": {"snr_std_db": 2.0, "snr_error_db": -1.0, "snr_missing_rate": 0.25}},
     )
     s = many.reset(range(400))
     outcome = many.step(*nothing(many))
@@ -259,7 +285,9 @@ def test_a_missing_report_leaves_the_last_one_standing(table):
         known = ~np.isnan(s.snr_db)
         true.append(gaps.step(*nothing(gaps)).snr_db)
         measured_in = (t - np.nan_to_num(age)).astype(int)
-        np.testing.assert_array_equal(s.snr_db[known], np.array(true)[measured_in, np.arange(50)][known])
+        np.testing.assert_array_equal(
+            s.snr_db[known], np.array(true)[measured_in, np.arange(50)][known]
+        )
         assert (s.budget_bits[~known] > 0).all()
         assert (np.isnan(age) == ~known).all()
         missing += (~(age == 0)).sum()
@@ -279,8 +307,12 @@ def test_kept_modules_age_and_sent_ones_do_not(table):
     even, odd = np.arange(0, 28, 2), np.arange(1, 28, 2)
     lacks = table.kept_kfac[0, even, 4, 1].sum() + table.sent_kfac[1, odd, 7].sum()
     assert outcome.excess_nats[0] == pytest.approx(lacks, rel=1e-5)
-    np.testing.assert_allclose(batch.situation.kept[0, even], table.kept_kfac[0, even, 4, 2], rtol=1e-6)
-    np.testing.assert_allclose(batch.situation.kept[0, odd], table.kept_kfac[1, odd, 7, 2], rtol=1e-6)
+    np.testing.assert_allclose(
+        batch.situation.kept[0, even], table.kept_kfac[0, even, 4, 2], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        batch.situation.kept[0, odd], table.kept_kfac[1, odd, 7, 2], rtol=1e-6
+    )
 
 
 def test_plans_that_no_edge_can_follow_are_refused(table):

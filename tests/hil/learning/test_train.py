@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.airllm import AirLlmPolicy, PpoRankPolicy
-from cloud.paced_policy import PacedAllocator
-from hil.config import Settings
+from cloud.policies.airllm import AirLlmPolicy, PpoRankPolicy
+from cloud.policies.paced import PacedAllocator
 from hil.contract import BaseSpec, ConfigError, RankPolicy
-from hil.environment import synthetic_tables
-from hil.training import train as training
-from hil.training.learners import Kind, kinds_of, make_learner
-from hil.training.runners import SurrogateRunner
-from hil.training.tables import fitted_table
-from hil.training.train import TrainJob
+from hil.learning import train as training
+from hil.learning.environment import synthetic_tables
+from hil.learning.learners import Kind, kinds_of, make_learner
+from hil.learning.runners import SurrogateRunner
+from hil.learning.tables import fitted_table
+from hil.learning.train import TrainJob
+from hil.settings.loading import Settings
 
 SETTINGS = Settings()
 
@@ -43,10 +43,14 @@ def answers(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("_invented")
 @pytest.mark.parametrize(("kind", "steps"), [("ours", 6000), ("ppo", 3000)])
-def test_a_learner_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, kind: Kind, steps: int) -> None:
+def test_a_learner_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, kind: Kind, steps: int
+) -> None:
     whole, parted = job(tmp_path / "whole", kind, steps), job(tmp_path / "parted", kind, steps)
     training._run_learner(whole)
-    learner = make_learner(kind, [training._table(SETTINGS, i) for i in range(SETTINGS.streams.train)], SETTINGS, 0)
+    learner = make_learner(
+        kind, [training._table(SETTINGS, i) for i in range(SETTINGS.streams.train)], SETTINGS, 0
+    )
     # as after a kill: half of the answers are there, and the checkpoint of the last of them
     lines = (tmp_path / "whole" / "history.jsonl").read_text().splitlines(keepends=True)
     for line in lines[1 : len(lines) // 2]:
@@ -70,12 +74,17 @@ def test_every_kind_ends_in_weights_that_its_policy_plans_with(tmp_path: Path) -
     for kind, policy in policies.items():
         training._run_learner(job(tmp_path / kind, kind, 200))
         runner = SurrogateRunner(synthetic_tables(), SETTINGS)
-        result = runner.run(policy(weights=str(tmp_path / kind / "best.safetensors")).plan(runner.reset(0)))
+        result = runner.run(
+            policy(weights=str(tmp_path / kind / "best.safetensors")).plan(runner.reset(0))
+        )
         assert result.feasible
 
 
 def test_the_best_answer_is_kept_but_of_airllm_the_last() -> None:
-    values = {"ppo": ([0.1, 0.3, 0.2], [0.25, 0.25, 0.29]), "airllm": ([0.9, 0.5, 0.1], [0.0, 0.3, 0.2])}
+    values = {
+        "ppo": ([0.1, 0.3, 0.2], [0.25, 0.25, 0.29]),
+        "airllm": ([0.9, 0.5, 0.1], [0.0, 0.3, 0.2]),
+    }
     lines = [
         {"learner": learner, "seed": seed, "step": step, "value": value}
         for learner, seeds in values.items()
@@ -91,7 +100,8 @@ def test_the_best_answer_is_kept_but_of_airllm_the_last() -> None:
 
 @pytest.mark.usefixtures("_invented")
 def test_the_default_learner_beats_chance_from_its_first_step(tmp_path: Path) -> None:
-    # The allocator does the work before anything is learnt; random ranks brought down to the budget are far behind.
+    # The allocator does the work before anything is learnt; random ranks brought down to the budget
+    # are far behind.
     training._run_learner(job(tmp_path, "ours", 200))
     assert answers(tmp_path)[0]["reward"] > 2 / 3 * training._rate_random(SETTINGS)["reward"]
 
@@ -99,7 +109,9 @@ def test_the_default_learner_beats_chance_from_its_first_step(tmp_path: Path) ->
 def test_a_folder_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     training._claim(tmp_path, SETTINGS)
     training._claim(tmp_path, SETTINGS)
-    other = SETTINGS.model_copy(update={"budget": SETTINGS.budget.model_copy(update={"airtime_s": 1.0})})
+    other = SETTINGS.model_copy(
+        update={"budget": SETTINGS.budget.model_copy(update={"airtime_s": 1.0})}
+    )
     with pytest.raises(ConfigError, match="begun with other settings"):
         training._claim(tmp_path, other)
 
@@ -121,7 +133,15 @@ def test_knots_bring_back_the_curve_that_the_losses_follow() -> None:
         **{
             key: getattr(table, key)
             for key in (
-                *("module_shapes", "texts", "spectra", "sent_kfac", "sent_energy", "kept_kfac", "kept_energy"),
+                *(
+                    "module_shapes",
+                    "texts",
+                    "spectra",
+                    "sent_kfac",
+                    "sent_energy",
+                    "kept_kfac",
+                    "kept_energy",
+                ),
                 *("base_scores", "full_scores", "trial_missing", "trial_excess"),
             )
         },
@@ -130,7 +150,9 @@ def test_knots_bring_back_the_curve_that_the_losses_follow() -> None:
     class Scorer:
         def score(self, round_id: int, held_round: Any, held_rank: Any) -> tuple[float, float]:
             lacks = [
-                table.kept_kfac[t, m, r, round_id] if r and t >= 0 else table.sent_kfac[round_id, m, 0]
+                table.kept_kfac[t, m, r, round_id]
+                if r and t >= 0
+                else table.sent_kfac[round_id, m, 0]
                 for m, (t, r) in enumerate(zip(held_round, held_rank, strict=True))
             ]
             return 0.5, float(np.sqrt(np.sum(lacks, dtype=np.float64)))

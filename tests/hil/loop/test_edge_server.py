@@ -10,26 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.base_model import open_base_model
-from cloud.text import load_domains
+from cloud.model.base_model import open_base_model
+from cloud.text.sources import load_domains
 from edge_device.bundle import Bundle
 from edge_device.runtime import LoadedAdapter
 from hil import codec
-from hil.config import Settings, load_settings
 from hil.contract import ControlError, LoraUpdate, LowRankFactors
-from hil.control import InProcessBus
-from hil.edge_half import READY, EdgeHalf
-from hil.edge_peer import EdgePeer
-from hil.messages import HelloMessage, OfferMessage, ReceiptMessage, StatusMessage
-from hil.provision import cached_bundle
+from hil.control.bus import InProcessBus
+from hil.control.messages import HelloMessage, OfferMessage, ReceiptMessage, StatusMessage
+from hil.loop.edge_client import EdgePeer
+from hil.loop.edge_server import READY, EdgeHalf
+from hil.loop.provision import cached_bundle
 from hil.score_sets import digest_of_all
+from hil.settings.loading import Settings, load_settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN = "00c0ffee"
 
 
 @pytest.fixture(scope="module")
-def settings(small_overrides: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(
+    small_overrides: Callable[[Path], list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     overrides = [*small_overrides(tmp_path_factory.mktemp("runs")), "text.stream=['jargon40']"]
     return load_settings(ROOT / "hil.toml", overrides)
 
@@ -37,7 +39,9 @@ def settings(small_overrides: Callable[[Path], list[str]], tmp_path_factory: pyt
 @pytest.fixture(scope="module")
 def bundle(settings: Settings) -> Bundle:
     domains, _ = load_domains(settings.text, 0)
-    return cached_bundle(open_base_model("default"), [domain.score_set for domain in domains.values()], settings.edge)
+    return cached_bundle(
+        open_base_model("default"), [domain.score_set for domain in domains.values()], settings.edge
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,18 @@ class Bench:
     def __init__(self, bundle: Bundle, state: Path, settings: Settings) -> None:
         self.radio: dict[int, bytes] = {}
         self.cloud, self.edge = InProcessBus.pair()
-        self.half = EdgeHalf(bundle, state, self.edge, self.radio.get, settings.edge, rate_hz=1e6, lo_hz=2e9)
+        self.half = EdgeHalf(
+            bundle, state, self.edge, self.radio.get, settings.edge, rate_hz=1e6, lo_hz=2e9
+        )
 
-    def say(self, message: HelloMessage | OfferMessage) -> tuple[StatusMessage | None, ReceiptMessage | None]:
+    def say(
+        self, message: HelloMessage | OfferMessage
+    ) -> tuple[StatusMessage | None, ReceiptMessage | None]:
         self.cloud.publish(message)
         assert self.half.attend(0.0)
-        return self.cloud.receive(StatusMessage, timeout_s=0), self.cloud.receive(ReceiptMessage, timeout_s=0)
+        return self.cloud.receive(StatusMessage, timeout_s=0), self.cloud.receive(
+            ReceiptMessage, timeout_s=0
+        )
 
 
 @pytest.fixture
@@ -75,7 +85,9 @@ def bench(bundle: Bundle, tmp_path: Path, settings: Settings) -> Iterator[Bench]
         yield made
 
 
-def offer(payload: bytes = b"", *, round_id: int = 0, session_id: int = 5, **changes: Any) -> OfferMessage:
+def offer(
+    payload: bytes = b"", *, round_id: int = 0, session_id: int = 5, **changes: Any
+) -> OfferMessage:
     digest = codec.digest(payload) if payload else ""
     facts = {"run": RUN, "payload_sha256": digest, "score_set": "jargon40", **changes}
     return OfferMessage(round_id=round_id, session_id=session_id, **facts)
@@ -119,7 +131,9 @@ def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
     assert status is not None
     assert status.held_digest == codec.digest(payload)
     assert len(installs) == 1
-    _, next_round = bench.say(offer(payload, round_id=1, session_id=7))  # the radio has nothing under 7
+    _, next_round = bench.say(
+        offer(payload, round_id=1, session_id=7)
+    )  # the radio has nothing under 7
     assert next_round is not None
     assert (next_round.round_id, next_round.status) == (1, "installed")
     assert len(installs) == 1
@@ -141,14 +155,22 @@ def test_what_is_not_whole_or_not_what_was_offered_is_refused(bench: Bench, payl
     bench.radio[6] = b"another payload"
     cases = [
         (offer(payload, round_id=0, session_id=5), "refused", "the update did not arrive"),
-        (offer(payload, round_id=1, session_id=6), "refused", "what arrived is not what the cloud offered"),
+        (
+            offer(payload, round_id=1, session_id=6),
+            "refused",
+            "what arrived is not what the cloud offered",
+        ),
         (offer(round_id=2, session_id=0, failure="link unusable"), "refused", "link unusable"),
         (offer(round_id=3, session_id=0), "kept", ""),
     ]
     for message, status, reason in cases:
         _, receipt = bench.say(message)
         assert receipt is not None
-        assert (receipt.round_id, receipt.status, receipt.reason) == (message.round_id, status, reason)
+        assert (receipt.round_id, receipt.status, receipt.reason) == (
+            message.round_id,
+            status,
+            reason,
+        )
         assert receipt.held_digest == ""
 
 
@@ -170,21 +192,28 @@ def test_an_answer_that_nobody_takes_is_only_logged(
 
     bench.cloud.publish(HelloMessage(run=RUN))
     monkeypatch.setattr(bench.edge, "publish", refuse)
-    with caplog.at_level(logging.WARNING, "hil.edge_half"):
+    with caplog.at_level(logging.WARNING, "hil.loop.edge_server"):
         assert bench.half.attend(0.0)
     assert "the status is not confirmed: nobody listens" in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------ the cloud's side
+# ------------------------------------------------------------------------------------------------
+# the cloud's side
 
 
 def test_the_cloud_repeats_itself_and_takes_only_answers_to_its_own_run(
     bench: Bench, payload: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hil.edge_peer._REPEAT_S", 0.01)
+    monkeypatch.setattr("hil.loop.edge_client._REPEAT_S", 0.01)
     bench.radio[5] = payload
     of_another_run = StatusMessage(
-        run=RUN, base_identity="", held_digest="", held_ranks={}, quant="", tensor_types={}, state="of another run"
+        run=RUN,
+        base_identity="",
+        held_digest="",
+        held_ranks={},
+        quant="",
+        tensor_types={},
+        state="of another run",
     )
     turns = 0
 
@@ -205,7 +234,10 @@ def test_the_cloud_repeats_itself_and_takes_only_answers_to_its_own_run(
     assert receipt.status == "installed"
     assert peer.status.held_digest == codec.digest(payload)
     assert peer.control_bytes > 0
-    with pytest.raises(ControlError, match=r"radio\.lo_hz: the edge has 2000000000\.0, the cloud 1\.0; set the same"):
+    with pytest.raises(
+        ControlError,
+        match=r"radio\.lo_hz: the edge has 2000000000\.0, the cloud 1\.0; set the same",
+    ):
         peer.meet({"lo_hz": 1.0})
 
 

@@ -1,4 +1,5 @@
-"""The closed loop: what a run leaves behind, that it repeats, and that a bad channel does not hurt it."""
+"""The closed loop: what a run leaves behind, that it repeats, and that a bad channel does not hurt
+it."""
 
 import itertools
 import json
@@ -10,18 +11,18 @@ import pytest
 import torch
 from peft import PeftModel
 
-from cloud.base_model import open_base_model
+from cloud.model.base_model import open_base_model
 from edge_device.runtime import Runtime
-from hil.config import load_settings
 from hil.contract import ConfigError
-from hil.export import export_run
-from hil.loop import Watcher, run
-from hil.provision import f16_model
-from hil.radios.round_radio import RoundRadio
-from hil.runlog import comparable, read_run
-from radio.mcs import MCS_TABLE
+from hil.loop.export import export_run
+from hil.loop.provision import f16_model
+from hil.loop.rounds import Watcher, run
+from hil.radio_kinds.round_radio import RoundRadio
+from hil.reporting.run_folder import comparable, read_run
+from hil.settings.loading import load_settings
+from radio.modem.mcs import MCS_TABLE
 
-SHIPPED = Path(__file__).parents[2] / "hil.toml"
+SHIPPED = Path(__file__).parents[3] / "hil.toml"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,9 @@ def test_every_round_is_installed_and_scored(first):
         assert abs(row["channel.snr_db"] - row["truth.snr_db"]) < 1
         assert abs(row["channel.cfo_hz"] - row["truth.cfo_hz"]) < 200
     labelled, prose = first.rows[0], first.rows[2]
-    assert labelled["edge.gain"] == pytest.approx(labelled["edge.score"] - labelled["edge.base_score"])
+    assert labelled["edge.gain"] == pytest.approx(
+        labelled["edge.score"] - labelled["edge.base_score"]
+    )
     assert np.isnan(prose["edge.score"])
     assert prose["edge.gain"] == pytest.approx(
         prose["edge.base_loss_nats_per_token"] - prose["edge.loss_nats_per_token"], abs=1e-6
@@ -65,9 +68,15 @@ def test_every_round_is_installed_and_scored(first):
 def test_parameters_sent_are_those_of_the_plan(first):
     shapes = open_base_model("default").spec.module_shapes
     for row in first.rows:
-        ranks = {key.removeprefix("plan.rank."): value for key, value in row.items() if key.startswith("plan.rank.")}
+        ranks = {
+            key.removeprefix("plan.rank."): value
+            for key, value in row.items()
+            if key.startswith("plan.rank.")
+        }
         assert set(ranks) == set(shapes)
-        expected = sum(rank * sum(shapes[module]) for module, rank in ranks.items() if rank != "keep")
+        expected = sum(
+            rank * sum(shapes[module]) for module, rank in ranks.items() if rank != "keep"
+        )
         assert row["payload.parameters"] == expected
 
 
@@ -94,7 +103,9 @@ def test_a_run_that_delivers_nothing_gains_exactly_nothing(go):
         assert row["edge.held_digest"] == ""
 
 
-@pytest.mark.parametrize(("snr_db", "why"), [(-10.0, "the slowest MCS needs"), (-25.0, "was answered")])
+@pytest.mark.parametrize(
+    ("snr_db", "why"), [(-10.0, "the slowest MCS needs"), (-25.0, "was answered")]
+)
 def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     faded = go(f"radio.channel.snr_db={{kind='steps', values=[20.0, {snr_db}]}}")
     good, bad, again = faded.rows
@@ -105,11 +116,15 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     assert bad["edge.held_digest"] == good["edge.held_digest"] != ""
     assert bad["link.delivered"] is False
     assert bad["link.blocks_sent"] == 0
-    assert (bad["channel.snr_db"] == good["channel.snr_db"]) == (why == "was answered")  # else it was measured
+    assert (bad["channel.snr_db"] == good["channel.snr_db"]) == (
+        why == "was answered"
+    )  # else it was measured
 
 
 def unanswered(sounding):
-    nothing = dict.fromkeys(("snr_db", "snr_std_db", "flat_snr_db", "cfo_hz", "measured_at_s"), float("nan"))
+    nothing = dict.fromkeys(
+        ("snr_db", "snr_std_db", "flat_snr_db", "cfo_hz", "measured_at_s"), float("nan")
+    )
     return replace(sounding, reason="none of 2 sounding bursts was answered", **nothing)
 
 
@@ -157,15 +172,20 @@ def test_a_link_that_never_answers_is_tried_and_offers_nothing(go):
 
 
 def test_a_fading_after_the_sounding_is_a_result(go):
-    # -6 dB: the sounding is answered, but the robust mode carries no such payload within the deadline.
-    faded = go("radio.channel.snr_db=-6", "policy.kind=fixed", "policy.rank=4", "radio.deadline_s=0.3")
+    # -6 dB: the sounding is answered, but the robust mode carries no such payload within the
+    # deadline.
+    faded = go(
+        "radio.channel.snr_db=-6", "policy.kind=fixed", "policy.rank=4", "radio.deadline_s=0.3"
+    )
     for row in faded.rows:
         assert row["edge.status"] == "refused"
         assert row["edge.reason"] == "the update did not arrive"
         assert row["link.reason"]
 
 
-@pytest.mark.parametrize("policy", [["policy.kind=fixed", "policy.rank=2"], ["policy.kind=largest"]])
+@pytest.mark.parametrize(
+    "policy", [["policy.kind=fixed", "policy.rank=2"], ["policy.kind=largest"]]
+)
 def test_uniform_policies_run(go, policy):
     run_ = go(*policy, "run.rounds=1", "codec.coefficient_bits=4", "edge.quant=Q8_0")
     assert run_.rows[0]["edge.status"] == "installed"
@@ -184,8 +204,12 @@ def test_training_within_the_plan_costs_the_same_air_and_sends_something_else(fi
     for plain, row in zip(first.rows, within.rows, strict=True):
         assert row["edge.status"] == "installed"
         assert row["payload.bytes"] == plain["payload.bytes"]
-        assert row["finetune.loss_nats"] == plain["finetune.loss_nats"]  # the training at r_max does not see it
-    assert [row["payload.sha256"] for row in within.rows] != [row["payload.sha256"] for row in first.rows]
+        assert (
+            row["finetune.loss_nats"] == plain["finetune.loss_nats"]
+        )  # the training at r_max does not see it
+    assert [row["payload.sha256"] for row in within.rows] != [
+        row["payload.sha256"] for row in first.rows
+    ]
 
 
 def test_fine_tuning_goes_on_from_an_earlier_run(first, go):

@@ -1,4 +1,5 @@
-"""The cloud, and an edge that is a process of its own, joined by emulated radios and a real broker: rounds, faults."""
+"""The cloud, and an edge that is a process of its own, joined by emulated radios and a real broker:
+rounds, faults."""
 
 from __future__ import annotations
 
@@ -14,25 +15,25 @@ from typing import Any
 import psutil
 import pytest
 
-from hil.cloud_process import run_cloud
-from hil.config import Settings, load_settings
 from hil.contract import ConfigError, ControlError
-from hil.edge_process import run_edge
-from hil.loop import Watcher
-from hil.provision import provision
-from hil.runlog import Run, read_run
+from hil.loop.cloud_process import run_cloud
+from hil.loop.edge_process import run_edge
+from hil.loop.provision import provision
+from hil.loop.rounds import Watcher
+from hil.reporting.run_folder import Run, read_run
+from hil.settings.loading import Settings, load_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
 
 pytestmark = pytest.mark.usefixtures("libiio")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN_EDGE = """
 import logging, sys
 from pathlib import Path
-from hil.config import load_settings
-from hil.edge_process import run_edge
+from hil.settings.loading import load_settings
+from hil.loop.edge_process import run_edge
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 run_edge(load_settings(Path(sys.argv[1]), sys.argv[4:]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
@@ -46,7 +47,14 @@ class Edge:
 
     def __init__(self, config: list[str], bundle: Path, folder: Path) -> None:
         self.bundle = bundle
-        self._command = [sys.executable, "-c", RUN_EDGE, str(ROOT / "hil.toml"), str(bundle), str(folder / "state")]
+        self._command = [
+            sys.executable,
+            "-c",
+            RUN_EDGE,
+            str(ROOT / "hil.toml"),
+            str(bundle),
+            str(folder / "state"),
+        ]
         self._command += config
         self._log = folder / "edge.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +70,10 @@ class Edge:
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
-        self.family = [parent := psutil.Process(self._process.pid), *parent.children(recursive=True)]
+        self.family = [
+            parent := psutil.Process(self._process.pid),
+            *parent.children(recursive=True),
+        ]
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit status; all of its processes are gone then."""
@@ -90,7 +101,9 @@ class Pair:
     broker: Any
     edge: Edge
 
-    def run(self, *, rounds: int = 1, on_stage: Callable[[int, str], None] = lambda i, stage: None) -> Run:
+    def run(
+        self, *, rounds: int = 1, on_stage: Callable[[int, str], None] = lambda i, stage: None
+    ) -> Run:
         of_run = self.settings.run.model_copy(update={"rounds": rounds})
         settings = self.settings.model_copy(update={"run": of_run})
         return read_run(run_cloud(settings, Watcher(on_stage=on_stage)))
@@ -128,7 +141,8 @@ def pair(
 
 def installed(run: Run) -> bool:
     return all(
-        row["edge.status"] == "installed" and row["edge.held_digest"] == row["payload.sha256"] != "" for row in run.rows
+        row["edge.status"] == "installed" and row["edge.held_digest"] == row["payload.sha256"] != ""
+        for row in run.rows
     )
 
 
@@ -148,10 +162,18 @@ def test_two_rounds_and_how_large_the_edge_is(pair: Pair) -> None:
     for process in pair.edge.family:
         mapped = " ".join(file.path for file in process.memory_maps())
         assert "/torch/" not in mapped
-        assert ("/llvmlite/" in mapped) == (process == parent)  # what compiles the modem costs 100 MB a process
+        assert ("/llvmlite/" in mapped) == (
+            process == parent
+        )  # what compiles the modem costs 100 MB a process
         if "/llama_cpp/" in mapped:
             assert process.memory_full_info().pss < MAX_MODEL_PROCESS_BYTES
-    assert sum("/llama_cpp/" in " ".join(f.path for f in process.memory_maps()) for process in pair.edge.family) == 1
+    assert (
+        sum(
+            "/llama_cpp/" in " ".join(f.path for f in process.memory_maps())
+            for process in pair.edge.family
+        )
+        == 1
+    )
 
 
 def test_broker_radio_and_edge_go_away_and_come_back(pair: Pair) -> None:
@@ -194,14 +216,19 @@ def test_an_edge_of_another_experiment_is_named(pair: Pair) -> None:
         other.run()
     slower = pair.settings.radio.model_copy(update={"rate_hz": 0.9e6})
     other = dataclasses.replace(pair, settings=pair.settings.model_copy(update={"radio": slower}))
-    with pytest.raises(ControlError, match=r"^radio\.rate_hz: the edge has 1000000\.0, the cloud 900000\.0"):
+    with pytest.raises(
+        ControlError, match=r"^radio\.rate_hz: the edge has 1000000\.0, the cloud 900000\.0"
+    ):
         other.run()
 
 
 def test_two_processes_need_a_radio_and_a_broker(pair: Pair, tmp_path: Path) -> None:
     simulated = load_settings(ROOT / "hil.toml")
     alone = pair.settings.model_copy(update={"control": simulated.control})
-    for settings, message in ((simulated, "radio.kind = 'loopback'"), (alone, "control.url = 'inprocess:'")):
+    for settings, message in (
+        (simulated, "radio.kind = 'loopback'"),
+        (alone, "control.url = 'inprocess:'"),
+    ):
         with pytest.raises(ConfigError, match=message):
             run_edge(settings, pair.edge.bundle, tmp_path)
         out = settings.run.model_copy(update={"out": str(tmp_path)})
@@ -212,6 +239,6 @@ def test_two_processes_need_a_radio_and_a_broker(pair: Pair, tmp_path: Path) -> 
 def test_the_edge_ends_in_order(pair: Pair) -> None:
     """The last test: it leaves none."""
     assert pair.edge.end(signal.SIGINT) == 0
-    assert pair.edge.log().splitlines()[-1] == "hil.edge_process ends"
+    assert pair.edge.log().splitlines()[-1] == "hil.loop.edge_process ends"
     pair.edge.start()
     assert pair.edge.end(signal.SIGTERM) == 0

@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.policies import LargestUniform, load_policy_file, plan_bits
-from hil.config import Settings, parse_settings
+from cloud.policies.baselines import LargestUniform, load_policy_file, plan_bits
 from hil.contract import RankPolicy
-from hil.training.runners import RoundResult, SurrogateRunner
-from hil.training.stream_table import synthetic_table
+from hil.learning.runners import RoundResult, SurrogateRunner
+from hil.learning.stream_table import synthetic_table
+from hil.settings.loading import Settings, parse_settings
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "your-own-policy.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "your-own-policy.md"
 
 
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
     """Policy in a file, training script, policy around what was trained."""
-    found = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = re.findall(
+        r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     assert len(found) == 3
     return found
 
@@ -42,9 +44,12 @@ def _episode(policy: RankPolicy, settings: Settings) -> list[RoundResult]:
 
 
 @pytest.mark.parametrize("scope", ["round", "episode"])
-def test_the_thrifty_policy_is_feasible_and_thrifty(tmp_path: Path, blocks: list[str], scope: str) -> None:
+def test_the_thrifty_policy_is_feasible_and_thrifty(
+    tmp_path: Path, blocks: list[str], scope: str
+) -> None:
     settings = parse_settings(
-        {"budget": {"scope": scope}, "radio": {"channel": {"snr_db": 12.0}}, "run": {"rounds": 8}}, source="test"
+        {"budget": {"scope": scope}, "radio": {"channel": {"snr_db": 12.0}}, "run": {"rounds": 8}},
+        source="test",
     )
     own = _episode(_written(tmp_path, blocks[0], "Thrifty"), settings)
     largest = _episode(LargestUniform(), settings)
@@ -66,7 +71,10 @@ def test_a_tight_budget_is_kept(tmp_path: Path, blocks: list[str]) -> None:
 
 
 def test_what_stable_baselines_learns_plans_in_the_loop(
-    tmp_path: Path, blocks: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    blocks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("stable_baselines3")
     monkeypatch.chdir(tmp_path)

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from hil.conditions import conditions, seeded
 from hil.contract import ConfigError
-from hil.radio_settings import LoopbackRadio
-from hil.runlog import RunLog
-from radio import trajectory
+from hil.radio_kinds.conditions import conditions, seeded
+from hil.reporting.run_folder import RunLog
+from hil.settings.radio import LoopbackRadio
+from radio.channel import trajectory
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def record(tmp_path):
     """Writes a run whose rounds measured these values; its folder."""
 
     def write(values, key="channel.snr_db"):
-        log = RunLog.create(tmp_path, "trace", config_toml="", manifest={}, now_utc=datetime(2025, 1, 1, tzinfo=UTC))
+        log = RunLog.create(
+            tmp_path, "trace", config_toml="", manifest={}, now_utc=datetime(2025, 1, 1, tzinfo=UTC)
+        )
         with log:
             for i, value in enumerate(values):
                 log.write_round({"round.id": i, key: value})
@@ -32,7 +34,10 @@ def radio(**channel):
 
 def test_every_kind_follows_its_own_generator():
     kinds = {
-        "independent": ({"values": [0.0, 5.0]}, lambda rng: trajectory.independent([0.0, 5.0], 9, rng)),
+        "independent": (
+            {"values": [0.0, 5.0]},
+            lambda rng: trajectory.independent([0.0, 5.0], 9, rng),
+        ),
         "fading": (
             {"mean": 10.0, "k_factor_db": 3.0, "doppler_per_round": 0.2, "low": -5.0, "high": 20.0},
             lambda rng: trajectory.fading(10.0, 3.0, 0.2, -5.0, 20.0, 9, rng),
@@ -57,7 +62,9 @@ def test_a_recorded_run_is_replayed_without_its_gaps_and_from_the_start_again(re
 
 def test_each_quantity_replays_its_own_column(record):
     folder = record([0.25, 0.5], key="channel.airtime_share")
-    settings = LoopbackRadio.model_validate({"airtime_share": {"kind": "replay", "run": str(folder)}})
+    settings = LoopbackRadio.model_validate(
+        {"airtime_share": {"kind": "replay", "run": str(folder)}}
+    )
     assert conditions(settings, 3, seed=0).airtime_share.tolist() == [0.25, 0.5, 0.25]
     with pytest.raises(ConfigError, match=r"has a channel\.snr_db to replay"):
         conditions(radio(snr_db={"kind": "replay", "run": str(folder)}), 3, seed=0)

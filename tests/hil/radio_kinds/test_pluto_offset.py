@@ -1,10 +1,11 @@
-"""Two radios whose oscillators lie further apart than the preamble resolves: measured, tuned, joined."""
+"""Two radios whose oscillators lie further apart than the preamble resolves: measured, tuned,
+joined."""
 
 import pytest
 
-from hil.calibrate import calibrate_settings
-from hil.config import parse_settings
-from hil.recording_session import random_payload, record
+from hil.lab.calibrate import calibrate_settings
+from hil.lab.recording_session import random_payload, record
+from hil.settings.loading import parse_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
@@ -17,7 +18,9 @@ PPM = -22.0
 
 @pytest.fixture
 def settings_of(tmp_path):
-    ether = Ether([NodeSpec(ppm=PPM / 2), NodeSpec(ppm=-PPM / 2)], clock=RealTime(), path_loss_db=45.0, seed=2)
+    ether = Ether(
+        [NodeSpec(ppm=PPM / 2), NodeSpec(ppm=-PPM / 2)], clock=RealTime(), path_loss_db=45.0, seed=2
+    )
     with EmulatedPlutos(ether) as plutos:
 
         def settings(**radio):
@@ -38,7 +41,10 @@ def settings_of(tmp_path):
 
 
 def test_an_offset_that_was_calibrated_is_tuned_away(settings_of, tmp_path):
-    found = {record.quantity: record for record in calibrate_settings(settings_of(), "cfo", quick=True).records}
+    found = {
+        record.quantity: record
+        for record in calibrate_settings(settings_of(), "cfo", quick=True).records
+    }
     assert found["cfo"].value == pytest.approx(PPM, abs=0.1)
     settings = settings_of(cfo_ppm=round(found["cfo"].value, 2))
     delivered = record(settings, tmp_path / "tuned", random_payload(settings, 5000)).report

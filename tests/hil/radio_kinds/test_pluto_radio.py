@@ -1,4 +1,5 @@
-"""Both ends of the link over emulated Plutos in one process: a run, a recording and its replay; and no torch below."""
+"""Both ends of the link over emulated Plutos in one process: a run, a recording and its replay; and
+no torch below."""
 
 from __future__ import annotations
 
@@ -10,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from hil.config import Settings, load_settings
 from hil.contract import ConfigError
-from hil.loop import Watcher, run
-from hil.radios.plutos import real_radio
-from hil.recording_session import random_payload, record, replay_all, verdict
-from hil.runlog import read_run
+from hil.lab.recording_session import random_payload, record, replay_all, verdict
+from hil.loop.rounds import Watcher, run
+from hil.radio_kinds.plutos import real_radio
+from hil.reporting.run_folder import read_run
+from hil.settings.loading import Settings, load_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
 
 pytestmark = pytest.mark.usefixtures("libiio")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALLOWED = "radio.allow.bands=[{low_hz = 2.4e9, high_hz = 2.4835e9, max_dbm = -10.0}]"
 
 
@@ -54,13 +55,21 @@ def test_hil_run_over_two_radios(over_plutos: Callable[..., Settings]) -> None:
     assert finished.manifest["devices"]["receiver"]["serial"] == "emulated-1"
 
 
-def test_hil_record_over_one_radio_with_its_own_echo(over_plutos: Callable[..., Settings], tmp_path: Path) -> None:
+def test_hil_record_over_one_radio_with_its_own_echo(
+    over_plutos: Callable[..., Settings], tmp_path: Path
+) -> None:
     settings = over_plutos(
-        ALLOWED, "radio.receive_uri=''", "radio.loopback=digital", "radio.path='none: digital loopback'"
+        ALLOWED,
+        "radio.receive_uri=''",
+        "radio.loopback=digital",
+        "radio.path='none: digital loopback'",
     )
     recorded = record(settings, tmp_path, random_payload(settings, 5000))
     assert recorded.report.delivered
-    assert verdict(replay_all(tmp_path)) == "equal in every field: 2 soundings and deliveries, 5000 payload bytes"
+    assert (
+        verdict(replay_all(tmp_path))
+        == "equal in every field: 2 soundings and deliveries, 5000 payload bytes"
+    )
     facts = json.loads(recorded.path.read_text())
     assert facts["captures"][0]["core:frequency"] == 2.45e9
     notes = facts["global"]["hil:notes"]
@@ -69,13 +78,17 @@ def test_hil_record_over_one_radio_with_its_own_echo(over_plutos: Callable[..., 
     assert notes["path"] == "none: digital loopback"
 
 
-def test_nothing_is_transmitted_without_permission(over_plutos: Callable[..., Settings], tmp_path: Path) -> None:
+def test_nothing_is_transmitted_without_permission(
+    over_plutos: Callable[..., Settings], tmp_path: Path
+) -> None:
     settings = over_plutos()
     with pytest.raises(ConfigError, match=r"is not allowed; .*\[radio\.allow\] bands"):
         record(settings, tmp_path, b"payload")
 
 
-def test_a_process_alone_needs_a_radio_that_others_hear(over_plutos: Callable[..., Settings]) -> None:
+def test_a_process_alone_needs_a_radio_that_others_hear(
+    over_plutos: Callable[..., Settings],
+) -> None:
     with pytest.raises(ConfigError, match=r"radio\.kind = 'loopback': hil edge needs a radio"):
         real_radio(load_settings(ROOT / "hil.toml"), "hil edge")
     with pytest.raises(ConfigError, match=r"radio\.record = true: hil cloud has one end"):
@@ -85,8 +98,11 @@ def test_a_process_alone_needs_a_radio_that_others_hear(over_plutos: Callable[..
 @pytest.mark.parametrize(
     ("module", "hidden"),
     [
-        ("hil.edge_process", {"torch", "transformers", "peft", "tokenizers", "safetensors", "cloud", "matplotlib"}),
-        ("hil.cloud_process", {"llama_cpp", "gguf", "edge_device"}),
+        (
+            "hil.loop.edge_process",
+            {"torch", "transformers", "peft", "tokenizers", "safetensors", "cloud", "matplotlib"},
+        ),
+        ("hil.loop.cloud_process", {"llama_cpp", "gguf", "edge_device"}),
     ],
 )
 def test_each_process_does_without_what_the_other_needs(module: str, hidden: set[str]) -> None:
@@ -100,6 +116,11 @@ sys.meta_path.insert(0, Hidden())
 importlib.import_module({module!r})
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

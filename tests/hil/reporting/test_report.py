@@ -1,4 +1,5 @@
-"""Reports are complete, honest about what is missing, safe against hostile names, and open offline."""
+"""Reports are complete, honest about what is missing, safe against hostile names, and open
+offline."""
 
 from __future__ import annotations
 
@@ -16,20 +17,34 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from hil.contract import ConfigError
-from hil.figure_style import BLUE, INK
-from hil.plots import run_plots, score_kinds, short_names
-from hil.report import summary, terminal_table, write_report
-from hil.runlog import Run, Value
+from hil.reporting.figure_style import BLUE, INK
+from hil.reporting.plots import run_plots, score_kinds, short_names
+from hil.reporting.report import summary, terminal_table, write_report
+from hil.reporting.run_folder import Run, Value
 
-PROJECTIONS = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
+PROJECTIONS = (
+    "self_attn.q",
+    "self_attn.k",
+    "self_attn.v",
+    "self_attn.o",
+    "mlp.gate",
+    "mlp.up",
+    "mlp.down",
+)
 MODULES = [f"model.layers.{layer}.{name}_proj" for layer in range(4) for name in PROJECTIONS]
-CONFIG = '[run]\nname = "demo"\nseed = 7\n\n[policy]\nkind = "greedy"\n\n[model]\nbase = "default"\n'
+CONFIG = (
+    '[run]\nname = "demo"\nseed = 7\n\n[policy]\nkind = "greedy"\n\n[model]\nbase = "default"\n'
+)
 
 
 def made_up_run(n_rounds: int, *, seed: int = 7, name: str = "demo", block: int = 6) -> Run:
-    """A run with the figures of a plausible one: three label domains and one of plain text, some refused rounds."""
+    """A run with the figures of a plausible one: three label domains and one of plain text, some
+    refused rounds."""
     rng = np.random.default_rng(seed)
-    rows = [_row(i, rng, ("films", "products", "asyncio+http", "places")[i // block % 4]) for i in range(n_rounds)]
+    rows = [
+        _row(i, rng, ("films", "products", "asyncio+http", "places")[i // block % 4])
+        for i in range(n_rounds)
+    ]
     manifest = {
         "name": name,
         "outcome": "finished",
@@ -43,7 +58,9 @@ def made_up_run(n_rounds: int, *, seed: int = 7, name: str = "demo", block: int 
         "emulated": [],
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
     }
-    return Run(folder=Path("runs/20260301T120000Z-demo"), config_toml=CONFIG, manifest=manifest, rows=rows)
+    return Run(
+        folder=Path("runs/20260301T120000Z-demo"), config_toml=CONFIG, manifest=manifest, rows=rows
+    )
 
 
 def _row(i: int, rng: np.random.Generator, domain: str) -> dict[str, Value]:
@@ -194,11 +211,17 @@ def test_a_page_holds_everything_and_loads_nothing(long_page: str) -> None:
     assert len(long_page.encode()) < 1_500_000
 
 
-def test_ids_are_unique_and_every_reference_inside_a_figure_finds_its_target(long_page: str) -> None:
+def test_ids_are_unique_and_every_reference_inside_a_figure_finds_its_target(
+    long_page: str,
+) -> None:
     page = _Page(long_page)
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    wanted = {value[1:] for name, value in page.attributes if name.endswith("href") and value.startswith("#")}
+    wanted = {
+        value[1:]
+        for name, value in page.attributes
+        if name.endswith("href") and value.startswith("#")
+    }
     wanted |= set(re.findall(r"url\(#([^)]+)\)", long_page))
     assert len(wanted) > 100
     assert wanted <= set(ids)
@@ -241,7 +264,12 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         row["text.domain"] = row["edge.score_set"] = row["edge.reason"] = row["policy.name"] = evil
         row[f"plan.rank.{evil}"] = 3
         row[f"link.blocks_by_mcs.{evil}"] = 2
-    manifest = dict(run.manifest) | {"name": evil, "model": evil, "outcome": f"failed: {evil}", "simulated": [evil]}
+    manifest = dict(run.manifest) | {
+        "name": evil,
+        "model": evil,
+        "outcome": f"failed: {evil}",
+        "simulated": [evil],
+    }
     html = _written([_changed(run, manifest=manifest, config_toml=evil)] * 2, tmp_path)
     assert "script" not in _Page(html).tags
     assert evil in _Page(html).text
@@ -262,7 +290,9 @@ def test_a_run_that_ended_before_its_first_round(tmp_path: Path) -> None:
 
 def test_a_running_run_and_a_cut_line_are_named(tmp_path: Path) -> None:
     run = made_up_run(0)
-    text = _Page(_written([_changed(run, manifest={"outcome": "running"}, truncated=True)], tmp_path)).text
+    text = _Page(
+        _written([_changed(run, manifest={"outcome": "running"}, truncated=True)], tmp_path)
+    ).text
     assert "running, or killed" in text
     assert "a last line was cut off" in text
 
@@ -279,7 +309,9 @@ def test_without_a_simulator_there_is_no_truth(tmp_path: Path) -> None:
 
 def test_a_round_with_nothing_but_gaps_leaves_gaps(tmp_path: Path) -> None:
     run = made_up_run(6)
-    run.rows[3] = {key: math.nan if isinstance(value, float) else value for key, value in run.rows[3].items()}
+    run.rows[3] = {
+        key: math.nan if isinstance(value, float) else value for key, value in run.rows[3].items()
+    }
     run.rows[4] = {"round.id": 4}
     lines = _Page(_written([run], tmp_path)).text
     assert "nan" not in lines.lower()
@@ -290,7 +322,9 @@ def test_a_round_with_nothing_but_gaps_leaves_gaps(tmp_path: Path) -> None:
 
 def test_both_kinds_of_score_sets_have_panels_of_their_own() -> None:
     def panels(run: Run) -> list[str]:
-        return [ax.get_ylabel().split(" (")[0].split("\n")[0] for ax in run_plots(run)[0].figure.axes]
+        return [
+            ax.get_ylabel().split(" (")[0].split("\n")[0] for ax in run_plots(run)[0].figure.axes
+        ]
 
     assert panels(made_up_run(24)) == ["Accuracy", "Label loss", "Text loss"]
     assert panels(made_up_run(6)) == ["Accuracy", "Label loss"]
@@ -303,7 +337,9 @@ def test_a_line_breaks_where_another_domain_lies_between() -> None:
     run = made_up_run(30)  # films come back at round 24
     lines = run_plots(run)[0].figure.axes[0].lines
     (films,) = [np.asarray(line.get_xdata()) for line in lines if _is_curve(line)]
-    assert np.array_equal(films, [0, 1, 2, 3, 4, 5, math.nan, 24, 25, 26, 27, 28, 29], equal_nan=True)
+    assert np.array_equal(
+        films, [0, 1, 2, 3, 4, 5, math.nan, 24, 25, 26, 27, 28, 29], equal_nan=True
+    )
 
 
 def test_the_heat_map_shows_the_plan() -> None:
@@ -321,25 +357,54 @@ def test_the_heat_map_shows_the_plan() -> None:
     for module, i in ((0, 9), (27, 9), (0, 0)):
         kept = run.rows[i][f"plan.rank.{MODULES[module]}"] == "keep"
         assert hatched.get_path().contains_point((i, module)) == kept
-    assert [label.get_text() for label in ax.get_yticklabels()][:7] == "0.q 0.k 0.v 0.o 0.gate 0.up 0.down".split()
+    assert [label.get_text() for label in ax.get_yticklabels()][
+        :7
+    ] == "0.q 0.k 0.v 0.o 0.gate 0.up 0.down".split()
 
 
 def test_module_names_are_shortened_only_while_they_stay_apart() -> None:
-    assert short_names(["model.layers.11.mlp.down_proj", "transformer.h.3.attn.c_attn"]) == ["11.down", "3.c_attn"]
+    assert short_names(["model.layers.11.mlp.down_proj", "transformer.h.3.attn.c_attn"]) == [
+        "11.down",
+        "3.c_attn",
+    ]
     twins = ["encoder.layers.0.self_attn.q_proj", "decoder.layers.0.self_attn.q_proj"]
     assert short_names(twins) == twins
 
 
 def test_a_summary_adds_up() -> None:
-    shared = {"link.delivered": True, "link.payload_bytes": 1000, "link.airtime_s": 0.5, "link.bits_on_air": 10_000}
+    shared = {
+        "link.delivered": True,
+        "link.payload_bytes": 1000,
+        "link.airtime_s": 0.5,
+        "link.bits_on_air": 10_000,
+    }
     rows: list[dict[str, Value]] = [
-        shared | {"edge.status": "installed", "edge.score": 0.8, "edge.gain": 0.1, "link.blocks_sent": 8},
-        shared | {"edge.status": "refused", "link.delivered": False, "edge.score": 0.7, "edge.gain": 0.2},
-        {"edge.status": "kept", "edge.score": math.nan, "edge.loss_nats_per_token": 3.0, "edge.gain": 0.4},
+        shared
+        | {"edge.status": "installed", "edge.score": 0.8, "edge.gain": 0.1, "link.blocks_sent": 8},
+        shared
+        | {"edge.status": "refused", "link.delivered": False, "edge.score": 0.7, "edge.gain": 0.2},
+        {
+            "edge.status": "kept",
+            "edge.score": math.nan,
+            "edge.loss_nats_per_token": 3.0,
+            "edge.gain": 0.4,
+        },
     ]
-    rows[1] |= {"link.blocks_sent": 12, "link.blocks_lost": 5, "link.snr_db": 11.0, "truth.snr_db": 10.0}
+    rows[1] |= {
+        "link.blocks_sent": 12,
+        "link.blocks_lost": 5,
+        "link.snr_db": 11.0,
+        "truth.snr_db": 10.0,
+    }
     rows[0] |= {"link.snr_db": 13.0, "truth.snr_db": 10.0, "link.blocks_lost": 0}
-    total = summary(Run(folder=Path("x"), config_toml='[policy]\nkind = "fixed"', manifest={"name": "n"}, rows=rows))
+    total = summary(
+        Run(
+            folder=Path("x"),
+            config_toml='[policy]\nkind = "fixed"',
+            manifest={"name": "n"},
+            rows=rows,
+        )
+    )
     assert (total["installed"], total["kept"], total["refused"], total["rounds"]) == (1, 1, 1, 3)
     assert total["policy"] == "fixed"
     assert total["gain.accuracy"] == pytest.approx(0.15)

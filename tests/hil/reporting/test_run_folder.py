@@ -1,4 +1,5 @@
-"""A run folder survives what happens to runs: crashes, Ctrl-C, cut lines, two runs in one second."""
+"""A run folder survives what happens to runs: crashes, Ctrl-C, cut lines, two runs in one
+second."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from hil.runlog import RunLog, Value, comparable, git_state, read_run
+from hil.reporting.run_folder import RunLog, Value, comparable, git_state, read_run
 
 GIT = shutil.which("git")
 NOON = datetime(2026, 3, 1, 12, 0, 5, tzinfo=UTC)
 
 
 def _create(out_dir: Path, **fields: object) -> RunLog:
-    return RunLog.create(out_dir, "demo", config_toml="[run]\nseed = 7\n", manifest=fields, now_utc=NOON)
+    return RunLog.create(
+        out_dir, "demo", config_toml="[run]\nseed = 7\n", manifest=fields, now_utc=NOON
+    )
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -37,7 +40,13 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
             "link.delivered": True,
             "plan.rank.a.b": "keep",
         },
-        {"round.id": 1, "text.domain": "", "link.snr_db": -7.25, "link.delivered": False, "plan.rank.a.b": 3},
+        {
+            "round.id": 1,
+            "text.domain": "",
+            "link.snr_db": -7.25,
+            "link.delivered": False,
+            "plan.rank.a.b": 3,
+        },
     ]
     with _create(tmp_path) as log:
         for row in rows:
@@ -61,7 +70,16 @@ def test_each_round_is_on_the_disk_as_one_line_before_the_next(tmp_path: Path) -
 
 def test_numbers_that_are_not_finite_are_written_as_null_and_read_as_nan(tmp_path: Path) -> None:
     with _create(tmp_path) as log:
-        log.write_round({"a": math.nan, "b": math.inf, "c": -math.inf, "d": None, "e": np.float32("nan"), "f": 1.5})
+        log.write_round(
+            {
+                "a": math.nan,
+                "b": math.inf,
+                "c": -math.inf,
+                "d": None,
+                "e": np.float32("nan"),
+                "f": 1.5,
+            }
+        )
     line = (log.folder / "rounds.jsonl").read_text()
     assert json.loads(line) == {"a": None, "b": None, "c": None, "d": None, "e": None, "f": 1.5}
     (row,) = read_run(log.folder).rows
@@ -99,7 +117,11 @@ def test_columns_of_a_run(tmp_path: Path) -> None:
 
 def test_a_second_run_in_the_same_second_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     folders = [_create(tmp_path / "runs").folder.name for _ in range(3)]
-    assert folders == ["20260301T120005Z-demo", "20260301T120005Z-demo-2", "20260301T120005Z-demo-3"]
+    assert folders == [
+        "20260301T120005Z-demo",
+        "20260301T120005Z-demo-2",
+        "20260301T120005Z-demo-3",
+    ]
 
 
 def test_the_stamp_is_utc(tmp_path: Path) -> None:
@@ -108,7 +130,9 @@ def test_the_stamp_is_utc(tmp_path: Path) -> None:
     assert log.folder.name == "20260301T120005Z-demo"
     assert read_run(log.folder).manifest["started_utc"] == "2026-03-01T12:00:05Z"
     with pytest.raises(ValueError, match="time zone"):
-        RunLog.create(tmp_path, "demo", config_toml="", manifest={}, now_utc=NOON.replace(tzinfo=None))
+        RunLog.create(
+            tmp_path, "demo", config_toml="", manifest={}, now_utc=NOON.replace(tzinfo=None)
+        )
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "two words"])
@@ -125,7 +149,9 @@ def test_a_place_that_cannot_hold_runs_is_named(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_what_ran(tmp_path: Path) -> None:
-    with _create(tmp_path, seeds={"run": 7}, simulated=["the air"], out=Path("runs"), outcome="boasting") as log:
+    with _create(
+        tmp_path, seeds={"run": 7}, simulated=["the air"], out=Path("runs"), outcome="boasting"
+    ) as log:
         pass
     manifest = read_run(log.folder).manifest
     assert manifest["seeds"] == {"run": 7}
@@ -147,7 +173,9 @@ def test_the_manifest_says_what_ran(tmp_path: Path) -> None:
         (SystemExit(143), "interrupted"),
     ],
 )
-def test_an_exception_goes_on_and_leaves_a_readable_run(tmp_path: Path, error: BaseException, outcome: str) -> None:
+def test_an_exception_goes_on_and_leaves_a_readable_run(
+    tmp_path: Path, error: BaseException, outcome: str
+) -> None:
     log = _create(tmp_path)
 
     def break_off() -> None:
@@ -170,15 +198,19 @@ def test_a_killed_process_leaves_its_rounds(tmp_path: Path) -> None:
         import os, signal
         from datetime import UTC, datetime
         from pathlib import Path
-        from hil.runlog import RunLog
-        log = RunLog.create(Path({str(tmp_path)!r}), "demo", config_toml="", manifest={{}}, now_utc=datetime.now(UTC))
+        from hil.reporting.run_folder import RunLog
+        log = RunLog.create(Path({str(tmp_path)!r}), "demo", config_toml="", manifest={{}},
+            now_utc=datetime.now(UTC))
         with log:
             for i in range(5):
                 log.write_round({{"round.id": i}})
             os.kill(os.getpid(), signal.SIGKILL)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=Path(__file__).parents[2], check=False, timeout=60
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=Path(__file__).parents[3],
+        check=False,
+        timeout=60,
     )
     assert done.returncode == -signal.SIGKILL
     (folder,) = tmp_path.iterdir()
@@ -252,14 +284,28 @@ def test_messages_of_the_project_and_warnings_of_others_go_to_the_log(tmp_path: 
 
 def test_runs_that_differ_in_wall_clock_only_compare_equal(tmp_path: Path) -> None:
     def written(seconds: float, snr_db: float) -> tuple[RunLog, dict[str, Value]]:
-        row: dict[str, Value] = {"round.id": 0, "link.snr_db": snr_db, "evm": math.nan, "timing.round_s": seconds}
+        row: dict[str, Value] = {
+            "round.id": 0,
+            "link.snr_db": snr_db,
+            "evm": math.nan,
+            "timing.round_s": seconds,
+        }
         log = _create(tmp_path)
         log.write_round(row)
         return log, row
 
-    (first, row), (second, _), (third, _) = written(1.0, 12.5), written(2.0, 12.5), written(1.0, 12.6)
+    (first, row), (second, _), (third, _) = (
+        written(1.0, 12.5),
+        written(2.0, 12.5),
+        written(1.0, 12.6),
+    )
     rows = [comparable(read_run(log.folder).rows) for log in (first, second, third)]
-    assert rows[0] == rows[1] == comparable([row]) == [{"round.id": 0, "link.snr_db": 12.5, "evm": None}]
+    assert (
+        rows[0]
+        == rows[1]
+        == comparable([row])
+        == [{"round.id": 0, "link.snr_db": 12.5, "evm": None}]
+    )
     assert rows[0] != rows[2]
 
 
@@ -268,7 +314,11 @@ def test_the_git_state_is_that_of_the_checkout_the_code_is_tracked_in(tmp_path: 
     def git(*args: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         return subprocess.run(
-            [str(GIT), "-C", str(tmp_path), *identity, *args], check=True, capture_output=True, text=True, timeout=30
+            [str(GIT), "-C", str(tmp_path), *identity, *args],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
         ).stdout.strip()
 
     source = tmp_path / "module.py"

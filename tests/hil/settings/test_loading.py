@@ -7,23 +7,29 @@ from typing import get_args
 
 import pytest
 
-from hil.conditions import conditions
-from hil.config import Settings, load_settings, parse_settings, to_toml
 from hil.contract import ConfigError
-from hil.policy_settings import FixedPolicy
-from hil.radio_settings import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
-from hil.runlog import RunLog
+from hil.radio_kinds.conditions import conditions
+from hil.reporting.run_folder import RunLog
+from hil.settings.loading import Settings, load_settings, parse_settings, to_toml
+from hil.settings.policy import FixedPolicy
+from hil.settings.radio import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
 from radio.channel.presets import PRESETS, Figures, figures
 from radio.channel.profiles import SCATTERED
 
-SHIPPED = Path(__file__).parents[2] / "hil.toml"
+SHIPPED = Path(__file__).parents[3] / "hil.toml"
 
 
 def test_file_and_overrides_have_precedence_over_defaults(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("[run]\nrounds = 3\nseed = 5\n")
-    settings = load_settings(path, ["run.rounds=4", "text.stream=['known']", "control.device=bench-2"])
-    assert (settings.run.rounds, settings.run.seed, settings.run.name) == (4, 5, Settings().run.name)
+    settings = load_settings(
+        path, ["run.rounds=4", "text.stream=['known']", "control.device=bench-2"]
+    )
+    assert (settings.run.rounds, settings.run.seed, settings.run.name) == (
+        4,
+        5,
+        Settings().run.name,
+    )
     assert settings.text.stream == ["known"]
     assert settings.control.device == "bench-2"
 
@@ -39,7 +45,9 @@ def test_another_kind_drops_the_keys_of_the_old_one(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('[text]\nkind = "default"\ndwell = 3\n')
     assert load_settings(path, ["text.kind=file", "text.path=a.tsv"]).text.kind == "file"
-    assert load_settings(path, ["policy.kind=fixed", "policy.rank=4"]).policy == FixedPolicy(kind="fixed", rank=4)
+    assert load_settings(path, ["policy.kind=fixed", "policy.rank=4"]).policy == FixedPolicy(
+        kind="fixed", rank=4
+    )
 
 
 def test_the_channel_has_the_presets_profiles_and_figures_of_the_simulator():
@@ -50,7 +58,8 @@ def test_the_channel_has_the_presets_profiles_and_figures_of_the_simulator():
 
 def test_a_preset_and_figures_of_its_own_reach_the_simulator():
     settings = load_settings(
-        SHIPPED, ["radio.channel.preset=harsh", "radio.channel.adc_bits=8", "radio.channel.cfo_hz=0"]
+        SHIPPED,
+        ["radio.channel.preset=harsh", "radio.channel.adc_bits=8", "radio.channel.cfo_hz=0"],
     )
     channel = settings.simulated_radio.channel
     assert channel.overrides() == {"adc_bits": 8, "cfo_hz": 0.0}
@@ -74,10 +83,15 @@ def test_snr_bandwidth_and_share_follow_every_kind_of_trajectory(tmp_path, key, 
     low, high = values
     assert follow(low) == [low] * 6
     assert follow(f"{{kind='steps', values={values}, dwell=2}}") == [low, low, high, high, low, low]
-    walk = follow(f"{{kind='gauss_markov', mean={low}, std={high - low}, correlation=0.5, low={low}, high={high}}}")
+    walk = follow(
+        f"{{kind='gauss_markov', mean={low}, std={high - low}, correlation=0.5, "
+        f"low={low}, high={high}}}"
+    )
     assert len(set(walk)) > 1
     assert all(low <= value <= high for value in walk)
-    log = RunLog.create(tmp_path, "trace", config_toml="", manifest={}, now_utc=datetime(2025, 1, 1, tzinfo=UTC))
+    log = RunLog.create(
+        tmp_path, "trace", config_toml="", manifest={}, now_utc=datetime(2025, 1, 1, tzinfo=UTC)
+    )
     with log:
         for i, value in enumerate(values):
             log.write_round({"round.id": i, column: value})
@@ -89,7 +103,11 @@ def test_snr_bandwidth_and_share_follow_every_kind_of_trajectory(tmp_path, key, 
     [
         [],
         ["policy.kind=fixed", "policy.rank=2", "text.kind=file", "text.path=a b.csv"],
-        ["radio.channel.preset=indoor_nlos", "radio.channel.doppler_hz=3", "radio.channel.profile='TDL-C'"],
+        [
+            "radio.channel.preset=indoor_nlos",
+            "radio.channel.doppler_hz=3",
+            "radio.channel.profile='TDL-C'",
+        ],
     ],
 )
 def test_resolved_settings_can_be_fed_back(tmp_path, sets):
@@ -104,26 +122,45 @@ def test_resolved_settings_can_be_fed_back(tmp_path, sets):
     [
         ("run.ruonds=3", r"unknown key run\.ruonds; the nearest known key is run\.rounds"),
         ("radoi.kind=loopback", r"unknown key radoi; the nearest known key is radio"),
-        ("radio.channel.snr=3", r"unknown key radio\.channel\.snr; the nearest known key is radio\.channel\.snr_db"),
+        (
+            "radio.channel.snr=3",
+            r"unknown key radio\.channel\.snr; the nearest known key is radio\.channel\.snr_db",
+        ),
         ("policy.rank=3", r"unknown key policy\.rank with kind = 'ours'"),
-        ("policy.kind=magic", r"policy\.kind = 'magic': must be one of 'fixed', 'largest', 'random'"),
+        (
+            "policy.kind=magic",
+            r"policy\.kind = 'magic': must be one of 'fixed', 'largest', 'random'",
+        ),
         ("run.rounds=0", r"run\.rounds = 0: input should be greater than or equal to 1"),
         ("run.rounds=ten", r"run\.rounds = 'ten': input should be a valid integer"),
         ("run.seed=true", r"run\.seed = True: input should be a valid integer"),
         ("radio.channel.snr_db=99", r"radio\.channel\.snr_db = 99: must stay within -30 and 60"),
-        ("radio.channel.preset=indor", r"radio\.channel\.preset = 'indor': input should be 'awgn', 'lab_cable'"),
+        (
+            "radio.channel.preset=indor",
+            r"radio\.channel\.preset = 'indor': input should be 'awgn', 'lab_cable'",
+        ),
         (
             "radio.channel.profile='TDL-F'",
             r"radio\.channel\.profile = 'TDL-F': input should be 'none', 'flat', 'TDL-A'",
         ),
-        ("radio.channel.clock_offset_ppm=250", r"clock_offset_ppm = 250: input should be less than or equal to 100"),
-        ("radio.channel.adc_bits=12.5", r"radio\.channel\.adc_bits = 12\.5: input should be a valid integer"),
+        (
+            "radio.channel.clock_offset_ppm=250",
+            r"clock_offset_ppm = 250: input should be less than or equal to 100",
+        ),
+        (
+            "radio.channel.adc_bits=12.5",
+            r"radio\.channel\.adc_bits = 12\.5: input should be a valid integer",
+        ),
         (
             "radio.channel.dopler_hz=3",
             r"unknown key radio\.channel\.dopler_hz; the nearest .* radio\.channel\.doppler_hz",
         ),
         ("radio.airtime_share={kind='steps', values=[0.5, 1.5]}", r"must stay within 0 and 1"),
-        ("radio.channel.snr_db={kind='gauss_markov', mean=3, std=1, correlation=0.5, low=9, high=9}", r"low ≤ mean"),
+        (
+            "radio.channel.snr_db={kind='gauss_markov', mean=3, std=1, correlation=0.5, low=9, "
+            "high=9}",
+            r"low ≤ mean",
+        ),
         ("finetune.learning_rate=nan", r"finetune\.learning_rate = nan"),
         ("text.kind=file", r"text\.path is missing"),
         ("control.url=http://x", r"control\.url = 'http://x'"),
@@ -147,5 +184,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"gone\.toml: No such file or directory; name another file with --config"):
+    with pytest.raises(
+        ConfigError, match=r"gone\.toml: No such file or directory; name another file with --config"
+    ):
         load_settings(tmp_path / "gone.toml")

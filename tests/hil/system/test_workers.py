@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from hil.workers import run_jobs
+from hil.system.workers import run_jobs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def told(word: str) -> tuple[str, int, str | None]:
@@ -42,7 +42,9 @@ def _wait_for(mark: Path) -> None:
 def test_every_job_is_done_elsewhere_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     found = {}
-    run_jobs(told, ["a", "b", "c"], workers=2, on_done=lambda job, result: found.update({job: result}))
+    run_jobs(
+        told, ["a", "b", "c"], workers=2, on_done=lambda job, result: found.update({job: result})
+    )
     assert {job: result[0] for job, result in found.items()} == {"a": "A", "b": "B", "c": "C"}
     assert os.getpid() not in {result[1] for result in found.values()}
     assert {result[2] for result in found.values()} == {"1"}
@@ -54,7 +56,9 @@ def test_every_job_is_done_elsewhere_with_one_thread(monkeypatch: pytest.MonkeyP
     ("word", "error", "message"),
     [("wrong", ConfigError, "that word is wrong"), ("die", DeviceError, "a worker process died")],
 )
-def test_an_error_comes_back_and_ends_the_others(word: str, error: type[Exception], message: str) -> None:
+def test_an_error_comes_back_and_ends_the_others(
+    word: str, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         run_jobs(told, [word, "a"], workers=1)
     assert not multiprocessing.active_children()
@@ -91,7 +95,8 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from hil.workers import run_jobs\nfrom tests.hil.test_workers import wait_forever\n"
+        "from hil.system.workers import run_jobs\nfrom tests.hil.system.test_workers import "
+        "wait_forever\n"
         f"if __name__ == '__main__':\n    run_jobs(wait_forever, [{str(mark)!r}])\n"
     )
     process = subprocess.Popen([sys.executable, script])

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from hil import cli
-from hil.runlog import read_run
+from hil.reporting.run_folder import read_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def hil(*arguments, cwd=ROOT):
@@ -39,7 +39,8 @@ def sets(overrides):
 
 @pytest.fixture
 def verb(monkeypatch, capsys):
-    """A verb in this process, which has the large libraries loaded: what it prints, and its exit code."""
+    """A verb in this process, which has the large libraries loaded: what it prints, and its exit
+    code."""
 
     def call(*arguments):
         monkeypatch.chdir(ROOT)
@@ -52,7 +53,9 @@ def verb(monkeypatch, capsys):
             for number, handler in before.items():
                 signal.signal(number, handler)
         printed = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
+        return subprocess.CompletedProcess(
+            arguments, int(ended.value.code or 0), printed.out, printed.err
+        )
 
     return call
 
@@ -74,7 +77,7 @@ def test_no_hil_toml_here(tmp_path):
 
 
 def _one_tensor_short(folder):
-    shutil.copytree(ROOT / "cloud/default_model", folder)
+    shutil.copytree(ROOT / "cloud/model/default", folder)
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = ["GPT2LMHeadModel"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -86,16 +89,23 @@ def _one_tensor_short(folder):
         (["model.base=./no-such-model"], ["no-such-model"]),
         (["model.base={tmp}/gpt2"], ["GPT2LMHeadModel", "Qwen3ForCausalLM"]),
         (["text.kind=file", "text.path={tmp}/empty.tsv"], ["empty.tsv", "empty"]),
-        (["text.kind=file", "text.path={tmp}/x.csv", "text.label_column=mood"], ["no column", "text", "mood"]),
+        (
+            ["text.kind=file", "text.path={tmp}/x.csv", "text.label_column=mood"],
+            ["no column", "text", "mood"],
+        ),
         (["finetune.resume_from={tmp}/gone.safetensors"], ["gone.safetensors"]),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_a_readable_folder(verb, tmp_path, small_overrides, overrides, parts):
+def test_bad_input_gets_one_line_and_leaves_a_readable_folder(
+    verb, tmp_path, small_overrides, overrides, parts
+):
     _one_tensor_short(tmp_path / "gpt2")
     (tmp_path / "empty.tsv").write_text("")
     (tmp_path / "x.csv").write_text("text,label\na,1\nb,0\n")
     out = tmp_path / "runs"
-    result = verb("run", *sets([*small_overrides(out), *(o.format(tmp=tmp_path) for o in overrides)]))
+    result = verb(
+        "run", *sets([*small_overrides(out), *(o.format(tmp=tmp_path) for o in overrides)])
+    )
     assert_one_line(result, *parts)
     [folder] = out.iterdir()
     assert read_run(folder).manifest["outcome"].startswith("failed: ")
@@ -105,7 +115,14 @@ def test_a_port_that_is_no_brokers(verb, small_overrides, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = verb(
-            "run", *sets([*small_overrides(tmp_path), f"control.url=mqtt://127.0.0.1:{port}", "control.timeout_s=2"])
+            "run",
+            *sets(
+                [
+                    *small_overrides(tmp_path),
+                    f"control.url=mqtt://127.0.0.1:{port}",
+                    "control.timeout_s=2",
+                ]
+            ),
         )
     assert_one_line(result, str(port))
 
@@ -158,7 +175,14 @@ def test_a_session_is_recorded_and_replayed_to_the_same_report(verb, tmp_path):
 
 
 def test_a_run_records_each_round_when_asked(verb, tmp_path, small_overrides):
-    done = verb("run", "--rounds", 1, "--out", tmp_path, *sets([*small_overrides(tmp_path), "radio.record=true"]))
+    done = verb(
+        "run",
+        "--rounds",
+        1,
+        "--out",
+        tmp_path,
+        *sets([*small_overrides(tmp_path), "radio.record=true"]),
+    )
     assert done.returncode == 0, done.stderr
     (captures,) = tmp_path.glob("*/iq")
     assert [file.name for file in captures.glob("*.sigmf-meta")] == ["round-00000.sigmf-meta"]
@@ -176,7 +200,10 @@ def test_check_finds_everything_at_once(verb, tmp_path, small_overrides):
     good = verb("check", *sets(small_overrides(tmp_path)))
     assert good.returncode == 0, good.stdout + good.stderr
     assert "llama.cpp answers" in good.stdout
-    bad = verb("check", *sets([*small_overrides(tmp_path), "model.base=./gone", "control.url=mqtt://127.0.0.1:9"]))
+    bad = verb(
+        "check",
+        *sets([*small_overrides(tmp_path), "model.base=./gone", "control.url=mqtt://127.0.0.1:9"]),
+    )
     assert bad.returncode == 2
     assert bad.stdout.count("broken") == 3  # model, edge, control
     assert "gone" in bad.stdout
@@ -185,7 +212,13 @@ def test_check_finds_everything_at_once(verb, tmp_path, small_overrides):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_mid_run(tmp_path, small_overrides, number):
-    command = [sys.executable, "-m", "hil.cli", "run", *sets([*small_overrides(tmp_path), "run.rounds=5000"])]
+    command = [
+        sys.executable,
+        "-m",
+        "hil.cli",
+        "run",
+        *sets([*small_overrides(tmp_path), "run.rounds=5000"]),
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, process_group=0, **pipes)
     try:

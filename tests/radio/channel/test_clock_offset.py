@@ -47,7 +47,9 @@ def test_an_offset_that_is_set_keeps_its_phase():
 @pytest.mark.parametrize("loop_hz", [0.0, 20e3])
 def test_phase_noise_has_the_spectrum_asked_for(loop_hz):
     model = PhaseNoise(-85.0, RATE, offset_hz=10e3, pll_bandwidth_hz=loop_hz)
-    phase = np.unwrap(np.angle(in_pieces(model, np.ones(2**19, np.complex64), np.random.default_rng(83))))
+    phase = np.unwrap(
+        np.angle(in_pieces(model, np.ones(2**19, np.complex64), np.random.default_rng(83)))
+    )
     # small angles: the sideband density is the phase's two-sided density, half of welch's one-sided
     frequency, density = welch(phase, RATE, nperseg=2**13)
     for at_hz in (2e3, 10e3, 50e3):

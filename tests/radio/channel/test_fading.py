@@ -1,4 +1,5 @@
-"""Multipath against theory: distributions, Doppler correlation, delay spreads, and exact responses to tones."""
+"""Multipath against theory: distributions, Doppler correlation, delay spreads, and exact responses
+to tones."""
 
 import importlib.util
 import json
@@ -43,14 +44,18 @@ def test_impulse_responses_have_the_delay_spread_and_unit_mean_power(name):
     responses = []
     for _ in range(600):
         responses.append(channel(impulse, rng))
-        channel.advance(rng.uniform(0, 0.01))  # at equal steps waves would alias onto the line of sight
+        channel.advance(
+            rng.uniform(0, 0.01)
+        )  # at equal steps waves would alias onto the line of sight
     used = np.abs(np.fft.fftfreq(len(impulse))) < 0.39
     spectra = np.abs(np.fft.fft(responses, axis=1)[:, used]) ** 2
     power = np.mean(np.abs(responses) ** 2, axis=0)
     place = np.arange(len(power)) / 50e6
     mean = np.average(place, weights=power)
     assert spectra.mean() == pytest.approx(1.0, abs=0.06)
-    assert np.sqrt(np.average((place - mean) ** 2, weights=power)) == pytest.approx(300e-9, rel=0.05)
+    assert np.sqrt(np.average((place - mean) ** 2, weights=power)) == pytest.approx(
+        300e-9, rel=0.05
+    )
 
 
 @pytest.mark.parametrize(("name", "k_factor_db"), [("TDL-D", 3.0), ("TDL-A", 6.0)])
@@ -67,7 +72,8 @@ def test_gains_are_distributed_as_rayleigh_and_rice_have_it(k_factor_db):
     lines = [line("flat", seed, doppler_hz=1.0, k_factor_db=k_factor_db) for seed in range(100)]
     power = np.concatenate([np.abs(each.gains(times).sum(axis=1)) ** 2 for each in lines])
     k = 10 ** (k_factor_db / 10) if k_factor_db else 0.0
-    # |line of sight + scatter|² is a non-central chi-square of two degrees; without line of sight exponential
+    # |line of sight + scatter|² is a non-central chi-square of two degrees; without line of sight
+    # exponential
     law = ncx2(df=2, nc=2 * k).cdf if k else (lambda x: 1 - np.exp(-x / 2))
     assert kstest(2 * (k + 1) * power, law).pvalue > 0.01
     assert power.mean() == pytest.approx(1.0, abs=0.05)
@@ -115,7 +121,9 @@ def test_a_pause_changes_the_channel_as_much_as_its_doppler_says():
         out = channel(np.ones(40, np.complex64), np.random.default_rng(0))
         pairs.append((before, out[-1]))
     before, after = np.array(pairs).T
-    assert np.mean(before.conj() * after).real == pytest.approx(j0(2 * np.pi * 5.0 * pause_s), abs=0.12)
+    assert np.mean(before.conj() * after).real == pytest.approx(
+        j0(2 * np.pi * 5.0 * pause_s), abs=0.12
+    )
 
 
 def test_another_sample_rate_keeps_the_channel():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio import ofdm
 from radio.channel import Clipping, DcOffset, IqImbalance, Quantisation, RappAmplifier
+from radio.modem import ofdm
 
 RNG = np.random.default_rng(0)
 TONE = np.exp(2j * np.pi * 37 / 512 * np.arange(512)).astype(np.complex64)
@@ -22,7 +22,9 @@ def test_the_amplifier_bends_as_rapp_has_it(p):
     points = np.array([1e-3, 1.0, 1e3]) * saturation * np.exp(0.7j)
     out = amplifier(points.astype(np.complex64), RNG)
     # linear, 10·log10(2)/p dB below linear at the saturation level, saturated
-    np.testing.assert_allclose(np.abs(out) / saturation, [1e-3, 2 ** (-1 / (2 * p)), 1.0], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.abs(out) / saturation, [1e-3, 2 ** (-1 / (2 * p)), 1.0], rtol=1e-5
+    )
     np.testing.assert_allclose(np.angle(out), 0.7, rtol=1e-5)
 
 
@@ -53,7 +55,9 @@ def test_a_dc_offset_has_its_level():
 
 def test_clipping_limits_each_component_and_nothing_else():
     iq = np.array([0.3 + 0.7j, -0.9 - 0.1j, 0.5j], np.complex64)
-    np.testing.assert_allclose(Clipping(-6.0206)(iq, RNG), [0.3 + 0.5j, -0.5 - 0.1j, 0.5j], atol=1e-5)
+    np.testing.assert_allclose(
+        Clipping(-6.0206)(iq, RNG), [0.3 + 0.5j, -0.5 - 0.1j, 0.5j], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("bits", "level_db"), [(6, 0.0), (12, 0.0), (12, -14.0)])

@@ -3,12 +3,14 @@ import pytest
 
 from hil.contract import ConfigError, DeviceError
 from radio.channel import PRESETS, Figures
-from radio.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
 
 
 def make(seed=1, **changes):
     clock = VirtualClock()
-    return Loopback(clock=clock, rng=np.random.default_rng(seed), **{"snr_db": 20.0, **changes}), clock
+    return Loopback(
+        clock=clock, rng=np.random.default_rng(seed), **{"snr_db": 20.0, **changes}
+    ), clock
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_the_amplifier_comes_before_the_air_and_the_converter_after_the_noise():
         seen.append(iq)
         return iq * np.float32(0.25)
 
-    loopback, _ = make(max_delay_samples=0, figures=Figures(pa_backoff_db=0.0, adc_bits=4), impairments=(weaken,))
+    loopback, _ = make(
+        max_delay_samples=0, figures=Figures(pa_backoff_db=0.0, adc_bits=4), impairments=(weaken,)
+    )
     loopback.transmit(np.full(100, 0.9, np.complex64))
     np.testing.assert_allclose(np.abs(seen[0]), 0.2, rtol=0.01)  # driven far into saturation
     codes = loopback.receive(100, timeout_s=0.0).view(np.float32) * 8
@@ -85,7 +89,9 @@ def gain(loopback, n=200):
 
 
 def test_fading_goes_on_along_the_clock():
-    loopback, clock = make(max_delay_samples=0, snr_db=90.0, figures=Figures(profile="flat", doppler_hz=5.0))
+    loopback, clock = make(
+        max_delay_samples=0, snr_db=90.0, figures=Figures(profile="flat", doppler_hz=5.0)
+    )
     first = gain(loopback)
     assert abs(gain(loopback) - first) < 0.02
     clock.sleep_until(1.0)
@@ -98,7 +104,9 @@ def test_fading_goes_on_along_the_clock():
 def test_the_carrier_turns_on_through_a_pause():
     loopback, clock = make(max_delay_samples=0, snr_db=90.0, cfo_hz=10.0)
     first = gain(loopback)
-    clock.sleep_until(clock.now() + 0.025 - 200 / 2e6)  # a quarter turn from transmission to transmission
+    clock.sleep_until(
+        clock.now() + 0.025 - 200 / 2e6
+    )  # a quarter turn from transmission to transmission
     assert gain(loopback) / first == pytest.approx(1j, abs=0.01)
     loopback.cfo_hz = -10.0
     assert loopback.cfo_hz == -10.0
@@ -106,7 +114,9 @@ def test_the_carrier_turns_on_through_a_pause():
 
 def test_a_silent_tail_lets_the_last_sample_out_and_costs_no_time():
     loopback, clock = make(
-        max_delay_samples=0, snr_db=90.0, figures=Figures(profile="TDL-D", delay_spread_ns=500.0, clock_offset_ppm=20.0)
+        max_delay_samples=0,
+        snr_db=90.0,
+        figures=Figures(profile="TDL-D", delay_spread_ns=500.0, clock_offset_ppm=20.0),
     )
     iq = np.zeros(1000, np.complex64)
     iq[-1] = 0.9

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio import channel, ofdm
+from radio import channel
+from radio.modem import ofdm
 
 
 def test_noise_gives_used_subcarriers_the_stated_ratio():
@@ -20,7 +21,9 @@ def test_noise_level_must_be_finite():
 
 def test_frequency_offset_moves_a_tone():
     tone = np.exp(2j * np.pi * 100 / 1024 * np.arange(1024)).astype(np.complex64)
-    moved = channel.FrequencyOffset(cfo_hz=50e3, sample_rate_hz=1.024e6)(tone, np.random.default_rng(52))
+    moved = channel.FrequencyOffset(cfo_hz=50e3, sample_rate_hz=1.024e6)(
+        tone, np.random.default_rng(52)
+    )
     assert np.argmax(np.abs(np.fft.fft(moved))) == 150
 
 

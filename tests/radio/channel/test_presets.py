@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio.channel import PRESETS, ClockOffset, Figures, TappedDelayLine, figures, frontend, oscillator
+from radio.channel import (
+    PRESETS,
+    ClockOffset,
+    Figures,
+    TappedDelayLine,
+    figures,
+    frontend,
+    oscillator,
+)
 from radio.channel.presets import NOISE_ALONE, clocks, multipath, receive_end, transmit_end
 
 
@@ -18,7 +26,11 @@ def test_a_figure_of_its_own_replaces_the_presets():
     [
         ("sunny", {}, "presets are awgn, lab_cable"),
         ("awgn", {"colour": 3}, "colour.*figures adc_bits"),
-        ("awgn", {"doppler_hz": 5.0}, "doppler_hz = 5.0 does nothing while profile = none; set profile"),
+        (
+            "awgn",
+            {"doppler_hz": 5.0},
+            "doppler_hz = 5.0 does nothing while profile = none; set profile",
+        ),
         ("awgn", {"profile": "flat", "delay_spread_ns": 50.0}, "does nothing while profile = flat"),
         ("lab_cable", {"pll_bandwidth_hz": 1e3}, "set phase_noise_dbc_hz as well"),
         ("indoor_los", {"profile": "none", "k_factor_db": 3.0}, "does nothing"),
@@ -42,7 +54,12 @@ def test_models_stand_in_the_order_of_the_signals_way():
         "transmit": [frontend.DcOffset, frontend.IqImbalance, frontend.RappAmplifier],
         "air": [TappedDelayLine],
         "clocks": [ClockOffset, oscillator.PhaseNoise],
-        "receive": [frontend.IqImbalance, frontend.DcOffset, frontend.Clipping, frontend.Quantisation],
+        "receive": [
+            frontend.IqImbalance,
+            frontend.DcOffset,
+            frontend.Clipping,
+            frontend.Quantisation,
+        ],
     }
 
 

@@ -4,7 +4,7 @@ from scipy.special import j0
 from scipy.stats import kstest, ncx2
 
 from hil.contract import ConfigError
-from radio import trajectory
+from radio.channel import trajectory
 
 
 def test_constant_and_steps():
@@ -22,7 +22,10 @@ def test_gauss_markov_has_the_asked_statistics():
 
 
 def test_gauss_markov_stays_within_its_limits_and_repeats_with_its_seed():
-    one, two = (trajectory.gauss_markov(19.0, 6.0, 0.5, 13.0, 25.0, 500, np.random.default_rng(62)) for _ in range(2))
+    one, two = (
+        trajectory.gauss_markov(19.0, 6.0, 0.5, 13.0, 25.0, 500, np.random.default_rng(62))
+        for _ in range(2)
+    )
     assert one.min() == 13.0
     assert one.max() == 25.0
     np.testing.assert_array_equal(one, two)
@@ -52,7 +55,10 @@ def test_independent_values_are_equally_likely_and_know_nothing_of_the_round_bef
 
 def powers(k_factor_db, doppler, n, seeds):
     """float[seeds, n], linear powers of mean 1."""
-    rows = [trajectory.fading(0, k_factor_db, doppler, -300, 100, n, np.random.default_rng(s)) for s in range(seeds)]
+    rows = [
+        trajectory.fading(0, k_factor_db, doppler, -300, 100, n, np.random.default_rng(s))
+        for s in range(seeds)
+    ]
     return 10 ** (np.stack(rows) / 10)
 
 
@@ -60,7 +66,8 @@ def powers(k_factor_db, doppler, n, seeds):
 def test_fading_power_is_distributed_as_rayleigh_and_rice_have_it(k_factor_db):
     power = powers(k_factor_db, 0.1, 1, 4000)[:, 0]
     k = 10 ** (k_factor_db / 10)
-    # |line of sight + scatter|² is a non-central chi-square of two degrees; without line of sight exponential
+    # |line of sight + scatter|² is a non-central chi-square of two degrees; without line of sight
+    # exponential
     assert kstest(2 * (k + 1) * power, ncx2(df=2, nc=2 * k).cdf).pvalue > 0.01
     assert power.mean() == pytest.approx(1.0, abs=0.05)
     if k_factor_db == -40:
@@ -73,12 +80,16 @@ def test_fading_correlates_as_jakes_has_it(k_factor_db):
     power = powers(k_factor_db, doppler, 9, 6000)
     j = j0(2 * np.pi * doppler * np.arange(9))
     found = [np.corrcoef(power[:, 0], power[:, lag])[0, 1] for lag in range(9)]
-    # of powers: the square of the amplitudes' correlation, and twice it against the steady line of sight
+    # of powers: the square of the amplitudes' correlation, and twice it against the steady line of
+    # sight
     np.testing.assert_allclose(found, (j**2 + 2 * k * j) / (1 + 2 * k), atol=0.05)
 
 
 def test_fading_stays_within_its_limits_around_its_mean_and_repeats_with_its_seed():
-    one, two = (trajectory.fading(10.0, -40.0, 0.2, -5.0, 14.0, 2000, np.random.default_rng(65)) for _ in range(2))
+    one, two = (
+        trajectory.fading(10.0, -40.0, 0.2, -5.0, 14.0, 2000, np.random.default_rng(65))
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(one, two)
     assert (one.min(), one.max()) == (-5.0, 14.0)
     steady = trajectory.fading(10.0, 40.0, 0.2, -5.0, 25.0, 200, np.random.default_rng(66))

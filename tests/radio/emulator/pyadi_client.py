@@ -15,7 +15,8 @@ _CONTEXTS: list[object] = []
 
 @contextlib.contextmanager
 def pyadi_client(plutos: EmulatedPlutos, node: int = 0) -> Iterator[Any]:
-    """A client of one node; its buffers are gone at the end, its context only with let_contexts_go()."""
+    """A client of one node; its buffers are gone at the end, its context only with
+    let_contexts_go()."""
     sdr = importlib.import_module("adi").Pluto(plutos.uris[node])
     _CONTEXTS.append(sdr.ctx)
     try:
@@ -26,6 +27,7 @@ def pyadi_client(plutos: EmulatedPlutos, node: int = 0) -> Iterator[Any]:
 
 
 def let_contexts_go() -> None:
-    """Drop the contexts of all clients, buffers first: one that outlives its context makes libiio end the process."""
+    """Drop the contexts of all clients, buffers first: one that outlives its context makes libiio
+    end the process."""
     gc.collect()
     _CONTEXTS.clear()

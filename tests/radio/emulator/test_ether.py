@@ -1,4 +1,5 @@
-"""What emulated radios hear of each other: levels, noise, carriers and clocks, against what their figures say."""
+"""What emulated radios hear of each other: levels, noise, carriers and clocks, against what their
+figures say."""
 
 from dataclasses import replace
 
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio import framing, receiver, sync
 from radio.channel.presets import Figures
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings, Tone
+from radio.link import receiver
+from radio.modem import framing, sync
 
 RATE = 2e6
 LO = 2.4e9
@@ -71,7 +73,8 @@ def frequency_hz(iq, near_hz, rate_hz=RATE):
     return near_hz + slope / (2 * np.pi * 32) * rate_hz
 
 
-# ---------------------------------------------------------------------------------------------------------- levels
+# ------------------------------------------------------------------------------------------------
+# levels
 
 
 def test_a_tone_arrives_at_the_level_of_the_link_budget():
@@ -141,7 +144,9 @@ def test_one_radio_hears_itself_over_its_coupling():
     repeat(ether, tone(0.125))
     heard = listen(ether, N, node=0)[1000:]
     assert level_db(heard) == pytest.approx(7 - 10 - 50 + 40 - 5.9, abs=0.02)
-    assert frequency_hz(heard, RATE / 8) == pytest.approx(RATE / 8, abs=0.1)  # one oscillator, no offset
+    assert frequency_hz(heard, RATE / 8) == pytest.approx(
+        RATE / 8, abs=0.1
+    )  # one oscillator, no offset
 
 
 def test_every_radio_hears_all_others():
@@ -172,10 +177,13 @@ def test_a_transmitter_without_carrier_is_not_heard():
     assert level_db(listen(ether, N)) == pytest.approx(floor_db, abs=0.2)
 
 
-# -------------------------------------------------------------------------------------------------- carrier and clock
+# ------------------------------------------------------------------------------------------------
+# carrier and clock
 
 
-@pytest.mark.parametrize(("ppm", "lo_apart_hz"), [((12.0, -7.0), 0.0), ((0.0, 0.0), 150e3), ((-20.0, 15.0), -90e3)])
+@pytest.mark.parametrize(
+    ("ppm", "lo_apart_hz"), [((12.0, -7.0), 0.0), ((0.0, 0.0), 150e3), ((-20.0, 15.0), -90e3)]
+)
 def test_the_carrier_offset_is_what_ppm_and_lo_say(ppm, lo_apart_hz):
     ether = ether_of(*(NodeSpec(ppm=p) for p in ppm))
     ether.configure(0, replace(PLAIN, tx_lo_hz=LO + lo_apart_hz))
@@ -198,7 +206,9 @@ def test_phase_goes_on_over_buffers_captures_and_changes():
     heard = np.concatenate(parts)[1000:]
     offset_hz = RATE / 8 * (1 + 5e-6) + LO * 5e-6
     turned = heard * np.exp(-2j * np.pi * offset_hz / RATE * np.arange(len(heard)))
-    phases = np.angle(turned[: len(turned) // 256 * 256].reshape(-1, 256).mean(axis=1) / turned[:256].mean())
+    phases = np.angle(
+        turned[: len(turned) // 256 * 256].reshape(-1, 256).mean(axis=1) / turned[:256].mean()
+    )
     assert np.abs(phases).max() < 0.01
 
 
@@ -213,9 +223,14 @@ def test_a_carrier_that_is_set_anew_keeps_its_phase():
     phases = np.unwrap(np.angle(np.concatenate(parts)[100:]))
     frequencies = np.diff(phases) / (2 * np.pi) * RATE
     middles = [np.median(frequencies[n * N + 100 : (n + 1) * N - 200]) for n in range(4)]
-    assert middles == pytest.approx([LO * 5e-6 + offset_hz for offset_hz in (0.0, 3e3, -20e3, 0.0)], abs=200)
+    assert middles == pytest.approx(
+        [LO * 5e-6 + offset_hz for offset_hz in (0.0, 3e3, -20e3, 0.0)], abs=200
+    )
     for change in (N, 2 * N, 3 * N):
-        before, after = phases[change - 110 - 64 : change - 110], phases[change - 90 : change - 90 + 64]
+        before, after = (
+            phases[change - 110 - 64 : change - 110],
+            phases[change - 90 : change - 90 + 64],
+        )
         at = np.arange(64)
         # both straight lines meet at the change
         ends = np.polyval(np.polyfit(at, before, 1), 74), np.polyval(np.polyfit(at, after, 1), -10)
@@ -226,7 +241,9 @@ def test_a_carrier_that_is_set_anew_keeps_its_phase():
 @pytest.mark.parametrize("cycles", [0.01, 0.2, 0.39])
 def test_samples_between_samples_are_right_to_65_db_in_the_used_band(ppm, cycles):
     spec = NodeSpec(ppm=ppm, tx_full_scale_dbm=5.9, adc_noise_dbfs=-200.0, noise_figure_db=-100.0)
-    settings = RfSettings(rx_lo_hz=LO, tx_lo_hz=LO, rate_hz=RATE, rx_gain_db=0.0, tx_attenuation_db=0.0)
+    settings = RfSettings(
+        rx_lo_hz=LO, tx_lo_hz=LO, rate_hz=RATE, rx_gain_db=0.0, tx_attenuation_db=0.0
+    )
     quiet = NodeSpec(tx_full_scale_dbm=5.9, adc_noise_dbfs=-200.0, noise_figure_db=-100.0)
     ether = ether_of(spec, quiet, settings=settings, path_loss_db=0.1)
     # carriers alike, so that only the sample clocks differ
@@ -266,7 +283,9 @@ def test_another_sample_rate_keeps_a_tone_and_makes_no_other(ratio):
     assert 20 * np.log10(spectrum.max()) < -55 - 8.9
 
 
-@pytest.mark.parametrize(("lo_apart", "cycles", "heard_at"), [(0.6, -0.3, 0.3), (0.6, 0.3, None), (1.2, -0.3, None)])
+@pytest.mark.parametrize(
+    ("lo_apart", "cycles", "heard_at"), [(0.6, -0.3, 0.3), (0.6, 0.3, None), (1.2, -0.3, None)]
+)
 def test_what_lies_outside_the_receivers_band_does_not_fold_into_it(lo_apart, cycles, heard_at):
     ether = ether_of(NodeSpec(), NodeSpec(), path_loss_db=40.0)
     ether.configure(0, replace(PLAIN, tx_lo_hz=LO + round(lo_apart * N) / N * RATE))
@@ -283,7 +302,9 @@ def test_what_lies_outside_the_receivers_band_does_not_fold_into_it(lo_apart, cy
 def test_an_analogue_bandwidth_cuts_the_band(end, corner):
     ether = ether_of(NodeSpec(), NodeSpec(), path_loss_db=40.0)
     bandwidth_hz = 400e3
-    ether.configure(0 if end == "tx" else 1, replace(PLAIN, **{f"{end}_bandwidth_hz": bandwidth_hz}))
+    ether.configure(
+        0 if end == "tx" else 1, replace(PLAIN, **{f"{end}_bandwidth_hz": bandwidth_hz})
+    )
     levels = []
     for over_corner in (-0.75, 0.75, 1.3):
         cycles = round(over_corner * corner * bandwidth_hz / 2 / RATE * N) / N
@@ -295,7 +316,8 @@ def test_an_analogue_bandwidth_cuts_the_band(end, corner):
     assert levels[2] < -70
 
 
-# --------------------------------------------------------------------------------------------------- the kit's receiver
+# ------------------------------------------------------------------------------------------------
+# the kit's receiver
 
 
 def burst(mcs=3, n_blocks=3):
@@ -312,7 +334,9 @@ def burst(mcs=3, n_blocks=3):
         payload_bytes=n_blocks * size,
         tag=bytes(6),
     )
-    return framing.build_burst(header, rng.integers(0, 256, (n_blocks, size)).astype(np.uint8), range(n_blocks)).iq
+    return framing.build_burst(
+        header, rng.integers(0, 256, (n_blocks, size)).astype(np.uint8), range(n_blocks)
+    ).iq
 
 
 def receptions(ether, iq, full_scale=2**15 - 16):
@@ -356,7 +380,8 @@ def test_an_snr_beyond_the_transmitters_converter_is_refused():
         ether_of(NodeSpec(), NodeSpec()).set_snr(0, 1, 60.0, -40.0)
 
 
-# ---------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------
+# figures
 
 
 def test_multipath_has_unit_mean_power_and_differs_from_radio_to_radio():
@@ -406,7 +431,9 @@ def test_phase_noise_turns_the_receivers_carrier():
 
 def test_the_transmitters_amplifier_compresses_and_its_carrier_leaks():
     figures = Figures(pa_backoff_db=6.0, tx_dc_dbfs=-40.0)
-    ether = ether_of(NodeSpec(), NodeSpec(), figures=figures, path_loss_db=40.0, coupling_loss_db=200.0)
+    ether = ether_of(
+        NodeSpec(), NodeSpec(), figures=figures, path_loss_db=40.0, coupling_loss_db=200.0
+    )
     spectrum = np.abs(np.fft.fft(listen(ether, 2 * N)[N:]) / N)
     assert 20 * np.log10(spectrum[0]) == pytest.approx(-40 - 8.9, abs=0.2)
     levels = []
@@ -419,7 +446,8 @@ def test_the_transmitters_amplifier_compresses_and_its_carrier_leaks():
     assert levels[1] - levels[0] == pytest.approx(20 * np.log10(2**-0.25), abs=0.15)
 
 
-# ------------------------------------------------------------------------------------------------------------- tones
+# ------------------------------------------------------------------------------------------------
+# tones
 
 
 def test_tones_sound_while_no_stream_plays():

@@ -1,4 +1,5 @@
-"""How emulated radios stream: rings, queues, the two clocks, and what does not hang on how it is read."""
+"""How emulated radios stream: rings, queues, the two clocks, and what does not hang on how it is
+read."""
 
 import errno
 import threading
@@ -25,7 +26,9 @@ def never():
 
 
 def ether_of(*nodes, clock=None, settings=SETTINGS, **kwargs):
-    ether = Ether(nodes, clock=clock or VirtualTime(), seed=kwargs.pop("seed", 1), path_loss_db=40.0, **kwargs)
+    ether = Ether(
+        nodes, clock=clock or VirtualTime(), seed=kwargs.pop("seed", 1), path_loss_db=40.0, **kwargs
+    )
     for node in range(len(nodes)):
         ether.configure(node, settings)
     return ether
@@ -41,7 +44,9 @@ def noise_block(rng, n=N):
 
 
 def read(ring, buffers=1):
-    return np.concatenate([np.frombuffer(ring.read(5.0, never), "<i2").reshape(-1, 2) for _ in range(buffers)])
+    return np.concatenate(
+        [np.frombuffer(ring.read(5.0, never), "<i2").reshape(-1, 2) for _ in range(buffers)]
+    )
 
 
 def sounding(codes):
@@ -49,7 +54,8 @@ def sounding(codes):
     return np.abs(codes).max(axis=1) > 200
 
 
-# ------------------------------------------------------------------------------------------ what hangs on nothing else
+# ------------------------------------------------------------------------------------------ what
+# hangs on nothing else
 
 
 @pytest.mark.parametrize("preset", ["awgn", "harsh"])
@@ -68,7 +74,9 @@ def test_what_is_heard_does_not_hang_on_the_size_of_the_buffers(preset):
 def test_what_is_sent_later_does_not_change_what_was_heard(lo_apart_hz):
     heard = []
     for early in (True, False):
-        ether = ether_of(NodeSpec(), NodeSpec(ppm=4.0))  # a buffer is full when the block before still plays
+        ether = ether_of(
+            NodeSpec(), NodeSpec(ppm=4.0)
+        )  # a buffer is full when the block before still plays
         ether.configure(0, replace(SETTINGS, tx_lo_hz=SETTINGS.tx_lo_hz + lo_apart_hz))
         ether.path_loss_db = 30.0
         blocks = [noise_block(np.random.default_rng(seed)) for seed in range(8)]
@@ -87,7 +95,9 @@ def test_what_is_sent_later_does_not_change_what_was_heard(lo_apart_hz):
 
 def test_two_runs_are_alike_to_the_bit_and_another_seed_is_not():
     def run(seed):
-        ether = ether_of(NodeSpec(ppm=13.0), NodeSpec(ppm=-4.0), seed=seed, figures=PRESETS["indoor_nlos"])
+        ether = ether_of(
+            NodeSpec(ppm=13.0), NodeSpec(ppm=-4.0), seed=seed, figures=PRESETS["indoor_nlos"]
+        )
         rng = np.random.default_rng(3)
         ring, queue = ether.open_rx(1, N, 4), ether.open_tx(0, N, 4, False)
         parts = []
@@ -117,7 +127,8 @@ def test_noise_hangs_neither_on_other_radios_nor_on_other_captures():
     np.testing.assert_array_equal(later, whole[10 * N : 13 * N])
 
 
-# ---------------------------------------------------------------------------------------------------------- receiving
+# ------------------------------------------------------------------------------------------------
+# receiving
 
 
 def test_a_ring_fills_at_once_and_then_stops():
@@ -219,7 +230,8 @@ def test_closed_and_called_off():
     ether.open_rx(0, N, 4).close()
 
 
-# -------------------------------------------------------------------------------------------------------- transmitting
+# ------------------------------------------------------------------------------------------------
+# transmitting
 
 
 def test_blocks_play_back_to_back_and_then_silence():
@@ -324,7 +336,8 @@ def test_old_transmissions_are_forgotten_but_not_what_is_still_unread():
     assert sounding(read(ring, 4))[2 * LATENCY :].all()
 
 
-# --------------------------------------------------------------------------------------------------------------- speed
+# ------------------------------------------------------------------------------------------------
+# speed
 
 
 def test_virtual_time_runs_at_many_samples_a_second():
@@ -342,7 +355,8 @@ def test_virtual_time_runs_at_many_samples_a_second():
     assert min(took_s() for _ in range(20)) < n / 8e6
 
 
-# ----------------------------------------------------------------------------------------------------------- real time
+# ------------------------------------------------------------------------------------------------
+# real time
 
 
 def test_real_time_keeps_the_pace_without_work():

@@ -16,7 +16,7 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec
-from tests.radio.pyadi_client import pyadi_client
+from tests.radio.emulator.pyadi_client import pyadi_client
 
 pytestmark = pytest.mark.usefixtures("libiio", "contexts_go_last")
 
@@ -27,7 +27,9 @@ N = 1 << 14
 
 @contextlib.contextmanager
 def _plutos(*ppm: float, **arguments: Any) -> Iterator[EmulatedPlutos]:
-    ether = Ether([NodeSpec(ppm=error) for error in ppm or (0.0,)], clock=VirtualTime(), seed=7, **arguments)
+    ether = Ether(
+        [NodeSpec(ppm=error) for error in ppm or (0.0,)], clock=VirtualTime(), seed=7, **arguments
+    )
     with EmulatedPlutos(ether) as running:
         yield running
 
@@ -85,7 +87,8 @@ def _power_dbfs(samples: NDArray[np.complex128]) -> float:
     return float(10 * np.log10(np.mean(np.abs(samples / 2048) ** 2)))
 
 
-# -------------------------------------------------------------------------------------------- attributes
+# --------------------------------------------------------------------------------------------
+# attributes
 
 
 def test_every_property_can_be_read_and_written(sdr: Any) -> None:
@@ -210,7 +213,8 @@ def test_registers_keep_what_is_written(sdr: Any) -> None:
     assert sdr._rxadc.reg_read(0x5A) == 0
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------------------------
+# streams
 
 
 def test_digital_loopback_returns_what_is_sent(sdr: Any) -> None:
@@ -219,7 +223,13 @@ def test_digital_loopback_returns_what_is_sent(sdr: Any) -> None:
     codes = rng.integers(-2048, 2048, size=(2, N))
     _send_over_and_over(sdr, 16.0 * (codes[0] + 1j * codes[1]))
     received = _fresh(sdr)
-    start = int(np.argmax(np.abs(np.fft.ifft(np.fft.fft(received) * np.conj(np.fft.fft(codes[0] + 1j * codes[1]))))))
+    start = int(
+        np.argmax(
+            np.abs(
+                np.fft.ifft(np.fft.fft(received) * np.conj(np.fft.fft(codes[0] + 1j * codes[1])))
+            )
+        )
+    )
     np.testing.assert_array_equal(np.roll(received, -start), codes[0] + 1j * codes[1])
 
 
@@ -359,11 +369,16 @@ def test_underflow_is_flagged_until_it_is_cleared(sdr: Any) -> None:
     assert sdr._txdac.reg_read(STATUS) == 0
 
 
-# ----------------------------------------------------------------------------------------------- two radios
+# -----------------------------------------------------------------------------------------------
+# two radios
 
 
 def test_the_other_radio_hears_the_tone_off_by_both_oscillators() -> None:
-    with _plutos(2.0, -3.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
+    with (
+        _plutos(2.0, -3.0) as plutos,
+        pyadi_client(plutos, 0) as sender,
+        pyadi_client(plutos, 1) as receiver,
+    ):
         for client in (sender, receiver):
             _set_up(client)
         sender.tx_hardwaregain_chan0 = 0
@@ -375,7 +390,11 @@ def test_the_other_radio_hears_the_tone_off_by_both_oscillators() -> None:
 
 
 def test_the_crystal_correction_takes_the_error_away() -> None:
-    with _plutos(50.0, 0.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
+    with (
+        _plutos(50.0, 0.0) as plutos,
+        pyadi_client(plutos, 0) as sender,
+        pyadi_client(plutos, 1) as receiver,
+    ):
         for client in (sender, receiver):
             _set_up(client)
         sender.tx_hardwaregain_chan0 = 0
@@ -388,7 +407,11 @@ def test_the_crystal_correction_takes_the_error_away() -> None:
 
 def _digest_of_a_session() -> str:
     digest = hashlib.sha256()
-    with _plutos(4.0, -1.0) as plutos, pyadi_client(plutos, 0) as sender, pyadi_client(plutos, 1) as receiver:
+    with (
+        _plutos(4.0, -1.0) as plutos,
+        pyadi_client(plutos, 0) as sender,
+        pyadi_client(plutos, 1) as receiver,
+    ):
         for client in (sender, receiver):
             _set_up(client)
         receiver.rx_hardwaregain_chan0 = 60

@@ -16,7 +16,7 @@ from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether
 from radio.emulator.front_end import NodeSpec
-from tests.radio.pyadi_client import pyadi_client
+from tests.radio.emulator.pyadi_client import pyadi_client
 
 pytestmark = pytest.mark.usefixtures("libiio", "contexts_go_last")
 
@@ -31,7 +31,8 @@ def plutos() -> Iterator[EmulatedPlutos]:
 
 
 def _error_number(call: Callable[[], object]) -> int | None:
-    """What a failing call fails with. Nothing keeps its traceback, which would hold the buffer open."""
+    """What a failing call fails with. Nothing keeps its traceback, which would hold the buffer
+    open."""
     try:
         call()
     except OSError as error:
@@ -41,7 +42,8 @@ def _error_number(call: Callable[[], object]) -> int | None:
 
 @pytest.fixture
 def looped(plutos: EmulatedPlutos) -> Iterator[Any]:
-    """A radio in digital loopback that sends a ramp of 16 buffers over and over, and has begun to receive."""
+    """A radio in digital loopback that sends a ramp of 16 buffers over and over, and has begun to
+    receive."""
     with pyadi_client(plutos) as sdr:
         sdr.loopback = 1
         sdr.rx_buffer_size = N
@@ -65,7 +67,9 @@ def test_a_lost_block_is_a_gap_of_a_buffer(plutos: EmulatedPlutos, looped: Any) 
     assert [(_block(looped) - before) % 16, (_block(looped) - before) % 16] == [3, 4]
 
 
-def test_a_clipped_block_is_overdriven_and_the_next_is_not(plutos: EmulatedPlutos, looped: Any) -> None:
+def test_a_clipped_block_is_overdriven_and_the_next_is_not(
+    plutos: EmulatedPlutos, looped: Any
+) -> None:
     plutos.faults[0].clip_block()
     clipped = looped.rx()
     assert np.mean(clipped.real == 2047) > 0.9
@@ -101,7 +105,9 @@ def test_a_delay_holds_one_transfer_up(plutos: EmulatedPlutos, looped: Any) -> N
     assert 0.2 <= time.monotonic() - begin_s < DEADLINE_S
 
 
-def test_a_dropped_connection_ends_one_client_and_the_next_is_served(plutos: EmulatedPlutos, looped: Any) -> None:
+def test_a_dropped_connection_ends_one_client_and_the_next_is_served(
+    plutos: EmulatedPlutos, looped: Any
+) -> None:
     with pyadi_client(plutos, node=1) as neighbour:
         neighbour.rx()
         plutos.faults[0].drop_connection()
@@ -113,13 +119,18 @@ def test_a_dropped_connection_ends_one_client_and_the_next_is_served(plutos: Emu
 
 
 def _can_connect(uri: str) -> bool:
-    """Whether a fresh process reaches the radio: a failed attempt leaves libiio's words on stderr."""
+    """Whether a fresh process reaches the radio: a failed attempt leaves libiio's words on
+    stderr."""
     script = f"import iio; iio.Context({uri!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=20, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=20, check=False
+    )
     return done.returncode == 0
 
 
-def test_a_radio_that_vanishes_returns_on_the_same_port_with_its_settings(plutos: EmulatedPlutos) -> None:
+def test_a_radio_that_vanishes_returns_on_the_same_port_with_its_settings(
+    plutos: EmulatedPlutos,
+) -> None:
     with pyadi_client(plutos) as sdr:
         sdr.rx_lo = 868_000_000
         sdr.rx()
@@ -173,7 +184,9 @@ sdr.rx()
 print("holding", flush=True)
 input()
 """
-    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout is not None
     assert holder.stdin is not None
     try:

@@ -15,7 +15,9 @@ PATIENCE_S = 20
 RX, TX = "cf-ad9361-lpc", "cf-ad9361-dds-core-lpc"
 SERVE = [sys.executable, "-m", "hil.cli", "emulate-pluto", "--nodes", "2", "--free-running"]
 
-needs_tools = pytest.mark.skipif(shutil.which("iio_info") is None, reason="needs Debian's libiio-utils")
+needs_tools = pytest.mark.skipif(
+    shutil.which("iio_info") is None, reason="needs Debian's libiio-utils"
+)
 
 
 def _end(server: subprocess.Popen[str], number: signal.Signals) -> tuple[str, str]:
@@ -52,7 +54,10 @@ def test_iio_info_lists_everything_without_an_error(uri: str) -> None:
     assert "ERROR" not in listing
     assert "hw_model: emulated" in listing
     assert listing.count("buffer capable") == 2
-    for line in ("voltage0:  (input, index: 0, format: le:S12/16>>0)", "altvoltage3: TX1_Q_F2 (output)"):
+    for line in (
+        "voltage0:  (input, index: 0, format: le:S12/16>>0)",
+        "altvoltage3: TX1_Q_F2 (output)",
+    ):
         assert line in listing
 
 
@@ -67,7 +72,9 @@ def test_iio_attr_reads_and_writes(uri: str) -> None:
 
 @needs_tools
 def test_iio_readdev_and_iio_writedev_stream(uri: str) -> None:
-    received = np.frombuffer(_tool("iio_readdev", "-u", uri, "-b", "4096", "-s", "65536", RX), "<i2")
+    received = np.frombuffer(
+        _tool("iio_readdev", "-u", uri, "-b", "4096", "-s", "65536", RX), "<i2"
+    )
     assert len(received) == 2 * 65536
     assert 0 < abs(received.astype(int)).max() <= 2048
     one_channel = _tool("iio_readdev", "-u", uri, "-b", "4096", "-s", "8192", RX, "voltage1")

@@ -97,7 +97,9 @@ def test_an_empty_line_gets_no_answer(client: Client) -> None:
     assert client.replies.readline() == b"0\n"
 
 
-@pytest.mark.parametrize("line", ["ZPRINT", "BINARY", "NONSENSE 1 2", "OPEN", "READ", "READBUF x", "TIMEOUT -1", "é"])
+@pytest.mark.parametrize(
+    "line", ["ZPRINT", "BINARY", "NONSENSE 1 2", "OPEN", "READ", "READBUF x", "TIMEOUT -1", "é"]
+)
 def test_what_is_no_command_is_refused_with_einval(client: Client, line: str) -> None:
     assert client.ask(line) == b"-22\n"
     assert client.ask("VERSION") == b"0.24.v0.24  \n"
@@ -132,12 +134,16 @@ def test_value_and_command_may_come_in_any_pieces(client: Client) -> None:
 def test_a_rejected_value_is_consumed(client: Client) -> None:
     client.send(b"WRITE nowhere OUTPUT altvoltage0 frequency 9\r\nVERSION\r\n")
     assert client.replies.readline() == b"-19\n"
-    client.send(b"WRITE ad9361-phy filter_fir_config 70000\r\n" + b"VERSION\r\n" * 7777 + b"1234567")
+    client.send(
+        b"WRITE ad9361-phy filter_fir_config 70000\r\n" + b"VERSION\r\n" * 7777 + b"1234567"
+    )
     assert client.replies.readline() == b"-22\n"
     assert client.ask("VERSION") == b"0.24.v0.24  \n"
 
 
-def test_a_value_announced_larger_than_any_memory_harms_nobody(plutos: EmulatedPlutos, client: Client) -> None:
+def test_a_value_announced_larger_than_any_memory_harms_nobody(
+    plutos: EmulatedPlutos, client: Client
+) -> None:
     with _another(plutos) as liar:
         liar.send(b"WRITE ad9361-phy calib_mode 999999999999999\r\nauto")
         assert client.ask("VERSION") == b"0.24.v0.24  \n"
@@ -195,7 +201,9 @@ def test_one_channel_alone_is_that_channel(client: Client) -> None:
     assert client.replies.read(8) == np.array([-1] * 4, "<i2").tobytes()
 
 
-def test_a_transmit_buffer_larger_than_announced_is_refused_before_its_bytes_come(client: Client) -> None:
+def test_a_transmit_buffer_larger_than_announced_is_refused_before_its_bytes_come(
+    client: Client,
+) -> None:
     assert client.ask(f"OPEN {TX} 16 00000003") == b"0\n"
     for size in (65, 128, 63, 0):
         assert client.ask(f"WRITEBUF {TX} {size}") == b"-22\n"
@@ -204,7 +212,9 @@ def test_a_transmit_buffer_larger_than_announced_is_refused_before_its_bytes_com
     assert client.replies.readline() == b"32\n"
 
 
-def test_a_device_has_one_user_and_is_free_when_he_hangs_up(plutos: EmulatedPlutos, client: Client) -> None:
+def test_a_device_has_one_user_and_is_free_when_he_hangs_up(
+    plutos: EmulatedPlutos, client: Client
+) -> None:
     assert client.ask(f"OPEN {TX} 64 00000003 CYCLIC") == b"0\n"
     with _another(plutos) as second:
         begin_s = time.monotonic()
@@ -238,7 +248,10 @@ def test_a_closed_peer_is_noticed_while_a_buffer_fills() -> None:
 
 
 def test_a_transfer_that_takes_longer_than_the_timeout_ends_with_etimedout() -> None:
-    with EmulatedPlutos(Ether([NodeSpec()], clock=RealTime(), seed=1)) as plutos, _another(plutos) as client:
+    with (
+        EmulatedPlutos(Ether([NodeSpec()], clock=RealTime(), seed=1)) as plutos,
+        _another(plutos) as client,
+    ):
         client.send(b"WRITE ad9361-phy INPUT voltage0 sampling_frequency 7\r\n2083333")
         assert client.replies.readline() == b"7\n"
         assert client.ask("TIMEOUT 50") == b"0\n"
@@ -290,7 +303,10 @@ def test_several_clients_at_once_do_not_mix_their_answers(plutos: EmulatedPlutos
                 written = client.replies.readline()
                 client.send(f"READ ad9361-phy {attribute}\r\n".encode())
                 length = int(client.replies.readline())
-                if written != b"%d\n" % len(text) or client.replies.read(length + 1) != text + b"\0\n":
+                if (
+                    written != b"%d\n" % len(text)
+                    or client.replies.read(length + 1) != text + b"\0\n"
+                ):
                     failures.append(f"{attribute} {value}")
 
     def stream(node: int) -> None:
@@ -300,9 +316,21 @@ def test_several_clients_at_once_do_not_mix_their_answers(plutos: EmulatedPlutos
                 failures.append("stream")
 
     jobs = [
-        threading.Thread(target=talk, args=(0, "INPUT voltage0 rf_bandwidth", range(200_000, 200_100)), daemon=True),
-        threading.Thread(target=talk, args=(0, "OUTPUT voltage0 rf_bandwidth", range(300_000, 300_100)), daemon=True),
-        threading.Thread(target=talk, args=(1, "INPUT voltage0 rf_bandwidth", range(400_000, 400_100)), daemon=True),
+        threading.Thread(
+            target=talk,
+            args=(0, "INPUT voltage0 rf_bandwidth", range(200_000, 200_100)),
+            daemon=True,
+        ),
+        threading.Thread(
+            target=talk,
+            args=(0, "OUTPUT voltage0 rf_bandwidth", range(300_000, 300_100)),
+            daemon=True,
+        ),
+        threading.Thread(
+            target=talk,
+            args=(1, "INPUT voltage0 rf_bandwidth", range(400_000, 400_100)),
+            daemon=True,
+        ),
         threading.Thread(target=stream, args=(0,), daemon=True),
         threading.Thread(target=stream, args=(1,), daemon=True),
     ]
@@ -335,7 +363,10 @@ def test_the_ports_asked_for_are_the_ports_in_the_uris() -> None:
 
 def test_nothing_is_left_behind_when_the_plutos_stop() -> None:
     before = threading.active_count()
-    with EmulatedPlutos(Ether([NodeSpec()], clock=RealTime(), seed=1)) as plutos, _another(plutos) as client:
+    with (
+        EmulatedPlutos(Ether([NodeSpec()], clock=RealTime(), seed=1)) as plutos,
+        _another(plutos) as client,
+    ):
         client.ask(f"OPEN {RX} 16777216 00000003")
         client.send(f"READBUF {RX} 67108864\r\n".encode())
         plutos.__exit__(None, None, None)

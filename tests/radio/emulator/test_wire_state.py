@@ -57,7 +57,10 @@ def test_clocks_stay_within_what_the_chip_can_do(rate_hz: int, decimation: int |
         except RefusedError:
             assert rate_hz > 30_000_000  # too few clock cycles a sample for 64 taps
             return
-    rates = {name: int(rate) for name, rate in (pair.split(":") for pair in state.rx_path_rates().split())}
+    rates = {
+        name: int(rate)
+        for name, rate in (pair.split(":") for pair in state.rx_path_rates().split())
+    }
     assert 715e6 <= rates["BBPLL"] <= 1430e6
     assert 25e6 <= rates["ADC"] <= 640e6
     assert rates["ADC"] // rates["R2"] in (1, 2, 3)
@@ -89,19 +92,23 @@ def test_other_filter_files_are_refused(text: str) -> None:
 
 def test_a_filter_file_with_comments_and_bandwidths() -> None:
     fir = parse_fir(
-        "# of the filter wizard\r\nRX 3 GAIN -6 DEC 2\r\nTX 3 GAIN 0 INT 4\r\nBWRX 1\n" + " 1, -2 \r\n" * 32
+        "# of the filter wizard\r\nRX 3 GAIN -6 DEC 2\r\nTX 3 GAIN 0 INT 4\r\nBWRX 1\n"
+        + " 1, -2 \r\n" * 32
     )
     assert (fir.taps, fir.decimation, fir.interpolation) == (32, 2, 4)
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("30", 30), ("-10.250000 dB", -10.25), ("+0.5", 0.5), (".5dB", 0.5), ("7.", 7)]
+    ("text", "value"),
+    [("30", 30), ("-10.250000 dB", -10.25), ("+0.5", 0.5), (".5dB", 0.5), ("7.", 7)],
 )
 def test_numbers_with_a_fraction(text: str, value: float) -> None:
     assert values.decimal(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "1e3", "nan", "inf", "0x10", "1_000", "1,5", "5 dBm", "--1", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "1e3", "nan", "inf", "0x10", "1_000", "1,5", "5 dBm", "--1", "9" * 400]
+)
 def test_other_text_is_no_number(text: str) -> None:
     with pytest.raises(RefusedError):
         values.decimal(text)
@@ -116,7 +123,14 @@ def test_whole_numbers_and_flags() -> None:
         0x80000088,
         10,
     ]
-    assert [values.flag(text) for text in ("1", "0", "y", "N", "on", "OFF")] == [True, False, True, False, True, False]
+    assert [values.flag(text) for text in ("1", "0", "y", "N", "on", "OFF")] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     with pytest.raises(RefusedError):
         values.flag("2")
 
@@ -128,7 +142,9 @@ def test_every_attribute_can_be_read_and_takes_back_its_own_text_or_refuses_to_b
     checked = 0
     for device in attributes.DEVICES:
         named = [(AttributeName(device.name, a.name), a) for a in device.attributes]
-        named += [(AttributeName(device.name, a.name, debug=True), a) for a in device.debug_attributes]
+        named += [
+            (AttributeName(device.name, a.name, debug=True), a) for a in device.debug_attributes
+        ]
         named += [
             (AttributeName(device.device_id, a.name, channel=(c.direction, c.channel_id)), a)
             for c in device.channels

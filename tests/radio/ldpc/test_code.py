@@ -1,4 +1,5 @@
-"""Codes, encoder and rate matching against the parity-check matrix, laid out here once more, and known words."""
+"""Codes, encoder and rate matching against the parity-check matrix, laid out here once more, and
+known words."""
 
 import csv
 from importlib.resources import files
@@ -9,21 +10,34 @@ import pytest
 from hil.contract import ConfigError
 from radio import ldpc
 
-ODD_PARTS = [1, 3, 5, 7, 9, 11, 13, 15]  # of the eight sets of lifting sizes, in the standard's order
+ODD_PARTS = [
+    1,
+    3,
+    5,
+    7,
+    9,
+    11,
+    13,
+    15,
+]  # of the eight sets of lifting sizes, in the standard's order
 
 
 def edges_of(code):
-    """(row, column, shift) of each edge, read from the table and lifted as TS 38.212 §5.3.2 has it."""
+    """(row, column, shift) of each edge, read from the table and lifted as TS 38.212 §5.3.2 has
+    it."""
     odd = code.lifting_size
     while odd % 2 == 0:
         odd //= 2
     text = files("radio.ldpc").joinpath(f"base_graph_{code.base_graph}.csv").read_text()
     table = [[int(field) for field in line] for line in list(csv.reader(text.splitlines()))[1:]]
-    return [(line[0], line[1], line[2 + ODD_PARTS.index(odd)] % code.lifting_size) for line in table]
+    return [
+        (line[0], line[1], line[2 + ODD_PARTS.index(odd)] % code.lifting_size) for line in table
+    ]
 
 
 def syndrome(code, info, buffer):
-    """H c^T mod 2, one row of Z checks after another; the codeword's punctured start is taken from the information."""
+    """H c^T mod 2, one row of Z checks after another; the codeword's punctured start is taken from
+    the information."""
     size = code.lifting_size
     codeword = np.concatenate([info[: 2 * size], buffer]).reshape(-1, size)
     checks = {}
@@ -33,11 +47,31 @@ def syndrome(code, info, buffer):
 
 
 CODES = [
-    (8448, 1), (22 * 256, 1), (22 * 320, 1), (22 * 224, 1), (22 * 288, 1), (22 * 352, 1), (22 * 208, 1), (22 * 240, 1),
-    (44, 1), (5000, 1),
-    (3840, 2), (2560, 2), (3200, 2), (2240, 2), (2880, 2), (3520, 2), (2080, 2), (2400, 2),
-    (192, 2), (1280, 2), (600, 2), (300, 2), (100, 2), (24, 2),
-]  # fmt: skip
+    (8448, 1),
+    (22 * 256, 1),
+    (22 * 320, 1),
+    (22 * 224, 1),
+    (22 * 288, 1),
+    (22 * 352, 1),
+    (22 * 208, 1),
+    (22 * 240, 1),
+    (44, 1),
+    (5000, 1),
+    (3840, 2),
+    (2560, 2),
+    (3200, 2),
+    (2240, 2),
+    (2880, 2),
+    (3520, 2),
+    (2080, 2),
+    (2400, 2),
+    (192, 2),
+    (1280, 2),
+    (600, 2),
+    (300, 2),
+    (100, 2),
+    (24, 2),
+]
 
 
 @pytest.mark.parametrize(("info_bits", "base_graph"), CODES)
@@ -63,10 +97,21 @@ def test_a_flipped_bit_is_seen_by_the_checks():
 
 @pytest.mark.parametrize(
     ("info_bits", "base_graph", "lifting_size", "n_buffer"),
-    # smallest Z of table 5.3.2-1 with Z * Kb >= K; Kb = 22 for graph 1, and 10, 9, 8 or 6 by length for graph 2
-    [(8448, 1, 384, 25344), (7745, 1, 384, 25344), (7744, 1, 352, 23232), (192, 2, 32, 1600), (193, 2, 26, 1300),
-     (560, 2, 72, 3600), (561, 2, 64, 3200), (640, 2, 72, 3600), (641, 2, 72, 3600), (1280, 2, 128, 6400)],
-)  # fmt: skip
+    # smallest Z of table 5.3.2-1 with Z * Kb >= K; Kb = 22 for graph 1, and 10, 9, 8 or 6 by length
+    # for graph 2
+    [
+        (8448, 1, 384, 25344),
+        (7745, 1, 384, 25344),
+        (7744, 1, 352, 23232),
+        (192, 2, 32, 1600),
+        (193, 2, 26, 1300),
+        (560, 2, 72, 3600),
+        (561, 2, 64, 3200),
+        (640, 2, 72, 3600),
+        (641, 2, 72, 3600),
+        (1280, 2, 128, 6400),
+    ],
+)
 def test_lifting_size_follows_the_standard(info_bits, base_graph, lifting_size, n_buffer):
     code = ldpc.code_for(info_bits, base_graph)
     assert (code.lifting_size, code.n_buffer) == (lifting_size, n_buffer)
@@ -92,7 +137,9 @@ def words(text):
         ),
     ],
 )
-def test_words_on_the_air_stay_what_they_were(base_graph, info, n_coded, bits_per_symbol, rv, coded):
+def test_words_on_the_air_stay_what_they_were(
+    base_graph, info, n_coded, bits_per_symbol, rv, coded
+):
     bits = words(info)
     code = ldpc.code_for(bits.size, base_graph)
     sent = ldpc.rate_match(code, ldpc.encode(code, bits), n_coded, bits_per_symbol, rv)
@@ -108,7 +155,9 @@ def test_interleaver_writes_rows_and_reads_columns(bits_per_symbol):
     # TS 38.212 §5.4.2.2: f[i + j Q] = e[i E / Q + j]
     for i in range(bits_per_symbol):
         for j in (0, 1, 171, 2400 // bits_per_symbol - 1):
-            np.testing.assert_array_equal(sent[:, i + j * bits_per_symbol], plain[:, i * 2400 // bits_per_symbol + j])
+            np.testing.assert_array_equal(
+                sent[:, i + j * bits_per_symbol], plain[:, i * 2400 // bits_per_symbol + j]
+            )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +172,9 @@ def test_redundancy_versions_start_where_the_standard_says(base_graph, info_bits
 
 
 @pytest.mark.parametrize("rv", [0, 1, 2, 3])
-@pytest.mark.parametrize(("info_bits", "base_graph", "n_coded"), [(1100, 2, 2400), (5000, 1, 9000), (1100, 2, 15000)])
+@pytest.mark.parametrize(
+    ("info_bits", "base_graph", "n_coded"), [(1100, 2, 2400), (5000, 1, 9000), (1100, 2, 15000)]
+)
 def test_recovery_puts_every_bit_back_and_adds_copies(info_bits, base_graph, n_coded, rv):
     code = ldpc.code_for(info_bits, base_graph)
     info = np.random.default_rng(rv).integers(0, 2, (2, info_bits), np.uint8)
@@ -161,7 +212,8 @@ def test_combining_adds_and_saturates():
 
 
 def test_crc_of_the_catalogue():
-    # check values of CRC-24/LTE-A and CRC-24/LTE-B in Cook's catalogue of parametrised CRC algorithms
+    # check values of CRC-24/LTE-A and CRC-24/LTE-B in Cook's catalogue of parametrised CRC
+    # algorithms
     digits = np.frombuffer(b"123456789", np.uint8)[None]
     assert ldpc.crc24a(digits).tolist() == [0xCDE703]
     assert ldpc.crc24b(digits).tolist() == [0x23EF52]
@@ -186,10 +238,16 @@ def test_impossible_requests_are_refused_by_name():
         (lambda: ldpc.encode(code, bits[:, :-1]), r"shape \(2, 191\)"),
         (lambda: ldpc.encode(code, bits + np.uint8(48)), "value 48"),
         (lambda: ldpc.rate_match(code, buffer[:, 1:], 400, 2), r"shape \(2, 1599\)"),
-        (lambda: ldpc.rate_match(code, buffer, 401, 2), "401 coded bits; must be whole symbols of 2"),
+        (
+            lambda: ldpc.rate_match(code, buffer, 401, 2),
+            "401 coded bits; must be whole symbols of 2",
+        ),
         (lambda: ldpc.rate_match(code, buffer, 400, 2, 4), "redundancy version is 4"),
         (lambda: ldpc.rate_recover(code, np.zeros(400, np.float32), 2), r"shape \(400,\)"),
-        (lambda: ldpc.combine(buffer.astype(np.int16), np.zeros((1, 1600), np.int16)), "cannot be combined"),
+        (
+            lambda: ldpc.combine(buffer.astype(np.int16), np.zeros((1, 1600), np.int16)),
+            "cannot be combined",
+        ),
         (lambda: ldpc.decode(code, np.zeros((1, 10), np.int16)), r"shape \(1, 10\)"),
         (lambda: ldpc.decode(code, np.zeros((1, 1600), np.int16), 0), "0 iterations"),
         (lambda: ldpc.crc24a(np.zeros(9, np.uint8)), r"shape \(9,\)"),

@@ -7,7 +7,8 @@ from radio import ldpc
 
 
 def noisy_words(code, n_blocks, n_coded, snr_db, rng, rv=0):
-    """Information bits and LLRs in nats of QPSK at an Es/N0: one bit a dimension, amplitude 1, noise variance 1/SNR."""
+    """Information bits and LLRs in nats of QPSK at an Es/N0: one bit a dimension, amplitude 1,
+    noise variance 1/SNR."""
     info = rng.integers(0, 2, (n_blocks, code.info_bits), np.uint8)
     sent = ldpc.rate_match(code, ldpc.encode(code, info), n_coded, 2, rv)
     return info, llr_of(sent, snr_db, rng)
@@ -21,9 +22,17 @@ def llr_of(sent, snr_db, rng):
 
 @pytest.mark.parametrize(
     ("info_bits", "base_graph", "n_coded", "rv"),
-    [(8448, 1, 25344, 0), (8448, 1, 9440, 0), (8448, 1, 40000, 3), (5000, 1, 9000, 0), (1280, 2, 2560, 0),
-     (192, 2, 960, 0), (600, 2, 1500, 0), (24, 2, 120, 0)],
-)  # fmt: skip
+    [
+        (8448, 1, 25344, 0),
+        (8448, 1, 9440, 0),
+        (8448, 1, 40000, 3),
+        (5000, 1, 9000, 0),
+        (1280, 2, 2560, 0),
+        (192, 2, 960, 0),
+        (600, 2, 1500, 0),
+        (24, 2, 120, 0),
+    ],
+)
 def test_clean_words_come_back(info_bits, base_graph, n_coded, rv):
     code = ldpc.code_for(info_bits, base_graph)
     info, llr = noisy_words(code, 4, n_coded, 30, np.random.default_rng(info_bits), rv)
@@ -38,9 +47,15 @@ def test_clean_words_come_back(info_bits, base_graph, n_coded, rv):
 @pytest.mark.parametrize(
     ("info_bits", "base_graph", "n_coded", "snr_db"),
     # half a dB to one and a half above the waterfall of each
-    [(8448, 1, 72092, -4.6), (8448, 1, 25344, -0.7), (8448, 1, 16896, 1.6), (8448, 1, 10176, 5.4), (1280, 2, 2560, 2.2),
-     (192, 2, 960, -1.0)],
-)  # fmt: skip
+    [
+        (8448, 1, 72092, -4.6),
+        (8448, 1, 25344, -0.7),
+        (8448, 1, 16896, 1.6),
+        (8448, 1, 10176, 5.4),
+        (1280, 2, 2560, 2.2),
+        (192, 2, 960, -1.0),
+    ],
+)
 def test_noise_is_corrected(info_bits, base_graph, n_coded, snr_db):
     code = ldpc.code_for(info_bits, base_graph)
     info, llr = noisy_words(code, 12, n_coded, snr_db, np.random.default_rng(n_coded))
@@ -53,7 +68,12 @@ def test_noise_is_corrected(info_bits, base_graph, n_coded, snr_db):
 
 def test_noise_alone_never_converges():
     rng = np.random.default_rng(7)
-    for info_bits, base_graph, n_coded in [(8448, 1, 9440), (8448, 1, 25344), (1280, 2, 2560), (192, 2, 960)]:
+    for info_bits, base_graph, n_coded in [
+        (8448, 1, 9440),
+        (8448, 1, 25344),
+        (1280, 2, 2560),
+        (192, 2, 960),
+    ]:
         code = ldpc.code_for(info_bits, base_graph)
         for strength in (0.3, 3, 300):
             llr = (strength * rng.standard_normal((10, n_coded))).astype(np.float32)
@@ -108,7 +128,9 @@ def test_two_hopeless_receptions_add_up_to_a_good_one():
     buffer = ldpc.encode(code, info)
     for second_rv in (0, 2):  # the same bits again, or others
         soft = [
-            ldpc.rate_recover(code, llr_of(ldpc.rate_match(code, buffer, 16896, 2, rv), -1.2, rng), 2, rv)
+            ldpc.rate_recover(
+                code, llr_of(ldpc.rate_match(code, buffer, 16896, 2, rv), -1.2, rng), 2, rv
+            )
             for rv in (0, second_rv)
         ]
         for alone in soft:

@@ -19,7 +19,9 @@ with warnings.catch_warnings():
 @pytest.mark.parametrize("base_graph", [1, 2])
 def test_every_edge_of_both_tables(base_graph, lifting_size):
     columns = {1: 22, 2: 10}[base_graph]
-    encoder = sionna.LDPC5GEncoder(columns * lifting_size, 3 * columns * lifting_size, bg=f"bg{base_graph}")
+    encoder = sionna.LDPC5GEncoder(
+        columns * lifting_size, 3 * columns * lifting_size, bg=f"bg{base_graph}"
+    )
     assert encoder.z == lifting_size
     first_of_each_row = encoder.pcm[::lifting_size].tocoo()
     expected = {
@@ -28,22 +30,38 @@ def test_every_edge_of_both_tables(base_graph, lifting_size):
     }
     graph = lifted(base_graph, lifting_size)
     rows = np.repeat(np.arange(graph.row_start.size - 1), np.diff(graph.row_start))
-    assert set(zip(rows.tolist(), graph.column.tolist(), graph.shift.tolist(), strict=True)) == expected
+    assert (
+        set(zip(rows.tolist(), graph.column.tolist(), graph.shift.tolist(), strict=True))
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
     ("info_bits", "base_graph", "n_coded", "bits_per_symbol"),
-    [(8448, 1, 25344, 2), (8448, 1, 9900, 6), (8448, 1, 12672, 8), (5000, 1, 10000, 4), (1280, 2, 2560, 2),
-     (192, 2, 960, 2), (1000, 2, 3200, 4), (3840, 2, 5760, 8), (600, 2, 1500, 6)],
-)  # fmt: skip
+    [
+        (8448, 1, 25344, 2),
+        (8448, 1, 9900, 6),
+        (8448, 1, 12672, 8),
+        (5000, 1, 10000, 4),
+        (1280, 2, 2560, 2),
+        (192, 2, 960, 2),
+        (1000, 2, 3200, 4),
+        (3840, 2, 5760, 8),
+        (600, 2, 1500, 6),
+    ],
+)
 def test_bits_on_the_air(info_bits, base_graph, n_coded, bits_per_symbol):
     code = ldpc.code_for(info_bits, base_graph)
     info = np.random.default_rng(n_coded).integers(0, 2, (2, info_bits), np.uint8)
-    encoder = sionna.LDPC5GEncoder(info_bits, n_coded, num_bits_per_symbol=bits_per_symbol, bg=f"bg{base_graph}")
+    encoder = sionna.LDPC5GEncoder(
+        info_bits, n_coded, num_bits_per_symbol=bits_per_symbol, bg=f"bg{base_graph}"
+    )
     expected = encoder(torch.from_numpy(info.astype(np.float32)), rv=[0, 1, 2, 3]).numpy()
     buffer = ldpc.encode(code, info)
     for rv in range(4):
-        np.testing.assert_array_equal(ldpc.rate_match(code, buffer, n_coded, bits_per_symbol, rv), expected[:, rv])
+        np.testing.assert_array_equal(
+            ldpc.rate_match(code, buffer, n_coded, bits_per_symbol, rv), expected[:, rv]
+        )
 
 
 @pytest.mark.parametrize("snr_db", [1.1, 1.3])

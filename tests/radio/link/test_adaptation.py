@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from radio.adaptation import Adaptation, usable
-from radio.mcs import MCS_TABLE, block_error_rate
+from radio.link.adaptation import Adaptation, usable
+from radio.modem.mcs import MCS_TABLE, block_error_rate
 
 
 def test_the_fastest_scheme_that_keeps_the_target_is_chosen():
@@ -19,7 +19,9 @@ def test_an_uncertain_snr_and_a_margin_slow_the_choice_down():
     certain = Adaptation().choose(third.threshold_db + 1.0)
     assert certain == third
     assert Adaptation().choose(third.threshold_db + 1.0, 1.0).efficiency < certain.efficiency
-    assert Adaptation(margin_db=1.0).choose(third.threshold_db + 1.0).efficiency < certain.efficiency
+    assert (
+        Adaptation(margin_db=1.0).choose(third.threshold_db + 1.0).efficiency < certain.efficiency
+    )
 
 
 def test_below_the_slowest_scheme_it_is_used_until_two_copies_do_not_help():
@@ -30,7 +32,8 @@ def test_below_the_slowest_scheme_it_is_used_until_two_copies_do_not_help():
 
 
 def test_the_loop_settles_at_the_target():
-    """A channel whose loss falls tenfold with each dB of margin loses 1 % where the loop leaves it."""
+    """A channel whose loss falls tenfold with each dB of margin loses 1 % where the loop leaves
+    it."""
     rng = np.random.default_rng(61)
     adaptation = Adaptation()
     lost = []
@@ -59,10 +62,14 @@ def test_expected_losses_follow_table_copies_and_experience():
     scheme = MCS_TABLE[4]
     adaptation = Adaptation()
     near = adaptation.expected_losses(scheme, scheme.threshold_db)
-    assert near == pytest.approx([0.1, 1e-4, 1e-6], rel=1e-6)  # for copies, 1 % each until something was observed
+    assert near == pytest.approx(
+        [0.1, 1e-4, 1e-6], rel=1e-6
+    )  # for copies, 1 % each until something was observed
     below = adaptation.expected_losses(scheme, scheme.threshold_db - 2.0)
     assert below[0] > 0.99
     assert below[1] < 0.01
     for _ in range(20):
         adaptation.observe(100, 30)
-    assert adaptation.expected_losses(scheme, scheme.threshold_db + 5)[0] == pytest.approx(0.3, rel=0.01)
+    assert adaptation.expected_losses(scheme, scheme.threshold_db + 5)[0] == pytest.approx(
+        0.3, rel=0.01
+    )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hil.contract import DeviceError
-from radio import framing
-from radio.block_store import BlockStore
+from radio.link.block_store import BlockStore
+from radio.modem import framing
 
 TAG = b"abcdef"
 LENGTH = 20_000

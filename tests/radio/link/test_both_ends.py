@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio import framing, mcs, receiver, sync
-from radio.block_store import BlockStore
-from radio.link import Limits, Link
-from radio.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.link import receiver
+from radio.link.block_store import BlockStore
+from radio.link.both_ends import Limits, Link
+from radio.modem import framing, mcs, sync
 
 PAYLOAD = np.random.default_rng(91).bytes(40_000)
 BY_NAME = {scheme.name: scheme for scheme in mcs.MCS_TABLE}
 
 
 class Observer(Loopback):
-    """A loopback that keeps what was transmitted and may swallow, repeat or hold back transmissions."""
+    """A loopback that keeps what was transmitted and may swallow, repeat or hold back
+    transmissions."""
 
     def __init__(self, fates="", **arguments):
         super().__init__(**arguments)
@@ -63,7 +65,13 @@ class Unreliable(QueueFeedback):
 
 def bench(snr_db, *, seed=92, fates="", messages="", store=None, **changes):
     clock = VirtualClock()
-    air = Observer(fates, clock=clock, rng=np.random.default_rng(seed), snr_db=snr_db, **{"cfo_hz": -21e3, **changes})
+    air = Observer(
+        fates,
+        clock=clock,
+        rng=np.random.default_rng(seed),
+        snr_db=snr_db,
+        **{"cfo_hz": -21e3, **changes},
+    )
     return Link(air, Unreliable(clock, messages), clock, store=store), air, clock
 
 
@@ -86,12 +94,16 @@ def test_report_equals_what_an_observer_counts(snr_db):
     samples = sum(map(len, air.transmitted))
     blocks = sum(header.block_count for header in seen)
     bits = sum(h.block_count * framing.LONG.coded_bits(h.scheme) for h in seen if h.block_count)
-    assert all(header.n_samples == len(iq) for header, iq in zip(seen, air.transmitted, strict=True))
+    assert all(
+        header.n_samples == len(iq) for header, iq in zip(seen, air.transmitted, strict=True)
+    )
     assert report.bits_on_air == bits
     assert report.blocks_sent == blocks == sum(report.blocks_by_mcs.values())
     assert {h.scheme.name for h in seen if h.block_count} == set(report.blocks_by_mcs)
     assert report.bursts_sent == len(seen)
-    assert report.header_bits_on_air == sum(192 * 2 * framing.header_symbols(h.robust) for h in seen)
+    assert report.header_bits_on_air == sum(
+        192 * 2 * framing.header_symbols(h.robust) for h in seen
+    )
     assert report.airtime_s == pytest.approx(samples / 2e6)
     assert report.elapsed_s == pytest.approx(clock.now())
     assert report.bursts_lost == 0
@@ -137,7 +149,9 @@ def test_a_long_payload_takes_little_more_than_its_airtime():
 
         def _accept(self, reception, sample_rate_hz):
             if reception.blocks is not None:
-                reception.blocks.passed[self.rng.random(len(reception.blocks.passed)) < 0.01] = False
+                reception.blocks.passed[self.rng.random(len(reception.blocks.passed)) < 0.01] = (
+                    False
+                )
             return super()._accept(reception, sample_rate_hz)
 
     link, _, _ = bench(30.0)
@@ -223,7 +237,9 @@ def test_what_was_measured_before_a_fade_does_not_stand_for_it():
     air.snr_db = -30.0
     sounding = link.sound()
     assert "none of 2 sounding bursts was answered" in sounding.reason
-    assert np.isnan([sounding.snr_db, sounding.flat_snr_db, sounding.cfo_hz, sounding.measured_at_s]).all()
+    assert np.isnan(
+        [sounding.snr_db, sounding.flat_snr_db, sounding.cfo_hz, sounding.measured_at_s]
+    ).all()
     report, received = link.deliver(PAYLOAD, sounding=sounding)
     assert received is None
     assert report.blocks_sent == 0

@@ -1,4 +1,5 @@
-"""The two ends of the link, joined by nothing but air and answers: outages, restarts, lost and late messages, cuts."""
+"""The two ends of the link, joined by nothing but air and answers: outages, restarts, lost and late
+messages, cuts."""
 
 import dataclasses
 import heapq
@@ -9,24 +10,28 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, LinkReport
-from radio import framing, receiver, sync
-from radio.adaptation import Adaptation
-from radio.block_store import BlockStore
 from radio.channel.noise import Awgn
-from radio.feedback import Feedback
-from radio.monotonic import MonotonicClock
-from radio.receiving import STEP_S, ReceivingEnd
-from radio.sender import Sender
-from radio.sending import AnswerTaken, BurstSent, SendingEnd
-from radio.session import Limits, Sounding
+from radio.clocks import MonotonicClock
+from radio.link import receiver
+from radio.link.adaptation import Adaptation
+from radio.link.block_store import BlockStore
+from radio.link.feedback import Feedback
+from radio.link.receiving_end import STEP_S, ReceivingEnd
+from radio.link.sender import Sender
+from radio.link.sending_end import AnswerTaken, BurstSent, SendingEnd
+from radio.link.session import Limits, Sounding
+from radio.modem import framing, sync
 
 RATE_HZ = 500e3
-PAYLOAD = np.random.default_rng(301).bytes(150_000)  # 145 blocks: five bursts, a second of air at 20 dB
+PAYLOAD = np.random.default_rng(301).bytes(
+    150_000
+)  # 145 blocks: five bursts, a second of air at 20 dB
 SHORT = PAYLOAD[:20_000]
 
 
 class Edge:
-    """The edge's radio: hears the air with noise, unless it is away; moves the world's time as it listens."""
+    """The edge's radio: hears the air with noise, unless it is away; moves the world's time as it
+    listens."""
 
     def __init__(self, world):
         self.world = world
@@ -61,20 +66,32 @@ class EdgeClock:
 
 
 class World:
-    """Air, answers and time between a cloud and an edge: a clock, a transmitter and a feedback path for the cloud.
+    """Air, answers and time between a cloud and an edge: a clock, a transmitter and a feedback path
+    for the cloud.
 
-    Time passes only while the cloud waits: then the edge listens, step by step. A transmitter with a queue returns at
-    once, the other kind when all is played.
+    Time passes only while the cloud waits: then the edge listens, step by step. A transmitter with
+    a queue returns at once, the other kind when all is played.
 
     Attributes:
         away: spans of time in which the edge's radio gives nothing.
         dropped: numbers of the transmissions that never reach the edge.
-        lost: share of the answers that are lost; others come `delay_s` later, twice or out of order as `chaos` says.
+        lost: share of the answers that are lost; others come `delay_s` later, twice or out of order
+            as `chaos` says.
         events: what the cloud's end sent and took.
     """
 
     def __init__(
-        self, snr_db=20.0, *, away=(), lost=0.0, chaos=0.0, delay_s=0.02, cuts=0.0, dropped=(), queues=True, store=None
+        self,
+        snr_db=20.0,
+        *,
+        away=(),
+        lost=0.0,
+        chaos=0.0,
+        delay_s=0.02,
+        cuts=0.0,
+        dropped=(),
+        queues=True,
+        store=None,
     ):
         self.now_s = 0.0
         self.snr_db, self.away, self.cuts, self.dropped = snr_db, away, cuts, dropped
@@ -93,7 +110,9 @@ class World:
 
     def start_edge(self):
         self.epoch += 1
-        self.edge = ReceivingEnd(Edge(self), self, EdgeClock(self), epoch=self.epoch, store=self.store)
+        self.edge = ReceivingEnd(
+            Edge(self), self, EdgeClock(self), epoch=self.epoch, store=self.store
+        )
         self.edge.transceiver.position = int(self.now_s * RATE_HZ)
 
     def cloud(self, **arguments):
@@ -140,7 +159,9 @@ class World:
         copies = 1 + (self._rng.random() < self.chaos)
         for _ in range(copies):
             late_s = 0.3 * self._rng.random() if self._rng.random() < self.chaos else 0.0
-            heapq.heappush(self._messages, (self.now_s + self.delay_s + late_s, len(self.answers), message))
+            heapq.heappush(
+                self._messages, (self.now_s + self.delay_s + late_s, len(self.answers), message)
+            )
 
     def receive(self, timeout_s):
         until_s = self.now_s + timeout_s
@@ -203,7 +224,9 @@ def test_both_ends_and_the_air_tell_the_same_story(queues):
     assert cloud.bandwidth_hz == pytest.approx(RATE_HZ * 201 / 256)
     assert sum(e.indices == () for e in of(BurstSent, world)) == 1
     assert sounding.elapsed_s < sounding.airtime_s + world.delay_s + 1.5 * STEP_S
-    assert report.elapsed_s < report.airtime_s + 2 * world.delay_s + 5 * STEP_S  # the window's for a step of silence
+    assert (
+        report.elapsed_s < report.airtime_s + 2 * world.delay_s + 5 * STEP_S
+    )  # the window's for a step of silence
     assert_nothing_held_is_sent_again(world)
 
 
@@ -228,8 +251,12 @@ def test_a_step_without_any_burst_ends_a_window_and_the_step_in_which_one_ends_d
     step, length = int(STEP_S * RATE_HZ), len(burst.iq)
     second = length + 300
     third = second + length
-    world.transmitted = [(start - third % step - 300 + 2 * step, burst.iq) for start in (0, second, third)]
-    assert (world.transmitted[2][0] + 300) % step == 0  # in one step: the end of one, and the beginning of another
+    world.transmitted = [
+        (start - third % step - 300 + 2 * step, burst.iq) for start in (0, second, third)
+    ]
+    assert (
+        world.transmitted[2][0] + 300
+    ) % step == 0  # in one step: the end of one, and the beginning of another
     assert world.transmitted[2][0] + length < 0.2 * RATE_HZ
     world.edge.listen(0.5)
     assert (world.edge.bursts, world.edge.answers) == (3, 2)  # the first, and the window
@@ -260,7 +287,9 @@ def test_the_radio_is_kept_supplied_but_never_far_ahead():
     assert report.delivered
     handed_s = [e.at_s for e in of(BurstSent, world)]
     played_s = [start / RATE_HZ for start, _ in world.transmitted]
-    assert np.allclose(handed_s, played_s, atol=2 / RATE_HZ)  # what the end takes for the air's state is so
+    assert np.allclose(
+        handed_s, played_s, atol=2 / RATE_HZ
+    )  # what the end takes for the air's state is so
     ends_s = [(start + len(iq)) / RATE_HZ for start, iq in world.transmitted]
     pauses = np.subtract(played_s[1:], ends_s[:-1])
     assert (pauses > 1e-4).sum() <= 3  # between windows only
@@ -275,7 +304,12 @@ def test_delivery_survives_lost_late_doubled_and_swapped_answers_and_cuts(seed):
     report = cloud.deliver(PAYLOAD, Limits(feedback_timeout_s=0.1))
     assert report.delivered
     assert world.edge.payload(1) == PAYLOAD
-    assert 0 <= report.blocks_lost < report.blocks_sent == sum(len(e.indices) for e in data_sent(world))
+    assert (
+        0
+        <= report.blocks_lost
+        < report.blocks_sent
+        == sum(len(e.indices) for e in data_sent(world))
+    )
     assert_nothing_held_is_sent_again(world)
 
 
@@ -371,14 +405,22 @@ def test_limits_hold_are_named_and_leave_a_prefix(limits, said):
     report = cloud.deliver(PAYLOAD, limits)
     assert said in report.reason
     assert report.elapsed_s <= limits.elapsed_s + STEP_S
-    assert report.airtime_s == sum(len(iq) for _, iq in world.transmitted) / RATE_HZ <= limits.airtime_s
-    assert max(start + len(iq) for start, iq in world.transmitted) / RATE_HZ <= limits.elapsed_s + 1e-6
+    assert (
+        report.airtime_s
+        == sum(len(iq) for _, iq in world.transmitted) / RATE_HZ
+        <= limits.airtime_s
+    )
+    assert (
+        max(start + len(iq) for start, iq in world.transmitted) / RATE_HZ <= limits.elapsed_s + 1e-6
+    )
     assert 20_000 < report.prefix_bytes <= len(world.edge.prefix(1)) < len(PAYLOAD)
 
 
 def test_a_message_that_waits_since_an_earlier_session_is_not_taken_for_an_answer():
     world = World()
-    world.transmit(sender_of(b"", session=1).window(10**9).__next__().iq[:800])  # a preamble without its header
+    world.transmit(
+        sender_of(b"", session=1).window(10**9).__next__().iq[:800]
+    )  # a preamble without its header
     world.edge.listen(0.3)
     assert world.answers[0].bursts_found == 0
     world.sleep_until(1.0)
@@ -395,7 +437,9 @@ def test_a_deadline_holds_through_an_outage():
     assert world.now_s <= 5.0 + 0.15
 
 
-@pytest.mark.parametrize(("snr_db", "said"), [(-10.5, "unusable: measured SNR of -"), (-25.0, "answered")])
+@pytest.mark.parametrize(
+    ("snr_db", "said"), [(-10.5, "unusable: measured SNR of -"), (-25.0, "answered")]
+)
 def test_an_unusable_channel_is_sounded_at_growing_intervals_until_patience_ends(snr_db, said):
     world = World(snr_db=snr_db)
     report = world.cloud(patience_s=5.0).deliver(SHORT)
@@ -550,7 +594,9 @@ class Pipe:
             while len(self._rest) < n_samples:
                 self._rest = np.concatenate([self._rest, self._air.get(timeout=0.02)])
         except queue.Empty:
-            self._rest = np.concatenate([self._rest, np.zeros(n_samples, np.complex64)])  # the air is silent
+            self._rest = np.concatenate(
+                [self._rest, np.zeros(n_samples, np.complex64)]
+            )  # the air is silent
         iq, self._rest = self._rest[:n_samples], self._rest[n_samples:]
         return Awgn(18.0)(iq, self._rng)
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio import budget, framing, mcs
-from radio.link import Limits, Link
-from radio.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.link import budget
+from radio.link.both_ends import Limits, Link
+from radio.modem import framing, mcs
 
 DELAY_S = 0.02
 
@@ -47,8 +48,12 @@ def test_both_directions_agree(snr_db, round_trip_s):
         n_bytes = budget.payload_bits(airtime_s, snr_db, 1e6, round_trip_s=round_trip_s) // 8
         if n_bytes < 1:
             continue
-        assert budget.airtime_s(n_bytes, snr_db, 1e6, round_trip_s=round_trip_s) <= airtime_s * (1 + 1e-9)
-        assert budget.airtime_s(n_bytes + 2 * more, snr_db, 1e6, round_trip_s=round_trip_s) > airtime_s
+        assert budget.airtime_s(n_bytes, snr_db, 1e6, round_trip_s=round_trip_s) <= airtime_s * (
+            1 + 1e-9
+        )
+        assert (
+            budget.airtime_s(n_bytes + 2 * more, snr_db, 1e6, round_trip_s=round_trip_s) > airtime_s
+        )
 
 
 def test_rate_snr_margin_and_waiting_count():
@@ -56,7 +61,9 @@ def test_rate_snr_margin_and_waiting_count():
     assert fast == pytest.approx(2 * slow, rel=0.05)
     assert budget.payload_bits(0.1, 22.0, 2e6) > 1.25 * budget.payload_bits(0.1, 15.0, 2e6)
     assert budget.payload_bits(0.1, 20.0, 2e6, margin_db=3.0) < budget.payload_bits(0.1, 20.0, 2e6)
-    assert budget.payload_bits(0.1, 20.0, 2e6, round_trip_s=0.2) < budget.payload_bits(0.1, 20.0, 2e6)
+    assert budget.payload_bits(0.1, 20.0, 2e6, round_trip_s=0.2) < budget.payload_bits(
+        0.1, 20.0, 2e6
+    )
 
 
 def test_more_airtime_and_more_snr_never_carry_less():
@@ -64,7 +71,9 @@ def test_more_airtime_and_more_snr_never_carry_less():
     bits = budget.payload_bits(0.3, snr_db, 2e6, round_trip_s=0.02)
     # a scheme that was just switched to loses a little more than the one before
     assert (np.diff(bits) >= -0.02 * bits[1:]).all()
-    assert (np.diff(budget.payload_bits(np.linspace(0, 1, 200), 8.0, 2e6, round_trip_s=0.02)) >= 0).all()
+    assert (
+        np.diff(budget.payload_bits(np.linspace(0, 1, 200), 8.0, 2e6, round_trip_s=0.02)) >= 0
+    ).all()
 
 
 def test_copies_that_add_up_carry_below_the_slowest_threshold_and_nothing_carries_far_below():

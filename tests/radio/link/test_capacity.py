@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from radio import budget
-from radio.capacity import ModemLink, ShannonLink, sample_rate_hz
+from radio.link import budget
+from radio.link.capacity import ModemLink, ShannonLink, sample_rate_hz
 
 BANDWIDTH_HZ = 1_570_312.5
 
@@ -21,9 +21,14 @@ def test_arrays_are_what_scalars_are_one_by_one(link):
     airtime_s = np.array([0.1, 0.4, 0.4, 0.0])
     bits = link.bits(airtime_s, snr_db, BANDWIDTH_HZ)
     assert bits.dtype == np.int64
-    assert bits.tolist() == [int(link.bits(a, s, BANDWIDTH_HZ)) for a, s in zip(airtime_s, snr_db, strict=True)]
+    assert bits.tolist() == [
+        int(link.bits(a, s, BANDWIDTH_HZ)) for a, s in zip(airtime_s, snr_db, strict=True)
+    ]
     seconds = link.airtime_s(np.array([8000, 800_000, 8, 0]), snr_db, BANDWIDTH_HZ)
-    alone = [float(link.airtime_s(b, s, BANDWIDTH_HZ)) for b, s in zip((8000, 800_000, 8, 0), snr_db, strict=True)]
+    alone = [
+        float(link.airtime_s(b, s, BANDWIDTH_HZ))
+        for b, s in zip((8000, 800_000, 8, 0), snr_db, strict=True)
+    ]
     assert seconds.tolist() == alone
 
 
@@ -48,5 +53,7 @@ def test_the_modem_is_the_links_own_budget_at_its_sample_rate():
     assert sample_rate_hz(BANDWIDTH_HZ) == pytest.approx(2e6)
     link = ModemLink(margin_db=1.5)
     assert link.bits(0.4, 19.0, BANDWIDTH_HZ) == budget.payload_bits(0.4, 19.0, 2e6, margin_db=1.5)
-    assert link.airtime_s(8 * 50_000, 19.0, BANDWIDTH_HZ) == budget.airtime_s(50_000, 19.0, 2e6, margin_db=1.5)
+    assert link.airtime_s(8 * 50_000, 19.0, BANDWIDTH_HZ) == budget.airtime_s(
+        50_000, 19.0, 2e6, margin_db=1.5
+    )
     assert ModemLink().airtime_s(8 * 50_000, -20.0, BANDWIDTH_HZ) == np.inf

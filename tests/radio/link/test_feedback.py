@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from radio.feedback import Feedback
+from radio.link.feedback import Feedback
 
 EXAMPLE = Feedback(
     epoch=1,
@@ -80,7 +80,9 @@ def test_a_wrong_bitmap_another_version_and_a_used_reserve_are_refused():
     assert Feedback.unpack(sealed(body + b"\0")) is None
     assert Feedback.unpack(sealed(b"\2" + body[1:])) is None
     for place in range(1, 17):
-        assert Feedback.unpack(sealed(body[:-place] + b"\1" + body[len(body) - place + 1 :])) is None
+        assert (
+            Feedback.unpack(sealed(body[:-place] + b"\1" + body[len(body) - place + 1 :])) is None
+        )
 
 
 def test_what_needs_a_header_may_be_unknown():

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from radio import repair
+from radio.link import repair
 
 
 def product(a, b):
@@ -32,7 +32,9 @@ def test_repair_blocks_are_the_sums_that_are_promised():
             # dividing by d is multiplying by that w for which d · w = 1
             d = (255 - r) ^ j
             weight = next(w for w in range(256) if product(d, w) == 1)
-            expected = [e ^ product(weight, int(byte)) for e, byte in zip(expected, block, strict=True)]
+            expected = [
+                e ^ product(weight, int(byte)) for e, byte in zip(expected, block, strict=True)
+            ]
         assert row.tolist() == expected
 
 
@@ -51,10 +53,14 @@ def test_the_longest_payload_with_all_its_repair_blocks(n):
     rng = np.random.default_rng(72)
     m = repair.repair_blocks_of(n)
     source = blocks(n, 1035)
-    everything = np.concatenate([source, repair.encode(source, 0, 30), repair.encode(source, 30, m - 30)])
+    everything = np.concatenate(
+        [source, repair.encode(source, 0, 30), repair.encode(source, 30, m - 30)]
+    )
     kept = rng.permutation(n + m)[:n]
     kept[:m] = n + np.arange(m)  # every repair block is needed
-    solved = repair.solve(n, {int(k): everything[k] for k in dict.fromkeys([*kept.tolist(), *range(n)])})
+    solved = repair.solve(
+        n, {int(k): everything[k] for k in dict.fromkeys([*kept.tolist(), *range(n)])}
+    )
     assert solved == {}
     held = {int(k): everything[k] for k in [*range(m, n), *range(n, n + m)]}
     solved = repair.solve(n, held)
@@ -73,7 +79,8 @@ def test_success_probability_is_that_of_trials():
 
 
 def expected_samples(wanted, spare, copies, loss, block, round_trip, rng):
-    """Air and waiting of one window and, after each failure, of further windows without spares, by trial."""
+    """Air and waiting of one window and, after each failure, of further windows without spares, by
+    trial."""
     total = 0.0
     for _ in range(2000):
         total += copies * (wanted + spare) * block
@@ -86,14 +93,23 @@ def expected_samples(wanted, spare, copies, loss, block, round_trip, rng):
 
 @pytest.mark.parametrize(
     ("wanted", "loss", "block", "round_trip"),
-    [(10, 0.01, 2e3, 1e5), (50, 0.01, 8e3, 1e5), (50, 0.1, 2e3, 1e5), (20, 0.01, 8e3, 5e3), (1, 0.3, 500, 1e5)],
+    [
+        (10, 0.01, 2e3, 1e5),
+        (50, 0.01, 8e3, 1e5),
+        (50, 0.1, 2e3, 1e5),
+        (20, 0.01, 8e3, 5e3),
+        (1, 0.3, 500, 1e5),
+    ],
 )
 def test_the_plan_takes_least_time(wanted, loss, block, round_trip):
     rng = np.random.default_rng(74)
     losses = [loss**n for n in (1, 2, 3)]
     plan = repair.plan(wanted, losses, block, round_trip, most_spare=40)
     assert plan.copies == 1
-    costs = [expected_samples(wanted, spare, 1, loss, block, round_trip, rng) for spare in range(plan.spare + 6)]
+    costs = [
+        expected_samples(wanted, spare, 1, loss, block, round_trip, rng)
+        for spare in range(plan.spare + 6)
+    ]
     assert costs[plan.spare] < 1.03 * min(costs)
 
 
@@ -101,8 +117,12 @@ def test_a_long_round_trip_makes_the_first_window_sure_and_a_short_one_sends_not
     for wanted in (1, 5, 20, 100, 200):
         plan = repair.plan(wanted, [0.01, 1e-4, 1e-6], 2e3, 2e5, most_spare=56)
         assert repair.success_probability(wanted, plan.spare, 0.01) >= 0.95
-        assert repair.plan(wanted, [0.01, 1e-4, 1e-6], 2e3, 0.0, most_spare=56) == repair.Plan(spare=0, copies=1)
+        assert repair.plan(wanted, [0.01, 1e-4, 1e-6], 2e3, 0.0, most_spare=56) == repair.Plan(
+            spare=0, copies=1
+        )
 
 
 def test_blocks_that_only_pass_as_a_sum_are_sent_twice():
-    assert repair.plan(10, [1.0, 0.0, 0.0], 5e4, 1e5, most_spare=40) == repair.Plan(spare=0, copies=2)
+    assert repair.plan(10, [1.0, 0.0, 0.0], 5e4, 1e5, most_spare=40) == repair.Plan(
+        spare=0, copies=2
+    )

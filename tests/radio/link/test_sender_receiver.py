@@ -1,4 +1,5 @@
-"""The two ends without a driver: what they do with bursts and messages that are late, twice, cut or missing."""
+"""The two ends without a driver: what they do with bursts and messages that are late, twice, cut or
+missing."""
 
 import dataclasses
 
@@ -6,16 +7,19 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio import combining, framing, mcs, reassembly, sync
-from radio.adaptation import Adaptation
-from radio.block_store import BlockStore
 from radio.channel import Awgn
-from radio.feedback import Feedback
-from radio.receiver import Receiver, receive_burst
-from radio.sender import BURST_SAMPLES, Sender, robust_sounding, sounding_samples
+from radio.link import combining, reassembly
+from radio.link.adaptation import Adaptation
+from radio.link.block_store import BlockStore
+from radio.link.feedback import Feedback
+from radio.link.receiver import Receiver, receive_burst
+from radio.link.sender import BURST_SAMPLES, Sender, robust_sounding, sounding_samples
+from radio.modem import framing, mcs, sync
 
 RATE_HZ = 2e6
-LONG = np.random.default_rng(81).bytes(210_000)  # 203 blocks: seven bursts, and too many for repair blocks
+LONG = np.random.default_rng(81).bytes(
+    210_000
+)  # 203 blocks: seven bursts, and too many for repair blocks
 PAYLOAD = LONG[:70_000]  # 68 blocks: three bursts
 ALL = 10**9
 
@@ -39,7 +43,11 @@ def hear(receiver, bursts, snr_db=22.0, seed=82):
     """The bursts one after another with pauses, in one capture."""
     rng = np.random.default_rng(seed)
     pause = np.zeros(500, np.complex64)
-    parts = [part for burst in bursts for part in (pause, burst if isinstance(burst, np.ndarray) else burst.iq)]
+    parts = [
+        part
+        for burst in bursts
+        for part in (pause, burst if isinstance(burst, np.ndarray) else burst.iq)
+    ]
     receiver.feed(Awgn(snr_db)(np.concatenate([*parts, pause]), rng), RATE_HZ)
     receiver.flush(RATE_HZ)
 
@@ -112,7 +120,11 @@ def test_only_the_holes_of_a_missing_burst_go_again():
     np.testing.assert_array_equal(np.flatnonzero(~answer.held), np.arange(32, 64))
     assert rx.prefix(5) == PAYLOAD[: 32 * framing.LONG.block_payload_bytes]
     (again,) = tx.window(ALL)
-    assert (again.header.basis, again.header.first, again.header.block_count) == (answer.sequence, 0, 32)
+    assert (again.header.basis, again.header.first, again.header.block_count) == (
+        answer.sequence,
+        0,
+        32,
+    )
     hear(rx, [again])
     assert rx.payload(5) == PAYLOAD
 
@@ -142,7 +154,9 @@ def test_a_burst_that_was_cut_off_by_the_next_one_costs_neither():
 def test_a_stream_may_come_in_pieces(chunk):
     tx, rx = sender(PAYLOAD[:6000]), Receiver(epoch=1)
     pause = np.zeros(1111, np.complex64)
-    iq = np.concatenate([part for burst in tx.window(ALL) for part in (pause, burst.iq, pause, burst.iq)])
+    iq = np.concatenate(
+        [part for burst in tx.window(ALL) for part in (pause, burst.iq, pause, burst.iq)]
+    )
     iq = Awgn(22.0)(iq, np.random.default_rng(84))
     heard = [r for k in range(0, len(iq), chunk) for r in rx.feed(iq[k : k + chunk], RATE_HZ)]
     heard += rx.flush(RATE_HZ)
@@ -180,7 +194,7 @@ def test_an_answer_to_all_blocks_will_do_while_soundings_are_on_their_way():
     assert not tx.informed  # it speaks of the time before
 
 
-def test_an_answer_without_a_header_or_about_an_earlier_life_tells_nothing_of_the_blocks_on_their_way():
+def test_an_answer_without_a_header_or_about_an_earlier_life_tells_nothing_of_blocks_on_the_way():
     tx, rx = sender(), Receiver(epoch=1)
     next(iter(tx.window(ALL)))  # lost, as most of the sounding behind it
     (poll,) = tx.window(ALL)
@@ -248,7 +262,8 @@ def test_an_answer_within_a_window_steers_its_mcs_and_is_not_taken_for_the_last_
 
 
 def test_a_window_ends_when_an_answer_shows_that_its_blocks_are_held():
-    """A sender that started anew with a known SNR repeats what was held only until the first answer."""
+    """A sender that started anew with a known SNR repeats what was held only until the first
+    answer."""
     first, rx = sender(), Receiver(epoch=1)
     hear(rx, [b for b in first.window(ALL) if b.header.first >= 32])
     second = sender()
@@ -320,7 +335,14 @@ def test_a_session_number_with_another_payload_starts_anew():
 
 def test_a_payload_that_fails_its_hash_is_never_handed_over():
     header = framing.BurstHeader(
-        session=5, burst=0, mcs=13, basis=0, first=0, block_count=3, payload_bytes=400, tag=b"others"
+        session=5,
+        burst=0,
+        mcs=13,
+        basis=0,
+        first=0,
+        block_count=3,
+        payload_bytes=400,
+        tag=b"others",
     )
     rx = Receiver(epoch=1)
     hear(rx, [framing.build_burst(header, framing.split(bytes(400)), range(3))])
@@ -376,11 +398,14 @@ def test_copies_that_fail_by_themselves_pass_as_a_sum():
 
 
 def soft_copies(n, snr_db):
-    """n copies of one burst of four blocks in soft values, each with noise of its own, and the burst's header."""
+    """n copies of one burst of four blocks in soft values, each with noise of its own, and the
+    burst's header."""
     (burst,) = sender(PAYLOAD[:4000], place=3).window(ALL)
     iq = np.concatenate([np.zeros(300, np.complex64), burst.iq, np.zeros(300, np.complex64)])
     noisy = [Awgn(snr_db)(iq, np.random.default_rng(seed)) for seed in range(n)]
-    return [receive_burst(heard, sync.find_bursts(heard)[0], burst.header).soft for heard in noisy], burst.header
+    return [
+        receive_burst(heard, sync.find_bursts(heard)[0], burst.header).soft for heard in noisy
+    ], burst.header
 
 
 def test_a_sum_with_a_foreign_copy_in_it_is_given_up():
@@ -414,7 +439,8 @@ def test_bitmaps_are_remembered_for_a_while():
 
 
 def test_nothing_new_is_sent_twice_over_random_losses():
-    """Bursts and answers are lost at random; a block that an answer showed as held never goes again."""
+    """Bursts and answers are lost at random; a block that an answer showed as held never goes
+    again."""
     rng = np.random.default_rng(87)
     tx, rx = sender(LONG[:100_000]), Receiver(epoch=1)
     shown, sent = np.zeros(97, np.bool_), 0
@@ -477,7 +503,10 @@ def test_an_unusable_channel_is_sounded_not_sent_to():
 def test_a_window_of_which_nothing_arrived_is_followed_by_a_probe():
     tx, rx = sender(), Receiver(epoch=1)
     a, b, c = tx.window(ALL)
-    end = [np.concatenate([burst.iq[:2500], np.zeros(len(burst.iq) - 2500, np.complex64)]) for burst in (a, b, c)]
+    end = [
+        np.concatenate([burst.iq[:2500], np.zeros(len(burst.iq) - 2500, np.complex64)])
+        for burst in (a, b, c)
+    ]
     hear(rx, end)
     answer = answered(tx, rx)
     assert (answer.bursts_found, answer.blocks_passed, answer.block_error_rate) == (3, 0, 1.0)

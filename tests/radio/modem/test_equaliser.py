@@ -3,7 +3,7 @@ import pytest
 from scipy import signal
 from scipy.interpolate import CubicSpline
 
-from radio import equaliser, ofdm, sync
+from radio.modem import equaliser, ofdm, sync
 
 LEVELS = {2: 2, 4: 4, 6: 8, 8: 16}
 
@@ -15,13 +15,17 @@ def draw(rng, n, bits):
 
 
 def resampled(iq, ppm):
-    """The samples as a clock sees them that runs slower by ppm, by four-fold interpolation and a cubic spline."""
+    """The samples as a clock sees them that runs slower by ppm, by four-fold interpolation and a
+    cubic spline."""
     fine = CubicSpline(np.arange(4 * len(iq)) / 4, signal.resample(iq, 4 * len(iq)))
     return fine(np.arange(int(len(iq) / (1 + ppm * 1e-6))) * (1 + ppm * 1e-6))
 
 
-def receive(rng, n, bits, snr_db, *, robust=False, alter=lambda iq, rng: iq, after=lambda iq: iq, cfo=None):
-    """(symbols, what was sent, true carrier offset less the acquisition's) of a burst in noise at Es/N0 = snr_db."""
+def receive(
+    rng, n, bits, snr_db, *, robust=False, alter=lambda iq, rng: iq, after=lambda iq: iq, cfo=None
+):
+    """(symbols, what was sent, true carrier offset less the acquisition's) of a burst in noise at
+    Es/N0 = snr_db."""
     sent = draw(rng, n, bits)
     iq = np.concatenate([sync.preamble(robust), ofdm.modulate(sent)])
     iq = np.concatenate([np.zeros(600), alter(iq, rng), np.zeros(600)])
@@ -35,7 +39,8 @@ def receive(rng, n, bits, snr_db, *, robust=False, alter=lambda iq, rng: iq, aft
 
 
 def loss_db(symbols, sent, snr_db):
-    """By how much the noise on received symbols, the estimate's error included, exceeds the channel's."""
+    """By how much the noise on received symbols, the estimate's error included, exceeds the
+    channel's."""
     left = np.abs((symbols.data - sent) * symbols.gain) ** 2
     return 10 * np.log10(np.mean(left) * 10 ** (snr_db / 10))
 
@@ -46,7 +51,13 @@ def calibration(symbols, sent):
 
 @pytest.mark.parametrize(
     ("robust", "n", "bits", "snr_db"),
-    [(True, 200, 2, -8.0), (True, 200, 2, -5.0), (False, 200, 2, 0.0), (False, 200, 4, 12.0), (False, 200, 8, 30.0)],
+    [
+        (True, 200, 2, -8.0),
+        (True, 200, 2, -5.0),
+        (False, 200, 2, 0.0),
+        (False, 200, 4, 12.0),
+        (False, 200, 8, 30.0),
+    ],
 )
 def test_noise_after_equalisation_is_the_channels_and_known(robust, n, bits, snr_db):
     rng = np.random.default_rng(21)
@@ -66,11 +77,14 @@ def test_the_head_alone_costs_little():
     assert np.mean(losses) < 0.25
 
 
-@pytest.mark.parametrize(("n", "ppm", "snr_db"), [(400, 40.0, 26.0), (400, -40.0, 0.0), (1200, 40.0, 26.0)])
+@pytest.mark.parametrize(
+    ("n", "ppm", "snr_db"), [(400, 40.0, 26.0), (400, -40.0, 0.0), (1200, 40.0, 26.0)]
+)
 def test_the_window_follows_the_sample_clock(n, ppm, snr_db):
     rng = np.random.default_rng(23)
     symbols, sent, _ = receive(rng, n, 6, snr_db, alter=lambda iq, rng: resampled(iq, ppm))
-    # 26 dB above the noise, intercarrier interference of the offset itself: (π 100 · 40e-6)² / 3 = -53 dB at the edge
+    # 26 dB above the noise, intercarrier interference of the offset itself: (π 100 · 40e-6)² / 3 =
+    # -53 dB at the edge
     assert loss_db(symbols, sent[: len(symbols.data)], snr_db) < 0.12
     assert symbols.clock_offset_ppm == pytest.approx(ppm, abs=1.0 if snr_db > 20 else 2.0)
 
@@ -82,7 +96,12 @@ def test_fading_is_followed_and_a_still_channel_gets_the_whole_average():
         late = [np.concatenate([np.zeros(d), iq])[: len(iq)] for d in (0, 4, 10)]
         return sum(
             a
-            * np.sum(np.exp(2j * np.pi * (np.outer(rng.uniform(-1.3, 1.3, 6), t) + rng.uniform(size=(6, 1)))), axis=0)
+            * np.sum(
+                np.exp(
+                    2j * np.pi * (np.outer(rng.uniform(-1.3, 1.3, 6), t) + rng.uniform(size=(6, 1)))
+                ),
+                axis=0,
+            )
             / 6**0.5
             * x
             for a, x in zip((0.7, 0.6, 0.4), late, strict=True)
@@ -99,7 +118,8 @@ def test_fading_is_followed_and_a_still_channel_gets_the_whole_average():
 
 def test_phase_that_walks_is_tracked():
     def walk(iq, rng):
-        """-90 dBc/Hz at 10 kHz, 2 MS/s: the phase's variance grows by (2π 10 kHz)² 10^-9 = 3.9 rad² a second."""
+        """-90 dBc/Hz at 10 kHz, 2 MS/s: the phase's variance grows by (2π 10 kHz)² 10^-9 = 3.9 rad²
+        a second."""
         return iq * np.exp(1j * np.cumsum(rng.standard_normal(len(iq)) * np.sqrt(3.95 / 2e6)))
 
     rng = np.random.default_rng(25)

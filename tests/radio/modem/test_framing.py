@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from radio import framing, ldpc, mcs, ofdm, pn, sync
-from radio.equaliser import Symbols
+from radio import ldpc
+from radio.modem import framing, mcs, ofdm, pn, sync
+from radio.modem.equaliser import Symbols
 
 HEADER = framing.BurstHeader(
     session=0x01020304,
@@ -23,7 +24,9 @@ QPSK_HALF = 4
 def over_noise(rng, grid, snr_db):
     """Symbols as a perfect equaliser would give them."""
     n0 = 10 ** (-snr_db / 10)
-    noise = (n0 / 2) ** 0.5 * (rng.standard_normal(grid.shape) + 1j * rng.standard_normal(grid.shape))
+    noise = (n0 / 2) ** 0.5 * (
+        rng.standard_normal(grid.shape) + 1j * rng.standard_normal(grid.shape)
+    )
     return symbols((grid + noise).astype(np.complex64), n0)
 
 
@@ -98,7 +101,10 @@ def test_header_survives_below_the_slowest_scheme_behind_the_same_preamble(robus
     header = dataclasses.replace(HEADER, block_count=0, first=0, robust=robust)
     grid = sent_grid(header, np.zeros((0, 1), np.uint8), [])
     slowest = mcs.MCS_TABLE[0 if robust else mcs.ROBUST]
-    read = [framing.read_header(over_noise(rng, grid, slowest.threshold_db - 1), robust=robust) for _ in range(100)]
+    read = [
+        framing.read_header(over_noise(rng, grid, slowest.threshold_db - 1), robust=robust)
+        for _ in range(100)
+    ]
     assert sum(got == header for got in read) >= 98
 
 
@@ -120,12 +126,15 @@ def test_blocks_cross_with_every_scheme_at_its_threshold_and_some(place, n_bytes
     blocks = framing.split(payload)
     count = min(2, len(blocks))
     robust = mcs.is_robust(place)
-    header = dataclasses.replace(HEADER, mcs=place, first=0, block_count=count, payload_bytes=n_bytes, robust=robust)
+    header = dataclasses.replace(
+        HEADER, mcs=place, first=0, block_count=count, payload_bytes=n_bytes, robust=robust
+    )
     grid = sent_grid(header, blocks[:count], range(count))
     assert len(grid) == header.n_symbols
     margin_db = 2.0 if n_bytes > 1000 else 4.0  # short codewords need more
     decoded = framing.decode_blocks(
-        framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db + margin_db), header), header
+        framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db + margin_db), header),
+        header,
     )
     assert decoded.passed.all()
     np.testing.assert_array_equal(decoded.index, range(count))
@@ -152,7 +161,9 @@ def test_any_set_of_blocks_crosses_and_a_cut_burst_gives_the_whole_ones():
 def test_a_damaged_block_is_alone_and_not_among_the_known_symbols():
     blocks = framing.split(random_payload(10_000))
     grid = sent_grid(HEADER, blocks[:3], range(3)).copy()
-    per_block = HEADER.layout.coded_bits(HEADER.scheme) / HEADER.scheme.bits_per_symbol / ofdm.N_DATA
+    per_block = (
+        HEADER.layout.coded_bits(HEADER.scheme) / HEADER.scheme.bits_per_symbol / ofdm.N_DATA
+    )
     middle = slice(4 + int(1.2 * per_block), 4 + int(1.8 * per_block))
     grid[middle] *= -1
     decoded = framing.decode_blocks(framing.soft_blocks(symbols(grid), HEADER), HEADER)
@@ -165,8 +176,12 @@ def test_blocks_of_another_payload_never_pass():
     blocks = framing.split(bytes(10_000))
     other = dataclasses.replace(HEADER, tag=bytes(6))
     grid = sent_grid(other, blocks[:3], range(3))
-    assert not framing.decode_blocks(framing.soft_blocks(symbols(grid), HEADER), HEADER).passed.any()
-    silence = np.full((3, HEADER.layout.code.n_buffer), 1000, np.int16)  # the all-zero codeword, very sure of itself
+    assert not framing.decode_blocks(
+        framing.soft_blocks(symbols(grid), HEADER), HEADER
+    ).passed.any()
+    silence = np.full(
+        (3, HEADER.layout.code.n_buffer), 1000, np.int16
+    )  # the all-zero codeword, very sure of itself
     assert not framing.decode_blocks(silence, other).passed.any()
 
 
@@ -175,7 +190,10 @@ def test_two_copies_that_fail_alone_pass_together():
     header = dataclasses.replace(HEADER, mcs=QPSK_HALF)
     blocks = framing.split(random_payload(10_000))
     grid = sent_grid(header, blocks[:3], range(3))
-    copies = [framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db - 2), header) for _ in range(2)]
+    copies = [
+        framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db - 2), header)
+        for _ in range(2)
+    ]
     assert not any(framing.decode_blocks(copy, header).passed.any() for copy in copies)
     assert framing.decode_blocks(ldpc.combine(*copies), header).passed.all()
 

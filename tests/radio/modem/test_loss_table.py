@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hil.contract import CalibrationError
-from radio import mcs
-from radio.adaptation import usable
+from radio.link.adaptation import usable
+from radio.modem import mcs
 
 
 def schemes():

@@ -1,15 +1,36 @@
 import numpy as np
 import pytest
 
-from radio import mcs
+from radio.modem import mcs
 
 
 def test_entries_are_those_of_the_standard():
     # TS 38.214 table 5.1.3.1-2: spectral efficiency of the entries used
-    expected = {0: 0.2344, 1: 0.3770, 2: 0.6016, 3: 0.8770, 4: 1.1758, 5: 1.4766, 7: 1.9141, 9: 2.4063, 10: 2.5703}
-    expected |= {11: 2.7305, 13: 3.3223, 15: 3.9023, 17: 4.5234, 19: 5.1152, 20: 5.3320, 22: 5.8906, 24: 6.5703}
+    expected = {
+        0: 0.2344,
+        1: 0.3770,
+        2: 0.6016,
+        3: 0.8770,
+        4: 1.1758,
+        5: 1.4766,
+        7: 1.9141,
+        9: 2.4063,
+        10: 2.5703,
+    }
+    expected |= {
+        11: 2.7305,
+        13: 3.3223,
+        15: 3.9023,
+        17: 4.5234,
+        19: 5.1152,
+        20: 5.3320,
+        22: 5.8906,
+        24: 6.5703,
+    }
     expected |= {26: 7.1602}
-    assert {scheme.index: scheme.efficiency for scheme in mcs.MCS_TABLE} == pytest.approx(expected, abs=6e-5)
+    assert {scheme.index: scheme.efficiency for scheme in mcs.MCS_TABLE} == pytest.approx(
+        expected, abs=6e-5
+    )
 
 
 def test_faster_schemes_need_more_snr_and_none_beats_capacity():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radio import ofdm
+from radio.modem import ofdm
 
 
 def random_symbols(rng, n):
@@ -16,7 +16,9 @@ def test_symbols_come_back_by_a_plain_transform():
     grid = ofdm.read_used(ofdm.modulate(data).reshape(60, 288)[:, 32:])
     for n in (0, 7, 24, 25, 59):
         np.testing.assert_allclose(grid[n, ofdm.DATA[n % 25]], data[n], atol=2e-5)
-        np.testing.assert_allclose(grid[n, ofdm.PILOTS[n % 25]], ofdm.pilot_symbols(60)[n], atol=2e-5)
+        np.testing.assert_allclose(
+            grid[n, ofdm.PILOTS[n % 25]], ofdm.pilot_symbols(60)[n], atol=2e-5
+        )
 
 
 def test_grid_rises_in_frequency():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc
 
-from radio import qam
+from radio.modem import qam
 
 ALL = [2, 4, 6, 8]
 
@@ -14,7 +14,8 @@ def all_words(bits_per_symbol):
 
 
 def uncoded_bit_error_rate(bits_per_symbol, snr_db):
-    """Exact for Gray-labelled square QAM over AWGN (Cho and Yoon, IEEE Trans. Commun. 50(7), 2002)."""
+    """Exact for Gray-labelled square QAM over AWGN (Cho and Yoon, IEEE Trans. Commun. 50(7),
+    2002)."""
     levels = 2 ** (bits_per_symbol // 2)
     arms = (2 * np.arange(levels) + 1) * np.sqrt(1.5 * 10 ** (snr_db / 10) / (levels**2 - 1))
     total = 0.0
@@ -61,10 +62,14 @@ def test_soft_values_are_the_max_log_ones(bits):
     rng = np.random.default_rng(41)
     words = all_words(bits)
     points = qam.map_bits(words.ravel(), bits)
-    symbols = (1.3 * (rng.standard_normal(500) + 1j * rng.standard_normal(500))).astype(np.complex64)
+    symbols = (1.3 * (rng.standard_normal(500) + 1j * rng.standard_normal(500))).astype(
+        np.complex64
+    )
     noise = rng.uniform(0.01, 2, 500).astype(np.float32)
     metric = np.abs(symbols[:, None] - points[None]) ** 2 / noise[:, None]
-    wanted = [metric[:, words[:, b] == 1].min(1) - metric[:, words[:, b] == 0].min(1) for b in range(bits)]
+    wanted = [
+        metric[:, words[:, b] == 1].min(1) - metric[:, words[:, b] == 0].min(1) for b in range(bits)
+    ]
     got = qam.demap(symbols, noise, bits).reshape(500, bits)
     np.testing.assert_allclose(got, np.stack(wanted, 1), rtol=2e-3, atol=2e-3)
 
@@ -75,7 +80,9 @@ def test_uncoded_bit_error_rate_is_the_theory(bits, snr_db):
     sent = rng.integers(0, 2, 400_000 // bits * bits, np.uint8)
     symbols = qam.map_bits(sent, bits)
     n0 = 10 ** (-snr_db / 10)
-    noise = (n0 / 2) ** 0.5 * (rng.standard_normal(len(symbols)) + 1j * rng.standard_normal(len(symbols)))
+    noise = (n0 / 2) ** 0.5 * (
+        rng.standard_normal(len(symbols)) + 1j * rng.standard_normal(len(symbols))
+    )
     llrs = qam.demap((symbols + noise).astype(np.complex64), np.float32(n0), bits)
     expected = uncoded_bit_error_rate(bits, snr_db)
     sigma = (expected / len(sent)) ** 0.5

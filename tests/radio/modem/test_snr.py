@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from radio import equaliser, ofdm, snr, sync
+from radio.modem import equaliser, ofdm, snr, sync
 
 
 def receive(rng, n, snr_db, *, robust=False, paths=(1.0,)):
-    """(symbols, acquisition, sent) of a QPSK burst through `paths` (unit power) in noise at Es/N0 = snr_db."""
+    """(symbols, acquisition, sent) of a QPSK burst through `paths` (unit power) in noise at Es/N0 =
+    snr_db."""
     sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
     iq = np.convolve(np.concatenate([sync.preamble(robust), ofdm.modulate(sent)]), paths)
     iq = np.concatenate([np.zeros(500), iq, np.zeros(500)]) * np.exp(2j * np.pi * rng.uniform())
@@ -15,7 +16,9 @@ def receive(rng, n, snr_db, *, robust=False, paths=(1.0,)):
     return equaliser.receive_symbols(iq, found, n), found, sent
 
 
-@pytest.mark.parametrize(("snr_db", "robust"), [(-5.0, True), (0.0, False), (15.0, False), (30.0, False)])
+@pytest.mark.parametrize(
+    ("snr_db", "robust"), [(-5.0, True), (0.0, False), (15.0, False), (30.0, False)]
+)
 def test_measured_snr_is_right_and_its_sigma_is_honest(snr_db, robust):
     rng = np.random.default_rng(41)
     aided, preamble = [], []
@@ -39,10 +42,17 @@ def test_a_fading_channel_is_no_noise():
     sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
     iq = np.concatenate([sync.PREAMBLE, ofdm.modulate(sent)])
     fade = 1 + 0.5 * np.exp(2j * np.pi * 1.5 * np.arange(len(iq)) / len(iq))
-    noise = ofdm.AMPLITUDE * 10 ** (-25 / 20) / 2**0.5 * (rng.standard_normal((len(iq) + 200, 2)) @ [1, 1j])
+    noise = (
+        ofdm.AMPLITUDE
+        * 10 ** (-25 / 20)
+        / 2**0.5
+        * (rng.standard_normal((len(iq) + 200, 2)) @ [1, 1j])
+    )
     iq = (np.concatenate([np.zeros(100), iq * fade, np.zeros(100)]) + noise).astype(np.complex64)
     (found,) = sync.find_bursts(iq)
-    measured = snr.measure(equaliser.receive_symbols(iq, found, n), sent, np.ones(sent.shape, np.bool_))
+    measured = snr.measure(
+        equaliser.receive_symbols(iq, found, n), sent, np.ones(sent.shape, np.bool_)
+    )
     true = 25 + 10 * np.log10(np.mean(np.abs(fade[832:]) ** 2))
     assert measured.snr_db == pytest.approx(true, abs=0.1)
 

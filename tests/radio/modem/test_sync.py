@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radio import delay_basis, ofdm, sync
+from radio.modem import delay_basis, ofdm, sync
 
 
 def burst(rng, robust=False):
@@ -11,7 +11,8 @@ def burst(rng, robust=False):
 
 
 def on_air(rng, iq, snr_db, cfo, delay):
-    """The burst `delay` samples late (a fraction too), turned by `cfo` cycles per sample, at Es/N0 = snr_db."""
+    """The burst `delay` samples late (a fraction too), turned by `cfo` cycles per sample, at Es/N0
+    = snr_db."""
     x = np.concatenate([np.zeros(int(delay)), iq, np.zeros(100)])
     f = np.fft.fftfreq(len(x))
     x = np.fft.ifft(np.fft.fft(x) * np.exp(-2j * np.pi * f * (delay % 1)))
@@ -22,12 +23,15 @@ def on_air(rng, iq, snr_db, cfo, delay):
 
 
 def cramer_rao(snr_db, n):
-    """Standard deviation bound of a known n-sample signal's frequency, in subcarriers (Rife and Boorstyn 1974)."""
+    """Standard deviation bound of a known n-sample signal's frequency, in subcarriers (Rife and
+    Boorstyn 1974)."""
     per_sample = 10 ** (snr_db / 10) * ofdm.N_USED / ofdm.N_FFT
     return np.sqrt(6 / (per_sample * n**3)) / (2 * np.pi) * ofdm.N_FFT
 
 
-@pytest.mark.parametrize(("robust", "snr_db"), [(False, 0.0), (False, 5.0), (False, 20.0), (True, -7.0), (True, 0.0)])
+@pytest.mark.parametrize(
+    ("robust", "snr_db"), [(False, 0.0), (False, 5.0), (False, 20.0), (True, -7.0), (True, 0.0)]
+)
 def test_bursts_are_found_at_any_offset_and_delay_near_the_cramer_rao_bound(robust, snr_db):
     rng = np.random.default_rng(11)
     iq, n, errors = burst(rng, robust), 120, []
@@ -53,7 +57,9 @@ def test_nothing_is_found_in_noise_even_on_a_large_constant():
 def test_a_carrier_gets_few_looks(frequency):
     rng = np.random.default_rng(13)
     n = 400_000
-    tone = np.exp(2j * np.pi * frequency * np.arange(n)) + 0.01 * (rng.standard_normal((n, 2)) @ [1, 1j])
+    tone = np.exp(2j * np.pi * frequency * np.arange(n)) + 0.01 * (
+        rng.standard_normal((n, 2)) @ [1, 1j]
+    )
     assert sync.find_bursts(tone.astype(np.complex64)) == []
     assert len(list(sync._candidates(tone.astype(np.complex64)))) <= 2 * n / 4096 + 4
 
@@ -61,7 +67,9 @@ def test_a_carrier_gets_few_looks(frequency):
 def test_a_burst_is_found_on_a_carrier_of_equal_power():
     rng = np.random.default_rng(14)
     iq = on_air(rng, burst(rng), 15.0, 0.01, 20_000)
-    iq += np.complex64(ofdm.RMS_LEVEL) * np.exp(2j * np.pi * 0.11 * np.arange(len(iq))).astype(np.complex64)
+    iq += np.complex64(ofdm.RMS_LEVEL) * np.exp(2j * np.pi * 0.11 * np.arange(len(iq))).astype(
+        np.complex64
+    )
     assert [b.start for b in sync.find_bursts(iq)] == pytest.approx([20_000], abs=4)
 
 
@@ -87,7 +95,10 @@ def test_silence_is_no_burst():
 def test_bursts_of_both_kinds_in_one_capture_are_found_in_order():
     rng = np.random.default_rng(16)
     kinds, delays = [False, True, True, False], [300, 0, 5000, 17]
-    parts = [on_air(rng, burst(rng, kind), 12.0, 0.01, delay) for kind, delay in zip(kinds, delays, strict=True)]
+    parts = [
+        on_air(rng, burst(rng, kind), 12.0, 0.01, delay)
+        for kind, delay in zip(kinds, delays, strict=True)
+    ]
     begins = np.cumsum([0, *map(len, parts[:-1])]) + delays
     found = sync.find_bursts(np.concatenate(parts))
     assert [b.robust for b in found] == kinds
@@ -124,7 +135,12 @@ def test_delay_basis_keeps_short_responses_and_is_small():
     assert basis.shape[1] / ofdm.N_USED < 0.17
     for delay in (0.5, 8.0, 8.5, 20.25, 31.5):
         response = np.exp(-2j * np.pi * ofdm.USED * delay / ofdm.N_FFT)
-        left = [np.mean(np.abs(response - b @ (b.conj().T @ response)) ** 2) for b in delay_basis.windows()]
+        left = [
+            np.mean(np.abs(response - b @ (b.conj().T @ response)) ** 2)
+            for b in delay_basis.windows()
+        ]
         assert left[-1] < 1e-6
-        smallest = min(b.shape[1] for b, rest in zip(delay_basis.windows(), left, strict=True) if rest < 1e-6)
+        smallest = min(
+            b.shape[1] for b, rest in zip(delay_basis.windows(), left, strict=True) if rest < 1e-6
+        )
         assert smallest <= 6

@@ -1,4 +1,5 @@
-"""The driver in this process: against the emulator in virtual time, and against the smallest fake of pyadi-iio."""
+"""The driver in this process: against the emulator in virtual time, and against the smallest fake
+of pyadi-iio."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, ConfigError, DeviceError
-from radio import pluto
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.permission import Band, Permission
-from radio.pluto import OutageError, PlutoDevice
-from radio.pluto_samples import from_adc, to_dac
-from radio.pluto_settings import PlutoSettings
+from radio.pluto import driver as pluto
+from radio.pluto.driver import OutageError, PlutoDevice
+from radio.pluto.permission import Band, Permission
+from radio.pluto.samples import from_adc, to_dac
+from radio.pluto.settings import PlutoSettings
 
 pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
@@ -47,7 +48,9 @@ def _other_program(uri: str) -> Any:
 
 
 def tone(periods: int, n_samples: int = 1000, amplitude: float = 0.5) -> IQ:
-    return (amplitude * np.exp(2j * np.pi * periods * np.arange(n_samples) / n_samples)).astype(np.complex64)
+    return (amplitude * np.exp(2j * np.pi * periods * np.arange(n_samples) / n_samples)).astype(
+        np.complex64
+    )
 
 
 @pytest.fixture
@@ -61,11 +64,19 @@ def uri(emulated: EmulatedPlutos) -> str:
     return emulated.uris[0]
 
 
-# ------------------------------------------------------------------------------------------------ integers
+# ------------------------------------------------------------------------------------------------
+# integers
 
 
 def test_integers_of_samples() -> None:
-    assert to_dac(np.array([1, -1j, 0.5 + 0.25j], np.complex64)).tolist() == [16384, 0, 0, -16384, 8192, 4096]
+    assert to_dac(np.array([1, -1j, 0.5 + 0.25j], np.complex64)).tolist() == [
+        16384,
+        0,
+        0,
+        -16384,
+        8192,
+        4096,
+    ]
     iq, clipped = from_adc(np.array([2047, 0, -2048, 5, 1024, -512, 3, 2046], np.int16))
     assert iq[2] == 0.5 - 0.25j
     assert iq[1].real == -1.0
@@ -88,13 +99,16 @@ def test_clipped_samples_are_counted(emulated: EmulatedPlutos, uri: str) -> None
         assert device.clipped_samples > 1000
 
 
-# ------------------------------------------------------------------------------------------------ three ways to use
+# ------------------------------------------------------------------------------------------------
+# three ways to use
 
 
 def test_cyclic_capture_is_fresh_after_every_change(uri: str) -> None:
     with PlutoDevice(settings_of(uri, kernel_buffers=4), ALLOWED) as device:
         for periods in (5, -7, 250):
-            device.transmit_cyclic(tone(periods))  # one after another: the buffer before is destroyed first
+            device.transmit_cyclic(
+                tone(periods)
+            )  # one after another: the buffer before is destroyed first
             spectrum = np.abs(np.fft.fft(device.capture(10_000)))
             assert np.argmax(spectrum) == periods * 10 % 10_000
         device.stop_transmit()
@@ -103,7 +117,9 @@ def test_cyclic_capture_is_fresh_after_every_change(uri: str) -> None:
 
 def test_buffers_read_in_turn_have_no_gap(uri: str) -> None:
     with PlutoDevice(settings_of(uri), ALLOWED) as device:
-        device.transmit_cyclic(tone(1, 2042))  # no divisor of a buffer: a lost one shows as a jump of the phase
+        device.transmit_cyclic(
+            tone(1, 2042)
+        )  # no divisor of a buffer: a lost one shows as a jump of the phase
         device.start_receive()
         device.read()
         heard, _ = from_adc(np.concatenate([device.read() for _ in range(20)]))
@@ -132,7 +148,8 @@ def test_buffers_of_another_length_are_refused(uri: str) -> None:
             device.transmit_cyclic(tone(1, 999))
 
 
-# ------------------------------------------------------------------------------------------------ permission
+# ------------------------------------------------------------------------------------------------
+# permission
 
 
 def test_nothing_leaves_without_permission(uri: str) -> None:
@@ -144,7 +161,9 @@ def test_nothing_leaves_without_permission(uri: str) -> None:
         assert not np.any(device.capture(5000))
 
 
-def test_the_carrier_is_off_before_anything_is_transmitted(emulated: EmulatedPlutos, uri: str) -> None:
+def test_the_carrier_is_off_before_anything_is_transmitted(
+    emulated: EmulatedPlutos, uri: str
+) -> None:
     def carrier_is_on() -> bool:
         return bool(emulated.nodes[0].state.rf_settings().tx_lo_on)
 
@@ -170,7 +189,8 @@ def test_a_running_transmission_stays_within_its_permission(uri: str) -> None:
             device.transmit_cyclic(tone(5))
 
 
-# ------------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------------
+# settings
 
 
 def test_what_another_program_left_is_written_over_and_nothing_is_left_on_the_air(uri: str) -> None:
@@ -234,13 +254,19 @@ def test_an_error_of_the_user_silences_the_radio_too(uri: str) -> None:
     assert _other_program(uri).tx_hardwaregain_chan0 == -89.75
 
 
-# ------------------------------------------------------------------------------------------------ a fake driver
+# ---------------------------------------------------------------------------------------------- a
+# fake driver
 
 
 class _Channel(SimpleNamespace):
     @classmethod
     def make(cls, *_: object) -> _Channel:
-        return cls(attrs={name: SimpleNamespace(value="0") for name in (*pluto._TRACKING, "powerdown", "input")})
+        return cls(
+            attrs={
+                name: SimpleNamespace(value="0")
+                for name in (*pluto._TRACKING, "powerdown", "input")
+            }
+        )
 
 
 class _FakePluto:
@@ -260,18 +286,30 @@ class _FakePluto:
 
 
 def _fake_client(devices: set[str]) -> tuple[Any, Any]:
-    device = SimpleNamespace(find_channel=_Channel.make, set_kernel_buffers_count=lambda count: None)
+    device = SimpleNamespace(
+        find_channel=_Channel.make, set_kernel_buffers_count=lambda count: None
+    )
     context = SimpleNamespace(
-        find_device=lambda name: device if name in devices else None, set_timeout=lambda ms: None, attrs={}
+        find_device=lambda name: device if name in devices else None,
+        set_timeout=lambda ms: None,
+        attrs={},
     )
     return _FakePluto, SimpleNamespace(Context=lambda uri: context, Buffer=None)
 
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("sample_rate", 4), ("tx_lo", 8), ("rx_lo", 8), ("rx_hardwaregain_chan0", 1), ("tx_hardwaregain_chan0", 0.25)],
+    [
+        ("sample_rate", 4),
+        ("tx_lo", 8),
+        ("rx_lo", 8),
+        ("rx_hardwaregain_chan0", 1),
+        ("tx_hardwaregain_chan0", 0.25),
+    ],
 )
-def test_read_back_is_compared(monkeypatch: pytest.MonkeyPatch, name: str, tolerance: float) -> None:
+def test_read_back_is_compared(
+    monkeypatch: pytest.MonkeyPatch, name: str, tolerance: float
+) -> None:
     monkeypatch.setattr(pluto, "_client", lambda: _fake_client(set(pluto._DEVICES)))
     for off in (tolerance, -tolerance):
         monkeypatch.setattr(_FakePluto, "off", {name: off})
@@ -291,7 +329,8 @@ def test_another_device_is_no_pluto(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-# ------------------------------------------------------------------------------------------------ what to install
+# ------------------------------------------------------------------------------------------------
+# what to install
 
 
 def _broken_import(name: str) -> Any:
@@ -303,7 +342,11 @@ def _broken_import(name: str) -> Any:
     [
         ({"pylibiio": "0.25"}, "libiio.so.0", r"pip install 'hil-lora-testbed\[pluto\]'"),
         ({"pyadi-iio": "0.0.21"}, "libiio.so.0", r"pip install 'hil-lora-testbed\[pluto\]'"),
-        ({"pyadi-iio": "0.0.21", "pylibiio": "1.0"}, "libiio.so.0", r"pylibiio 1\.0 .* 'pylibiio==0\.25'"),
+        (
+            {"pyadi-iio": "0.0.21", "pylibiio": "1.0"},
+            "libiio.so.0",
+            r"pylibiio 1\.0 .* 'pylibiio==0\.25'",
+        ),
         ({"pyadi-iio": "0.0.21", "pylibiio": "0.25"}, None, "apt-get install libiio0"),
         ({"pyadi-iio": "0.0.21", "pylibiio": "0.25"}, "libiio.so.0", "undefined symbol"),
     ],
@@ -323,22 +366,27 @@ def test_what_is_missing_is_named(
         pass
 
 
-# ------------------------------------------------------------------------------------------------ the end
+# ------------------------------------------------------------------------------------------------
+# the end
 
 
 def test_a_program_that_ends_with_open_buffers_does_not_crash(uri: str) -> None:
     program = f"""
 import numpy as np
-from radio.permission import Band, Permission
-from radio.pluto import PlutoDevice
-from radio.pluto_settings import PlutoSettings
-settings = PlutoSettings(uri={uri!r}, rate_hz=1e6, tx_lo_hz=2.45e9, rx_lo_hz=2.45e9, rx_gain_db=30.0,
+from radio.pluto.permission import Band, Permission
+from radio.pluto.driver import PlutoDevice
+from radio.pluto.settings import PlutoSettings
+settings = PlutoSettings(uri={uri!r}, rate_hz=1e6, tx_lo_hz=2.45e9, rx_lo_hz=2.45e9,
+    rx_gain_db=30.0,
                          tx_attenuation_db=20.0, buffer_samples=4096)
-device = PlutoDevice(settings, Permission([Band(low_hz=2.4e9, high_hz=2.5e9, max_dbm=0.0)])).__enter__()
+allowed = Permission([Band(low_hz=2.4e9, high_hz=2.5e9, max_dbm=0.0)])
+device = PlutoDevice(settings, allowed).__enter__()
 device.transmit_cyclic(np.ones(1000, np.complex64) / 2)
 device.start_receive()
 device.read()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=30, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert _other_program(uri).tx_hardwaregain_chan0 == -89.75

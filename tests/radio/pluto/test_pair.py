@@ -1,4 +1,5 @@
-"""The link over emulated radios in virtual time: the same in every run, and what the ether was told."""
+"""The link over emulated radios in virtual time: the same in every run, and what the ether was
+told."""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, ConfigError, LinkReport
+from radio.channel.loopback import QueueFeedback, VirtualClock
 from radio.channel.presets import PRESETS
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.link import Link
-from radio.loopback import QueueFeedback, VirtualClock
-from radio.permission import Band, Permission
-from radio.pluto import PlutoDevice
-from radio.pluto_pair import OneShotPair
-from radio.pluto_settings import PlutoSettings
+from radio.link.both_ends import Link
+from radio.pluto.driver import PlutoDevice
+from radio.pluto.pair import OneShotPair
+from radio.pluto.permission import Band, Permission
+from radio.pluto.settings import PlutoSettings
 
 pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
@@ -56,9 +57,13 @@ def deliver(
 ) -> tuple[LinkReport, bytes | None, str]:
     """One payload from radio 0 to radio 1, or from radio 0 back to itself within its chip."""
     nodes = [NodeSpec(), NodeSpec(ppm=ppm)]
-    with EmulatedPlutos(Ether(nodes, clock=VirtualTime(), figures=PRESETS[figures], seed=5)) as emulated:
+    with EmulatedPlutos(
+        Ether(nodes, clock=VirtualTime(), figures=PRESETS[figures], seed=5)
+    ) as emulated:
         clock = VirtualClock()
-        sender = PlutoDevice(settings_of(emulated.uris[0], loopback="digital" if loopback else "none"), ALLOWED)
+        sender = PlutoDevice(
+            settings_of(emulated.uris[0], loopback="digital" if loopback else "none"), ALLOWED
+        )
         receiver = sender if loopback else PlutoDevice(settings_of(emulated.uris[1]), Permission())
         with Recorder(sender, receiver, clock) as pair:
             if not loopback:
@@ -99,7 +104,13 @@ def test_no_burst_is_lost_in_a_long_transfer() -> None:
         clock = VirtualClock()
         device = PlutoDevice(settings_of(emulated.uris[0], loopback="digital"), ALLOWED)
         with OneShotPair(device, device, clock) as pair:
-            for n in (1, 8192, 8193, 5 * 8192 + 17, 40 * 8192):  # more than all buffers of the radio hold
+            for n in (
+                1,
+                8192,
+                8193,
+                5 * 8192 + 17,
+                40 * 8192,
+            ):  # more than all buffers of the radio hold
                 sent = np.exp(2j * np.pi * np.arange(n) / 100).astype(np.complex64) / 2
                 pair.transmit(sent)
                 heard = pair.receive(n + 4096, timeout_s=1.0)
@@ -109,6 +120,9 @@ def test_no_burst_is_lost_in_a_long_transfer() -> None:
 
 
 def test_buffers_have_one_length() -> None:
-    one, other = (PlutoDevice(settings_of("ip:127.0.0.1:1", buffer_samples=n), Permission()) for n in (4096, 8192))
+    one, other = (
+        PlutoDevice(settings_of("ip:127.0.0.1:1", buffer_samples=n), Permission())
+        for n in (4096, 8192)
+    )
     with pytest.raises(ConfigError, match="use one length"):
         OneShotPair(one, other)

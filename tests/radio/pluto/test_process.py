@@ -1,4 +1,5 @@
-"""The process around a radio: what it loads, what it refuses, and that nothing of it stays behind."""
+"""The process around a radio: what it loads, what it refuses, and that nothing of it stays
+behind."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from hil.contract import ConfigError, DeviceError
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.permission import Band, Permission
-from radio.pluto_pair import PlutoPair
-from radio.pluto_process import Pluto
-from radio.pluto_settings import PlutoSettings
+from radio.pluto.pair import PlutoPair
+from radio.pluto.permission import Band, Permission
+from radio.pluto.process import Pluto
+from radio.pluto.settings import PlutoSettings
 
 pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
@@ -48,18 +49,23 @@ def settings_of(uri: str, rate_hz: float = 1e6) -> PlutoSettings:
 def loaded(module: str) -> set[str]:
     """The top-level packages that a module brings in."""
     program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
     return set(done.stdout.split())
 
 
 def test_the_process_loads_only_what_it_needs_and_its_parent_no_driver() -> None:
-    assert not loaded("radio.pluto_child") & {"scipy", "numba", "torch", "pydantic", "matplotlib"}
-    assert not loaded("radio.pluto_process") & {"adi", "iio"}
+    assert not loaded("radio.pluto.child") & {"scipy", "numba", "torch", "pydantic", "matplotlib"}
+    assert not loaded("radio.pluto.process") & {"adi", "iio"}
 
 
 def test_an_unreachable_radio_is_an_error_at_once_and_leaves_no_process() -> None:
     before = psutil.Process().children()
-    with pytest.raises(DeviceError, match=r"127\.0\.0\.1:1, connecting"), Pluto(settings_of("ip:127.0.0.1:1"), ALLOWED):
+    with (
+        pytest.raises(DeviceError, match=r"127\.0\.0\.1:1, connecting"),
+        Pluto(settings_of("ip:127.0.0.1:1"), ALLOWED),
+    ):
         pass
     assert psutil.Process().children() == before
 
@@ -103,16 +109,19 @@ def test_outside_with_it_is_not_open() -> None:
 
 def test_a_pair_has_one_rate() -> None:
     with pytest.raises(ConfigError, match="use one rate"):
-        PlutoPair(*(Pluto(settings_of("ip:127.0.0.1:1", rate_hz), ALLOWED) for rate_hz in (1e6, 2e6)))
+        PlutoPair(
+            *(Pluto(settings_of("ip:127.0.0.1:1", rate_hz), ALLOWED) for rate_hz in (1e6, 2e6))
+        )
 
 
 @pytest.mark.parametrize("driver_hangs", [False, True])
 def test_no_process_outlives_its_parent(emulated: EmulatedPlutos, driver_hangs: bool) -> None:
     program = f"""
-from radio.permission import Permission
-from radio.pluto_process import Pluto
-from radio.pluto_settings import PlutoSettings
-settings = PlutoSettings(uri={emulated.uris[0]!r}, rate_hz=1e6, tx_lo_hz=2.45e9, rx_lo_hz=2.45e9, rx_gain_db=30.0,
+from radio.pluto.permission import Permission
+from radio.pluto.process import Pluto
+from radio.pluto.settings import PlutoSettings
+settings = PlutoSettings(uri={emulated.uris[0]!r}, rate_hz=1e6, tx_lo_hz=2.45e9, rx_lo_hz=2.45e9,
+    rx_gain_db=30.0,
                          tx_attenuation_db=20.0)
 with Pluto(settings, Permission(), io_timeout_s=60.0) as pluto:
     print(pluto.process_id, flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hil.contract import ConfigError
-from radio.pluto_settings import PlutoSettings
+from radio.pluto.settings import PlutoSettings
 
 GOOD: dict[str, Any] = {
     "uri": "ip:192.168.2.1",

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from radio.pluto import OutageError
-from radio.pluto_samples import Integers
-from radio.pluto_settings import PlutoSettings
-from radio.pluto_streams import RxStream, TxStream
+from radio.pluto.driver import OutageError
+from radio.pluto.samples import Integers
+from radio.pluto.settings import PlutoSettings
+from radio.pluto.streams import RxStream, TxStream
 
 N = 256
 RATE_HZ = 600e3
@@ -107,7 +107,9 @@ def test_skip_drops_what_was_captured_before_a_time_also_what_has_not_come_yet()
     stream.skip_until(start_s + (2 * N + 50) / RATE_HZ)
     radio.capture(2)
     got = stream.take(N - 50, 1.0).tolist()
-    assert abs(got[0] - 2 * (2 * N + 50)) <= 2  # later arrivals may place the start a little earlier
+    assert (
+        abs(got[0] - 2 * (2 * N + 50)) <= 2
+    )  # later arrivals may place the start a little earlier
 
 
 def test_what_ends_the_receiving_thread_is_met_by_its_owner() -> None:
@@ -166,7 +168,9 @@ def test_when_a_burst_leaves() -> None:
     stream.send(integers(100))
     on_air_s = stream.on_air_s(5.0)
     assert on_air_s is not None
-    assert before_s + M / RATE_HZ <= on_air_s <= time.monotonic() + M / RATE_HZ  # one buffer of silence comes first
+    assert (
+        before_s + M / RATE_HZ <= on_air_s <= time.monotonic() + M / RATE_HZ
+    )  # one buffer of silence comes first
     stream.stop()
 
 

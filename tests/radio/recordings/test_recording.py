@@ -1,4 +1,5 @@
-"""Recordings of sessions: what SigMF's own package makes of them, and whether replay is the session again."""
+"""Recordings of sessions: what SigMF's own package makes of them, and whether replay is the session
+again."""
 
 import hashlib
 import json
@@ -12,13 +13,13 @@ import pytest
 import sigmf
 
 from hil.contract import DeviceError
-from radio import recording
-from radio.link import Limits, Link
-from radio.loopback import QueueFeedback, VirtualClock
-from radio.ofdm import AMPLITUDE
-from radio.recorder import SAME_BURST, RecordingLink, fingerprint
-from radio.recording import RecordingError, Setup, read_recording, write_recording
-from radio.replay import replay
+from radio.channel.loopback import QueueFeedback, VirtualClock
+from radio.link.both_ends import Limits, Link
+from radio.modem.ofdm import AMPLITUDE
+from radio.recordings import recording
+from radio.recordings.recorder import SAME_BURST, RecordingLink, fingerprint
+from radio.recordings.recording import RecordingError, Setup, read_recording, write_recording
+from radio.recordings.replay import replay
 
 PAYLOAD = np.random.default_rng(71).bytes(30_000)
 RATE_HZ, CFO_HZ = 2e6, -21e3
@@ -26,7 +27,8 @@ SETUP = Setup(hardware="a test's channel", frequency_hz=915e6, gain_db=40.0, not
 
 
 class Air:
-    """A Transceiver of the test's own, which knows where every burst begins in the received samples."""
+    """A Transceiver of the test's own, which knows where every burst begins in the received
+    samples."""
 
     def __init__(self, clock, *, snr_db=20.0, seed=72):
         self.sample_rate_hz = RATE_HZ
@@ -182,7 +184,9 @@ def test_each_burst_is_annotated_where_it_was(original):
         (1, 0),
         *((2, number) for number in range(len(found) - 1)),
     ]
-    middle_hz = [(burst["core:freq_lower_edge"] + burst["core:freq_upper_edge"]) / 2 for burst in found]
+    middle_hz = [
+        (burst["core:freq_lower_edge"] + burst["core:freq_upper_edge"]) / 2 for burst in found
+    ]
     assert middle_hz == pytest.approx([915e6 + CFO_HZ] * len(found), abs=100)
 
 
@@ -197,7 +201,13 @@ def test_bursts_are_found_wherever_a_window_of_the_search_ends(tmp_path, monkeyp
     ends = [
         edge + offset
         for start, length in zip(air.starts, air.lengths, strict=True)
-        for edge, offset in ((start, -50), (start, 700), (start, 3000), (start + length, -50), (start + length, 50))
+        for edge, offset in (
+            (start, -50),
+            (start, 700),
+            (start, 3000),
+            (start + length, -50),
+            (start + length, 50),
+        )
         if edge > max(air.lengths) + 9000
     ]
     assert len(ends) >= 10

@@ -1,4 +1,5 @@
-"""The diffusion model against diffusers' DDIM scheduler, a Gaussian's exact score, and a mixture that it learns."""
+"""The diffusion model against diffusers' DDIM scheduler, a Gaussian's exact score, and a mixture
+that it learns."""
 
 import json
 import math
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 from scipy.stats import norm
 
-from cloud.refiner import Ddim, DdimSettings, Schedule, sample_ddim
+from cloud.policies.rl.refiner import Ddim, DdimSettings, Schedule, sample_ddim
 from hil.contract import ModelError
 
 SMALL = DdimSettings(hidden=64, time_embedding=32, learning_rate=1e-3)
@@ -19,7 +20,11 @@ SMALL = DdimSettings(hidden=64, time_embedding=32, learning_rate=1e-3)
 def _diffusers_ddim(**options: object):  # type: ignore[no-untyped-def]
     diffusers = pytest.importorskip("diffusers", reason="diffusers is the independent sampler")
     return diffusers.DDIMScheduler(
-        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="scaled_linear", **options
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="scaled_linear",
+        **options,
     )
 
 
@@ -27,12 +32,14 @@ def _tensors(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# ------------------------------------------------------------------------------- against diffusers
+# ------------------------------------------------------------------------------ against diffusers
 
 
 def test_noise_levels_and_steps_are_those_of_diffusers() -> None:
     theirs = _diffusers_ddim()
-    torch.testing.assert_close(Schedule().alphas_cumprod(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        Schedule().alphas_cumprod(), theirs.alphas_cumprod, rtol=1e-4, atol=1e-7
+    )
     for n in (1, 7, 50, 1000):
         theirs.set_timesteps(n)
         assert Schedule().timesteps(n) == theirs.timesteps.tolist()
@@ -48,7 +55,11 @@ def test_evenly_spaced_steps_are_those_of_diffusers_but_for_rounding() -> None:
 
 
 def test_noise_is_added_as_diffusers_adds_it() -> None:
-    x, noise, t = _tensors(1, 64, 5), _tensors(2, 64, 5), torch.arange(0, 1000, 16)[:64].clamp(max=999)
+    x, noise, t = (
+        _tensors(1, 64, 5),
+        _tensors(2, 64, 5),
+        torch.arange(0, 1000, 16)[:64].clamp(max=999),
+    )
     x, noise = x[: len(t)], noise[: len(t)]
     expected = _diffusers_ddim().add_noise(x, noise, t)
     torch.testing.assert_close(Schedule().add_noise(x, noise, t), expected, rtol=0, atol=1e-5)
@@ -79,7 +90,9 @@ def test_every_step_is_the_one_of_diffusers(eta: float, clip: bool, scale: float
         end = sample_ddim(recording, start, ddim.settings.schedule, step_noise=fresh)
         for i, (t, now) in enumerate(zip(theirs.timesteps, states, strict=True)):
             following = states[i + 1] if i + 1 < 50 else end
-            step = theirs.step(guided(now, int(t)), int(t), now, eta=eta, variance_noise=fresh[i] if eta else None)
+            step = theirs.step(
+                guided(now, int(t)), int(t), now, eta=eta, variance_noise=fresh[i] if eta else None
+            )
             size = max(1.0, now.abs().max().item())
             torch.testing.assert_close(following, step.prev_sample, rtol=0, atol=1e-5 * size)
         sampled = ddim.sample(condition, scale, noise=start, step_noise=fresh)
@@ -87,11 +100,15 @@ def test_every_step_is_the_one_of_diffusers(eta: float, clip: bool, scale: float
     torch.testing.assert_close(sampled, end.clamp(-1, 1), rtol=0, atol=1e-4)
 
 
-# ------------------------------------------------------------------------------- known distributions
+# ------------------------------------------------------------------------------- known
+# distributions
 
 
-def _gaussian_score(mean: float, std: float, schedule: Schedule, n: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """Expected noise in x when clean vectors are N(mean, std²): x is jointly Gaussian with its noise."""
+def _gaussian_score(
+    mean: float, std: float, schedule: Schedule, n: int
+) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """Expected noise in x when clean vectors are N(mean, std²): x is jointly Gaussian with its
+    noise."""
     levels, steps = schedule.alphas_cumprod().double(), schedule.timesteps(n)
 
     def predict(x: torch.Tensor, i: int) -> torch.Tensor:
@@ -104,7 +121,8 @@ def _gaussian_score(mean: float, std: float, schedule: Schedule, n: int) -> Call
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace"])
 def test_the_exact_score_of_a_gaussian_gives_that_gaussian(spacing: str) -> None:
-    """DDIM maps the standard normal's quantiles to those of N(0.3, 0.2²), the closer the more steps it takes."""
+    """DDIM maps the standard normal's quantiles to those of N(0.3, 0.2²), the closer the more steps
+    it takes."""
     schedule = Schedule(clip_x0=False, spacing=spacing)  # type: ignore[arg-type]
     levels = torch.linspace(0.02, 0.98, 49, dtype=torch.float64).numpy()
     start = torch.from_numpy(norm.ppf(levels)).unsqueeze(1)
@@ -138,7 +156,9 @@ SHARE = 0.3
 @pytest.fixture(scope="module")
 def mixture() -> Ddim:
     """Learnt from two Gaussians in the plane, the condition says which one."""
-    ddim = Ddim(2, 2, DdimSettings(hidden=64, time_embedding=32, ema=0.995, condition_drop=0.3), seed=0)
+    ddim = Ddim(
+        2, 2, DdimSettings(hidden=64, time_embedding=32, ema=0.995, condition_drop=0.3), seed=0
+    )
     generator = torch.Generator().manual_seed(1)
     n_steps = 1500
     for i in range(n_steps):
@@ -150,8 +170,12 @@ def mixture() -> Ddim:
 
 
 @pytest.mark.parametrize("component", [0, 1])
-def test_the_conditional_model_gives_the_component_that_is_asked_for(mixture: Ddim, component: int) -> None:
-    found = mixture.sample(torch.eye(2)[[component]].expand(1000, 2), generator=torch.Generator().manual_seed(2))
+def test_the_conditional_model_gives_the_component_that_is_asked_for(
+    mixture: Ddim, component: int
+) -> None:
+    found = mixture.sample(
+        torch.eye(2)[[component]].expand(1000, 2), generator=torch.Generator().manual_seed(2)
+    )
     torch.testing.assert_close(found.mean(0), MEANS[component], rtol=0, atol=0.03)
     torch.testing.assert_close(found.std(0), STDS[component], rtol=0.2, atol=0)
 
@@ -166,12 +190,18 @@ def test_without_the_condition_both_components_come_in_their_shares(mixture: Ddi
         torch.testing.assert_close(members.std(0), STDS[component], rtol=0.25, atol=0)
 
 
-# ------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------------------------
+# training
 
 
 def test_weights_decide_what_is_learnt() -> None:
-    """Rows of weight 0 leave no trace: the same gradient as a batch in which they hold something else."""
-    x, condition, weights = _tensors(1, 8, 4).clamp(-1, 1), _tensors(2, 8, 3), torch.tensor([1.0, 0.0] * 4)
+    """Rows of weight 0 leave no trace: the same gradient as a batch in which they hold something
+    else."""
+    x, condition, weights = (
+        _tensors(1, 8, 4).clamp(-1, 1),
+        _tensors(2, 8, 3),
+        torch.tensor([1.0, 0.0] * 4),
+    )
     other = torch.where(weights.unsqueeze(1) > 0, x, -x)
     ends = []
     for batch in (x, other):
@@ -180,13 +210,17 @@ def test_weights_decide_what_is_learnt() -> None:
         ends.append(ddim.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     ddim = Ddim(4, 3, SMALL, seed=0)
-    losses = [ddim.loss(x, condition, w, torch.Generator().manual_seed(5)) for w in (None, torch.full((8,), 2.5))]
+    losses = [
+        ddim.loss(x, condition, w, torch.Generator().manual_seed(5))
+        for w in (None, torch.full((8,), 2.5))
+    ]
     assert losses[1].item() == pytest.approx(2.5 * losses[0].item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("null", ["zero", "learnt"])
 def test_the_null_condition(null: str) -> None:
-    """Zero: the absent condition is the vector of zeros. Learnt: it is another one, and training moves it."""
+    """Zero: the absent condition is the vector of zeros. Learnt: it is another one, and training
+    moves it."""
     ddim = Ddim(4, 3, DdimSettings(hidden=32, null=null, condition_drop=1.0), seed=0)  # type: ignore[arg-type]
     x, t, condition = _tensors(1, 5, 4), torch.arange(5), _tensors(2, 5, 3)
     absent = ddim.model(x, t, condition, torch.ones(5, dtype=torch.bool))
@@ -203,7 +237,9 @@ def test_the_null_condition(null: str) -> None:
 
 def test_a_resumed_model_goes_on_bit_by_bit() -> None:
     x, condition = _tensors(1, 16, 4).clamp(-1, 1), _tensors(2, 16, 3)
-    settings = DdimSettings(hidden=32, ema=0.9, null="learnt", schedule=Schedule(eta=0.5, spacing="linspace"))
+    settings = DdimSettings(
+        hidden=32, ema=0.9, null="learnt", schedule=Schedule(eta=0.5, spacing="linspace")
+    )
     first = Ddim(4, 3, settings, seed=7)
     for _ in range(3):
         first.train_step(x, condition)
