@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 IQ = NDArray[np.complex64]
 """Baseband samples, complex64[N], full scale 1.0."""
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
 Keep = Literal["keep"]
 KEEP: Final[Keep] = "keep"
 """A rank plan's word for: leave this module as the edge holds it."""

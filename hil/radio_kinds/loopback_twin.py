@@ -12,7 +12,8 @@ from hil.radio_kinds.conditions import seeded
 from hil.reporting.run_folder import Run, Value
 from hil.settings.pluto import PlutoRadio
 from radio.channel import figures
-from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback
+from radio.clocks import VirtualClock
 from radio.link.both_ends import Link
 
 

@@ -1,5 +1,4 @@
-"""A radio without a radio: transmit, a seeded channel, receive; and a clock that counts air
-time."""
+"""A radio without a radio: transmit, a seeded channel, receive."""
 
 from __future__ import annotations
 
@@ -14,22 +13,8 @@ from radio.channel.chain import Chain, RandomDelay
 from radio.channel.noise import Awgn
 from radio.channel.oscillator import FrequencyOffset
 from radio.channel.presets import NOISE_ALONE, Figures, clocks, multipath, receive_end, transmit_end
+from radio.clocks import VirtualClock
 from radio.iq import require_transmittable
-
-
-class VirtualClock:
-    """Time that passes only when samples are sent or someone waits; starts at 0."""
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-
-    def now(self) -> float:
-        """Seconds since the start."""
-        return self._now_s
-
-    def sleep_until(self, t_s: float) -> None:
-        """Set the clock to t_s, unless it is later already."""
-        self._now_s = max(self._now_s, t_s)
 
 
 class Loopback:

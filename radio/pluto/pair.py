@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 
 from hil.contract import IQ, ConfigError
-from radio.channel.loopback import VirtualClock
+from radio.clocks import VirtualClock
 from radio.pluto.driver import TX_KERNEL_BUFFERS, PlutoDevice
 from radio.pluto.process import Pluto
 from radio.pluto.samples import from_adc, to_dac

@@ -5,7 +5,8 @@ import pytest
 
 from calibration import burst, snr
 from hil.contract import ConfigError
-from radio.channel.loopback import Loopback, VirtualClock
+from radio.channel.loopback import Loopback
+from radio.clocks import VirtualClock
 
 
 def test_recovers_what_the_channel_was_told():

@@ -18,7 +18,8 @@ from hil.benchmarks.link.bars import Point
 from hil.contract import IQ
 from radio import ldpc
 from radio.channel import Awgn, FrequencyOffset, figures
-from radio.channel.loopback import Loopback, VirtualClock
+from radio.channel.loopback import Loopback
+from radio.clocks import VirtualClock
 from radio.link.receiver import Reception, receive_burst
 from radio.modem import framing, mcs, ofdm, qam, sync
 

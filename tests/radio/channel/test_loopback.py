@@ -3,7 +3,8 @@ import pytest
 
 from hil.contract import ConfigError, DeviceError
 from radio.channel import PRESETS, Figures
-from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback
+from radio.clocks import VirtualClock
 
 
 def make(seed=1, **changes):

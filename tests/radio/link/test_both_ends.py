@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback
+from radio.clocks import VirtualClock
 from radio.link import receiver
 from radio.link.block_store import BlockStore
 from radio.link.both_ends import Limits, Link

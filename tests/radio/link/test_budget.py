@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio.channel.loopback import Loopback, QueueFeedback, VirtualClock
+from radio.channel.loopback import Loopback, QueueFeedback
+from radio.clocks import VirtualClock
 from radio.link import budget
 from radio.link.both_ends import Limits, Link
 from radio.modem import framing, mcs

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, ConfigError, LinkReport
-from radio.channel.loopback import QueueFeedback, VirtualClock
+from radio.channel.loopback import QueueFeedback
 from radio.channel.presets import PRESETS
+from radio.clocks import VirtualClock
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec

@@ -13,7 +13,8 @@ import pytest
 import sigmf
 
 from hil.contract import DeviceError
-from radio.channel.loopback import QueueFeedback, VirtualClock
+from radio.channel.loopback import QueueFeedback
+from radio.clocks import VirtualClock
 from radio.link.both_ends import Limits, Link
 from radio.modem.ofdm import AMPLITUDE
 from radio.recordings import recording
