@@ -14,6 +14,7 @@ from calibration.mcs import BlerPoint, Counter, Waterfall, measure_waterfall
 from calibration.record import CalibrationRecord
 from calibration.snr_sweep import Dial, measured_snr_db
 from hil.contract import CalibrationError
+from hil.rounding import ceil_div
 from radio.modem import mcs
 
 _CAPTURE_SAMPLES: Final = 2**18
@@ -33,7 +34,7 @@ def bench_counter(bench: Bench, dial: Dial) -> Counter:
     def count(place: int, snr_db: float, blocks: int, rng: np.random.Generator) -> BlerPoint:
         attenuation_db, backoff_db = dial.settings(snr_db)
         sent = cyclic_burst(place, blocks_in_a_cycle(place), rng, backoff_db=backoff_db)
-        wanted = -(-blocks // sent.header.block_count)
+        wanted = ceil_div(blocks, sent.header.block_count)
         at_once = max(1, _CAPTURE_SAMPLES // len(sent.iq) - 1)
         passed = bursts = 0
         measured: list[tuple[float, int]] = []

@@ -27,6 +27,7 @@ from scipy.special import expit, log_expit
 
 from calibration.burst import TransceiverFactory, cross, loopback_factory
 from hil.contract import CalibrationError
+from hil.rounding import ceil_div
 from hil.system.workers import run_jobs
 from radio.modem import mcs
 
@@ -85,7 +86,7 @@ def count_losses(
         rng: of content and channel.
     """
     passed = 0
-    bursts = -(-blocks // _BLOCKS_PER_BURST)
+    bursts = ceil_div(blocks, _BLOCKS_PER_BURST)
     for _ in range(bursts):
         with factory(snr_db, rng) as transceiver:
             reception = cross(transceiver, place, _BLOCKS_PER_BURST, rng)

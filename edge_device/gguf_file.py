@@ -24,6 +24,7 @@ from gguf.constants import (
 )
 
 from hil.contract import ModelError
+from hil.rounding import ceil_div
 
 Value = str | int | float | bool
 
@@ -166,7 +167,7 @@ def _parse(reader: _Reader) -> GgufHeader:
         tensors[name] = info
         data_bytes = max(data_bytes, offset + info.n_bytes)
     alignment = max(1, int(values.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)))
-    declared = -(-reader.file.tell() // alignment) * alignment + data_bytes
+    declared = ceil_div(reader.file.tell(), alignment) * alignment + data_bytes
     if declared > reader.file_bytes:
         raise reader.damaged(f"it declares {declared} bytes and has {reader.file_bytes}")
     return GgufHeader(values, tensors, reader.file_bytes)

@@ -17,6 +17,7 @@ from hil.evaluation.statistics import History
 from hil.evaluation.summary import Rows, chosen, names
 from hil.reporting.figure_style import CYCLE, GREY, INK, MARKERS, STYLE, WIDTH_IN, drawable
 from hil.reporting.plots import Plot
+from hil.rounding import ceil_div
 
 Cell = Mapping[str, Any]
 """A policy on a channel: metric → [mean, low, high] (hil/evaluation/summary.py)."""
@@ -146,7 +147,7 @@ def ranks_plot(rows: Rows) -> Plot | None:
     policies = names(rows, "policy")
     maps = [_mean_ranks(chosen(rows, policy=policy), layers, kinds, columns) for policy in policies]
     top = max(float(np.nanmax(shown, initial=0)) for shown in maps) or 1.0
-    n_rows = -(-len(policies) // _PANELS_A_ROW)
+    n_rows = ceil_div(len(policies), _PANELS_A_ROW)
     height = 0.8 + n_rows * (0.75 + 0.17 * len(kinds))
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     axes = figure.subplots(n_rows, _PANELS_A_ROW, squeeze=False, sharex=True, sharey=True)
@@ -158,7 +159,7 @@ def ranks_plot(rows: Rows) -> Plot | None:
         ax.set_title(drawable(policy), fontsize=8)
         ax.set_yticks(np.arange(len(kinds)) + 0.5, kinds)
         ax.set_ylim(len(kinds), 0)
-        labelled = range(0, len(layers), -(-len(layers) // 6))
+        labelled = range(0, len(layers), ceil_div(len(layers), 6))
         ax.set_xticks([i + 0.5 for i in labelled], [str(layers[i]) for i in labelled])
         if len(layers) <= 6:
             _write_cells(ax, shown, top)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hil import codec
 from hil.contract import BaseSpec, TextState
+from hil.rounding import ceil_div
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,7 +168,7 @@ def synthetic_table(
         modules: M ≥ 1.
         r_max: R ≥ 1.
     """
-    domain = rng.integers(_DOMAINS, size=-(-rounds // _DWELL)).repeat(_DWELL)[:rounds]
+    domain = rng.integers(_DOMAINS, size=ceil_div(rounds, _DWELL)).repeat(_DWELL)[:rounds]
     decay = rng.uniform(0.4, 1.6, (_DOMAINS, modules))
     size = rng.lognormal(-4.5, 1.0, (_DOMAINS, modules)) * rng.lognormal(
         0.0, 0.3, (rounds, _DOMAINS, modules)

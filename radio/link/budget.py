@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hil.contract import ConfigError
+from hil.contract import ConfigError, Floats
 from radio.link import repair
 from radio.link.adaptation import UNUSABLE
 from radio.link.sender import blocks_per_burst, sounding_samples
@@ -30,7 +30,6 @@ _STRIDE: Final = 10_000
 _ROUND_TRIP_STEP: Final = 4096
 """Samples to which a round trip is rounded before the repair blocks are counted."""
 
-Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hil.rounding import ceil_div
 from radio.modem.framing import MAX_BLOCKS, TAG_BYTES
 
 VERSION: Final = 3
@@ -126,7 +127,7 @@ class Feedback:
             version != VERSION
             or flags not in (0, _DATA_AIDED)
             or n_blocks > MAX_BLOCKS
-            or len(bitmap) != -(-n_blocks // 8)
+            or len(bitmap) != ceil_div(n_blocks, 8)
             or any(body[-RESERVED_BYTES:])
             or not _possible(*figures)
         ):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
+from hil.rounding import ceil_div
 from radio import ldpc
 from radio.modem import ofdm, qam, sync
 from radio.modem.equaliser import Symbols
@@ -102,7 +103,7 @@ def layout_of(payload_bytes: int) -> Layout:
 
 def block_count_of(payload_bytes: int) -> int:
     """Source blocks of a payload."""
-    return -(-payload_bytes // layout_of(payload_bytes).block_payload_bytes)
+    return ceil_div(payload_bytes, layout_of(payload_bytes).block_payload_bytes)
 
 
 def header_symbols(robust: bool) -> int:
@@ -112,7 +113,7 @@ def header_symbols(robust: bool) -> int:
 
 def data_symbols(block_count: int, scheme: Mcs, layout: Layout = LONG) -> int:
     """OFDM symbols that the blocks fill; the last one may be padded."""
-    return -(-block_count * layout.coded_bits(scheme) // (ofdm.N_DATA * scheme.bits_per_symbol))
+    return ceil_div(block_count * layout.coded_bits(scheme), ofdm.N_DATA * scheme.bits_per_symbol)
 
 
 def burst_samples(block_count: int, scheme: Mcs, layout: Layout = LONG, *, robust: bool) -> int:

@@ -12,6 +12,7 @@ from scipy import stats
 from hil.benchmarks.link import burst_trials
 from hil.benchmarks.link.bars import Bar, Estimate, number, quantile, rate, rms
 from hil.benchmarks.link.study import Results, Summary, Task, finite
+from hil.rounding import ceil_div
 from radio.modem import mcs
 
 # -------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def false_alarm_tasks(quick: bool) -> list[Task]:
     return [
         Task(burst_trials.false_alarms, {"source": source, "samples": min(n, 5_000_000)}, 2)
         for source, n in parts.items()
-        for _ in range(-(-n // 5_000_000))
+        for _ in range(ceil_div(n, 5_000_000))
     ]
 
 

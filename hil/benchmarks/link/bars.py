@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from hil.contract import Floats
+
 Verdict = Literal["met", "short", "reach met", "reach missed", "measured"]
 
 CONFIDENCE: Final = 0.95

@@ -12,13 +12,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.optimize import brentq
 
+from hil.contract import Floats
 from radio.modem import qam
-
-Floats = NDArray[np.float64]
 
 _NODES = 64
 """Of the Gauss-Hermite quadrature over the noise."""

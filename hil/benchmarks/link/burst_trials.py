@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hil.benchmarks.link.bars import Point
 from hil.contract import IQ
+from hil.rounding import ceil_div
 from radio import ldpc
 from radio.channel import Awgn, FrequencyOffset, figures
 from radio.channel.loopback import Loopback
@@ -183,7 +184,7 @@ def false_alarms(
     """
     make = {"noise": _noise, "tone": _tone, "ofdm64": _other_ofdm}[source]
     found = read = 0
-    chunks = -(-samples // chunk)
+    chunks = ceil_div(samples, chunk)
     for _ in range(chunks):
         iq = make(chunk, rng)
         for burst in sync.find_bursts(iq):
@@ -207,7 +208,7 @@ def _tone(n: int, rng: np.random.Generator) -> IQ:
 
 
 def _other_ofdm(n: int, rng: np.random.Generator) -> IQ:
-    n_symbols = -(-n // 80)
+    n_symbols = ceil_div(n, 80)
     bins = np.zeros((n_symbols, 64), np.complex64)
     used = np.concatenate([np.arange(1, 27), np.arange(-26, 0)])
     bins[:, used] = qam.map_bits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +30,7 @@ from hil.reporting.figure_style import (
 )
 from hil.reporting.page import facts_html, figure_html, glossary_html, table_html, write_page
 from hil.reporting.plots import Plot
+from hil.rounding import ceil_div
 
 _MODULATIONS: Final = {2: "QPSK", 4: "16-QAM", 6: "64-QAM", 8: "256-QAM"}
 _COLOURS: Final = {2: BLUE, 4: ORANGE, 6: GREEN, 8: PINK}
@@ -265,10 +265,8 @@ def _waterfall_plot(curves: Mapping[str, Any]) -> Plot:
     genie, chain = curves["genie"]["curves"], curves.get("chain", {}).get("curves", [])
     harsh = curves.get("harsh", {}).get("curves", [])
     orders = sorted({c["bits_per_symbol"] for c in genie})
-    figure = Figure(
-        figsize=(WIDTH_IN, 0.7 + 2.5 * math.ceil(len(orders) / 2)), layout="constrained"
-    )
-    axes = figure.subplots(math.ceil(len(orders) / 2), 2, squeeze=False).ravel()
+    figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.5 * ceil_div(len(orders), 2)), layout="constrained")
+    axes = figure.subplots(ceil_div(len(orders), 2), 2, squeeze=False).ravel()
     for ax in axes[len(orders) :]:
         ax.set_visible(False)
     for ax, order in zip(axes, orders, strict=False):
