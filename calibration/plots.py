@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.record import CalibrationRecord, title_of
 from calibration.snr_sweep import AGREEMENT_DB, RANGE_DB
+from hil.contract import Floats
 from radio.modem import mcs
 
 Records = Mapping[str, CalibrationRecord]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from hil.contract import (
     RoundSummary,
     TextState,
 )
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.policy import training_of
 
 

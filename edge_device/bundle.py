@@ -20,7 +20,6 @@ from typing import Final
 
 from edge_device.gguf_model import GgufModel, TypesReport, inspect
 from hil.contract import ModelError, ScoreSet
-from hil.score_sets import canonical, digest_of
 from hil.system.whole_file import written_whole
 
 _FORMAT: Final = 1
@@ -91,7 +90,7 @@ def write_bundle(
     (folder / "manifest.json").unlink(missing_ok=True)
     with written_whole(folder / "model.gguf") as temporary:
         _place(model_gguf, temporary)
-    paths = {score_set.name: f"score_sets/{digest_of(score_set)}.json" for score_set in sets}
+    paths = {score_set.name: f"score_sets/{score_set.digest}.json" for score_set in sets}
     _write(folder / "probe.json", _to_bytes(probe))
     for score_set in sets:
         _write(folder / paths[score_set.name], _to_bytes(score_set))
@@ -161,7 +160,7 @@ def _to_bytes(score_set: ScoreSet) -> bytes:
         raise ModelError(
             f"score set '{score_set.name}' needs either questions or chunks of text, one of the two"
         )
-    return canonical(score_set)
+    return score_set.to_bytes()
 
 
 def _read(path: Path) -> ScoreSet:

@@ -40,7 +40,7 @@ from cloud.model.encoding import EncodedExample, encode_examples, model_inputs, 
 from cloud.text.sources import Example
 from hil.codec import cut, directions
 from hil.contract import LowRankFactors, ModelError, ScoreSet
-from hil.settings.loading import FinetuneSettings, ModelSettings
+from hil.settings import FinetuneSettings, ModelSettings
 from hil.settings.policy import Method
 
 MOMENT_BATCH = 32

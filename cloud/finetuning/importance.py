@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hil.contract import LowRankFactors, Residuals
+from hil.contract import Floats, LowRankFactors, Residuals
 
 MOMENT_EXAMPLES: Final = 128
 """Examples of a round that the moments are taken over."""
@@ -41,8 +41,6 @@ diagonal."""
 SKETCH_RANK: Final = 128
 SKETCH_SURPLUS: Final = 32
 """Columns that a sketch has more than the directions it must find."""
-
-Floats = NDArray[np.float64]
 
 
 # -----------------------------------------------------------------------------------------

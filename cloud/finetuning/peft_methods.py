@@ -31,7 +31,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 
 from hil.contract import ConfigError, LowRankFactors
-from hil.settings.loading import ModelSettings
+from hil.settings import ModelSettings
 from hil.settings.policy import Method
 
 ADAPTER: Final = "default"

@@ -19,10 +19,9 @@ from scipy.optimize import isotonic_regression
 
 from cloud.finetuning.finetuner import FineTuner
 from cloud.policies.allocator import allocate
-from cloud.policies.state import Floats, Ints
 from cloud.streams.scorer import leading
 from cloud.text.sources import DomainSampler, Example
-from hil.contract import LowRankFactors, MeasuredLoss
+from hil.contract import Floats, Ints, LowRankFactors, MeasuredLoss
 
 TRIAL_EXAMPLES: Final = 128
 TRIAL_CHARACTERS: Final = 16_000

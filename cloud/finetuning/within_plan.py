@@ -28,7 +28,7 @@ from hil.codec import cut as truncate
 from hil.contract import CodecError, LoraUpdate, LowRankFactors
 
 if TYPE_CHECKING:
-    from hil.settings.loading import Settings
+    from hil.settings import Settings
 
 
 class HeldScorer(Protocol):

@@ -21,10 +21,18 @@ from cloud.policies.baselines import project, share_of
 from cloud.policies.rl.airllm_agent import AirLlmAgent, AirLlmSettings, decode_ranks, encode_ranks
 from cloud.policies.rl.ppo import Ppo
 from cloud.policies.rl.reproducible import load_module
-from cloud.policies.rl.rollout import Bools, Floats, Rollout
+from cloud.policies.rl.rollout import Rollout
 from cloud.policies.rl.weights import half_precision, read_weights, write_weights
 from cloud.policies.state import paper_state, situation_of
-from hil.contract import ConfigError, ModelError, RankPlan, Residuals, RoundObservation
+from hil.contract import (
+    Bools,
+    ConfigError,
+    Floats32,
+    ModelError,
+    RankPlan,
+    Residuals,
+    RoundObservation,
+)
 
 __all__ = [
     "AirLlmAgent",
@@ -84,10 +92,12 @@ def train_airllm(
     return history
 
 
-def _play(agent: AirLlmAgent, venv: VectorEnv[Any, Any, Any], seed: int) -> tuple[Rollout, Floats]:
+def _play(
+    agent: AirLlmAgent, venv: VectorEnv[Any, Any, Any], seed: int
+) -> tuple[Rollout, Floats32]:
     """One episode in each environment, and the rank vectors float[T, N, M] that were carried
     out."""
-    observation: Floats = np.asarray(venv.reset(seed=seed)[0], np.float32)
+    observation: Floats32 = np.asarray(venv.reset(seed=seed)[0], np.float32)
     playing: Bools = np.ones(venv.num_envs, bool)
     rollout, vectors = Rollout(), []
     for _ in range(agent.settings.ppo.n_steps):
@@ -134,7 +144,7 @@ def _check_spaces(agent: AirLlmAgent, venv: VectorEnv[Any, Any, Any]) -> None:
 # policies
 
 
-def state_of(obs: RoundObservation) -> Floats:
+def state_of(obs: RoundObservation) -> Floats32:
     """float32[1, 4 + M]: cloud.policies.state.paper_state of an observation, also of one without
     expected losses."""
     if not obs.kfac.sent:
@@ -143,7 +153,7 @@ def state_of(obs: RoundObservation) -> Floats:
     return paper_state(situation_of(obs))
 
 
-def _plan(obs: RoundObservation, vector: Floats, *, within_budget: bool) -> RankPlan:
+def _plan(obs: RoundObservation, vector: Floats32, *, within_budget: bool) -> RankPlan:
     """The plan that a rank vector float[M] stands for; a vector's entries are shares of whatever
     r_max is."""
     ranks = decode_ranks(vector, obs.r_max).tolist()

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cloud.policies.state import Floats, Ints, Situation
+from cloud.policies.state import Situation
 from hil.codec import KEPT_FROM_BITS
-from hil.contract import KEEP, ModelError, RankPlan, RoundObservation
+from hil.contract import KEEP, Floats, Ints, ModelError, RankPlan, RoundObservation
 
 
 def cheapest(damage: Floats, bits: Floats | Ints, price: ArrayLike) -> Ints:

@@ -22,9 +22,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.policies.state import Ints, Situation
+from cloud.policies.state import Situation
 from hil.codec import KEPT_FROM_BITS
-from hil.contract import KEEP, ConfigError, ModelError, RankPlan, RankPolicy, RoundObservation
+from hil.contract import KEEP, ConfigError, Ints, ModelError, RankPlan, RankPolicy, RoundObservation
 
 KEPT: Final = -1
 """KEEP where ranks stand in an array."""

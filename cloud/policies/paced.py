@@ -23,8 +23,8 @@ from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.rl.ppo import Ppo
 from cloud.policies.rl.reproducible import load_module
 from cloud.policies.rl.weights import half_precision, read_weights, write_weights
-from cloud.policies.state import PACE_STATE_SIZE, Ints, Situation, pace_state, situation_of
-from hil.contract import ModelError, RankPlan, RoundObservation
+from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, situation_of
+from hil.contract import Ints, ModelError, RankPlan, RoundObservation
 from hil.settings.policy import NATS_PER_S
 
 SHIPPED: Final = Path(__file__).parent / "weights" / "ours.safetensors"

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cloud.policies.allocator import allocate, options
-from cloud.policies.state import Ints, Situation, on_line, plan_bits, slopes
+from cloud.policies.state import Situation, on_line, plan_bits, slopes
+from hil.contract import Ints
 
 LEAST_SHARE: Final = 1e-6
 """What a bit must be expected to bring at any price, over what one of the whole update brings on

@@ -11,9 +11,18 @@ from numpy.typing import NDArray
 
 from cloud.policies.allocator import allocate_ranks, rank_plan
 from cloud.policies.baselines import checked_spectrum, keep_all, share_of
-from cloud.policies.state import Floats, Ints, situation_of
+from cloud.policies.state import situation_of
 from hil.codec import KEPT_FROM_BITS
-from hil.contract import KEEP, ConfigError, Keep, ModelError, RankPlan, RoundObservation
+from hil.contract import (
+    KEEP,
+    ConfigError,
+    Floats,
+    Ints,
+    Keep,
+    ModelError,
+    RankPlan,
+    RoundObservation,
+)
 
 
 class SpectralGreedy:

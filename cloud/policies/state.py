@@ -13,10 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.codec import KEPT_FROM_BITS, bits_by_rank
-from hil.contract import MeasuredLoss, ModelError, RoundObservation
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from hil.contract import Floats, Ints, MeasuredLoss, ModelError, RoundObservation
 
 PROBE_PRICES: Final = (0.01, 0.1, 1.0, 10.0)
 """Prices, in measured nats per Mbit, at which the state tells what an allocation would come to."""

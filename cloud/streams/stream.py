@@ -29,7 +29,7 @@ from cloud.text.lexicon import measure_text
 from cloud.text.sources import Domain, DomainSampler, Example, default_domain, load_domains
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
-from hil.settings.loading import DefaultText, FileText, FinetuneSettings, Settings
+from hil.settings import DefaultText, FileText, FinetuneSettings, Settings
 from hil.settings.policy import Method
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 from cloud.text.library_docs import HELD_OUT, package_prose
 from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
 from hil.contract import LabelQuestion, ScoreSet, TextError
-from hil.settings.loading import DefaultText, FileText, HubText
+from hil.settings import DefaultText, FileText, HubText
 
 CHUNK_WORDS = 32
 """Words of one chunk of language-model text."""

@@ -15,9 +15,10 @@ from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.state import Situation
 from cloud.streams.scorer import StreamScorer
 from cloud.streams.stream import cached_stream, stream_domains
+from hil.contract import Bools, Ints
 from hil.learning.environment import synthetic_tables
-from hil.learning.surrogate import BatchRounds, Bools, Ints, synthetic_table
-from hil.settings.loading import Settings
+from hil.learning.surrogate import BatchRounds, synthetic_table
+from hil.settings import Settings
 from hil.settings.policy import NATS_PER_S
 
 EPISODES = 64

@@ -28,8 +28,6 @@ def encode(
     *,
     base: BaseSpec,
     plan: RankPlan | None = None,
-    importance: object | None = None,
-    probe: object | None = None,
 ) -> bytes:
     """The update as payload bytes; equal input gives equal bytes on every machine.
 
@@ -41,17 +39,10 @@ def encode(
         target: bits per coefficient.
         base: gives the canonical order and shapes of the modules.
         plan: what the update must hold exactly: ranks and kept modules.
-        importance, probe: must be None: every coefficient of format 1 has the same number of bits.
     Raises:
         CodecError: the update does not fit the base model or the plan, or holds a value that is not
             finite.
     """
-    for name, value in (("importance", importance), ("probe", probe)):
-        if value is not None:
-            raise CodecError(
-                f"format 1 spends the same bits on every coefficient and has no use for {name}; "
-                "pass None"
-            )
     _check_update(update, base)
     if plan is not None:
         _check_plan(update, plan)

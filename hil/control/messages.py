@@ -148,7 +148,7 @@ class StatusMessage(Message):
         held_ranks: module → rank of the active update; absent modules hold nothing.
         quant: quantisation asked for, for example "Q4_K_M".
         tensor_types: GGUF tensor type → number of tensors that really have it.
-        score_sets: hil.score_sets.digest_of_all of what it can score, "" before a bundle is loaded.
+        score_sets: ScoreSet.digest_of_all of what it can score, "" before a bundle is loaded.
         state: what it is doing, for people.
         rate_hz, lo_hz: samples a second and carrier of its receiver; null where the air is
             simulated.

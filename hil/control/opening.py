@@ -9,7 +9,7 @@ from hil.contract import ConfigError
 from hil.control.bus import Bus, InProcessBus
 from hil.control.messages import Role
 from hil.control.mqtt import RECONNECT_TIMEOUT_S, MqttBus, connect
-from hil.settings.loading import ControlSettings
+from hil.settings import ControlSettings
 
 _IN_PROCESS = "inprocess:"
 _CONNECT_S = 10.0

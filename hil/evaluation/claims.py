@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hil.contract import Floats
 from hil.evaluation.report import read_histories
 from hil.evaluation.statistics import (
     Curve,
@@ -40,8 +41,6 @@ LEAST_LEVEL_NATS: Final = 0.01
 """Excess loss that bits are still compared at: the whole update's own loss is uncertain by half of
 it."""
 _N_BOOT: Final = 2000
-
-Floats = NDArray[np.float64]
 
 
 def curve(rows: Rows, x: str, y: str, values: Sequence[str], column: str = "channel") -> Curve:

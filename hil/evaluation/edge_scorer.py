@@ -17,7 +17,7 @@ from edge_device.gguf_model import inspect, quantise
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
 from hil.contract import LoraUpdate, LowRankFactors, ScoreSet
 from hil.loop.provision import f16_model
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 _QUANTISING_S = 600.0
 

@@ -47,7 +47,7 @@ from hil.evaluation.report import (
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
 from hil.evaluation.trained_stream import OpenBench, ScoreOn, open_stream_bench
-from hil.settings.loading import Settings, to_toml
+from hil.settings import Settings, to_toml
 from hil.system.workers import run_jobs
 
 _PLAN_STEP_S: Final = 2.0

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import cloud.policies
 from hil.contract import ConfigError
-from hil.settings.loading import Settings, parse_settings
+from hil.settings import Settings, parse_settings
 from hil.settings.policy import (
     AirLlmPolicy,
     AnyPolicy,

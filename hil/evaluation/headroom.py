@@ -13,24 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud.finetuning.trial import fresh_plan
 from cloud.model.base_model import open_base_model
 from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import Stream, cached_stream, stream_domains
-from hil.contract import ScoreSet
+from hil.contract import Ints, ScoreSet
 from hil.evaluation.statistics import Interval, clustered_mean
 from hil.learning.runners import Scorer
 from hil.learning.stream_table import table_of
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 
 MOVES = 40
 """Moves that are tried from each plan."""
 SHARES = (0.06, 0.15)
 """Budgets, as shares of a whole update's bits."""
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

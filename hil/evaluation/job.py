@@ -22,7 +22,7 @@ from hil.contract import KEEP, HilError, RankPolicy, RoundObservation
 from hil.evaluation.grid import Channel, Contestant, Scope, cell_settings
 from hil.evaluation.trained_stream import Anchors, Bench, OpenBench, ScoreOn
 from hil.learning.runners import RoundResult, RoundRunner
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.policy import AnyPolicy, Method
 from hil.system.whole_file import written_whole
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
-Floats = NDArray[np.float64]
+from hil.contract import Floats
 
 N_BOOT: Final = 2000
 """Bootstrap samples unless told otherwise."""

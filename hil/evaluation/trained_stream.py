@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from hil.learning.runners import RoundRunner, Scorer, StreamRunner
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.policy import Method
 
 if TYPE_CHECKING:

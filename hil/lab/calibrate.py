@@ -17,7 +17,7 @@ from calibration.store import file_of, load, save
 from hil.contract import ConfigError
 from hil.lab.calibration_report import write_calibration_report
 from hil.radio_kinds.plutos import open_receiver, open_transmitter
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.pluto import PlutoRadio
 from radio.pluto.settings import MAX_ATTENUATION_DB
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hil.contract import HilError
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 from hil.settings.radio import LoopbackRadio
 
 MIN_FREE_BYTES = 500_000_000

@@ -9,7 +9,7 @@ from typing import Final
 
 from hil.contract import ConfigError
 from hil.radio_kinds.conditions import seeded, values
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.pluto import EmulatorSettings, PlutoRadio
 from hil.system.signals import until_signalled
 from radio.channel import figures as channel_figures

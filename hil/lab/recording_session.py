@@ -14,7 +14,7 @@ from hil.contract import ConfigError, LinkReport
 from hil.control.bus import InProcessBus
 from hil.radio_kinds.conditions import seeded
 from hil.radio_kinds.opening import open_link_radio
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from radio.modem.framing import MAX_PAYLOAD_BYTES
 from radio.recordings.recording import RecordingError, sibling
 from radio.recordings.replay import Replayed, replay

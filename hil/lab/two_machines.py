@@ -16,7 +16,7 @@ from rich.table import Table
 from hil.radio_kinds.loopback_twin import Comparison, compare
 from hil.radio_kinds.plutos import real_radio
 from hil.reporting.run_folder import Run, read_run
-from hil.settings.loading import Settings, to_toml
+from hil.settings import Settings, to_toml
 from hil.system.helper_processes import (
     HelperError,
     HelperProcess,

@@ -30,10 +30,10 @@ from cloud.policies.baselines import KEPT, project_ranks
 from cloud.policies.paced import PACE_ACTIONS, paced_plans
 from cloud.policies.rl.airllm_agent import decode_ranks
 from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
-from hil.contract import ConfigError, RoundObservation
+from hil.contract import Bools, ConfigError, Floats, Ints, RoundObservation
 from hil.learning.runners import LiveRunner, RoundResult, RoundRunner, StreamRunner, SurrogateRunner
-from hil.learning.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, synthetic_table
-from hil.settings.loading import Settings
+from hil.learning.surrogate import BatchRounds, Outcome, StreamTable, synthetic_table
+from hil.settings import Settings
 
 __all__ = [
     "ENVIRONMENT_ID",
@@ -59,7 +59,6 @@ _SYNTHETIC_TABLES = 20
 _SYNTHETIC_SEED = 0
 
 State = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 
 class Translation:

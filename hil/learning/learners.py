@@ -24,7 +24,7 @@ from cloud.policies.state import PACE_STATE_SIZE
 from hil.contract import ConfigError
 from hil.learning.environment import RankVectorEnv
 from hil.learning.surrogate import StreamTable
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 Kind = Literal["ours", "ppo", "airllm", "airllm-published"]
 Scope = Literal["round", "episode"]

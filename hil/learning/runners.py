@@ -22,9 +22,11 @@ from cloud.policies.baselines import keep_all, plan_bits
 from hil.codec import BITS_PER_MODULE
 from hil.contract import (
     KEEP,
+    Bools,
     Budget,
     ChannelState,
     ConfigError,
+    Ints,
     Keep,
     MeasuredLoss,
     ModelError,
@@ -33,8 +35,8 @@ from hil.contract import (
     RoundObservation,
     RoundSummary,
 )
-from hil.learning.surrogate import BatchRounds, Bools, Ints, Outcome, StreamTable, table_of
-from hil.settings.loading import Settings
+from hil.learning.surrogate import BatchRounds, Outcome, StreamTable, table_of
+from hil.settings import Settings
 from hil.settings.policy import LargestPolicy
 
 if TYPE_CHECKING:

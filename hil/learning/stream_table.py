@@ -15,11 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil import codec
-from hil.contract import BaseSpec, TextState
+from hil.contract import BaseSpec, Floats, Ints, TextState
 from hil.rounding import ceil_div
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

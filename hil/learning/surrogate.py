@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud.policies.state import Situation, on_line, plan_bits
-from hil.contract import ConfigError, ModelError, TextState
+from hil.contract import Bools, ConfigError, Floats, Ints, ModelError, TextState
 from hil.learning.stream_table import Knots, StreamTable, synthetic_table, table_of
 from hil.radio_kinds.conditions import conditions, seeded
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from radio.link.capacity import LinkModel, ModemLink, ShannonLink
 from radio.modem.mcs import LOOPBACK
 
@@ -31,10 +30,6 @@ __all__ = [
     "synthetic_table",
     "table_of",
 ]
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def link_model(settings: Settings) -> LinkModel:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
@@ -22,9 +21,10 @@ from cloud.finetuning.trial import best_options, fresh_plan
 from cloud.model.base_model import BaseModel
 from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import Stream, cached_stream, stream_domains
+from hil.contract import Floats, Ints
 from hil.learning.runners import Scorer
 from hil.learning.stream_table import Knots, StreamTable, table_of
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.system.whole_file import written_whole
 
 KNOTS: Final = 12
@@ -32,9 +32,6 @@ KNOTS: Final = 12
 FRESH_PLANS: Final = 10
 STALE_PLANS: Final = 12
 """Held states that are scored in a round, beside nothing and everything."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def cached_table(

@@ -29,7 +29,7 @@ from hil.learning.environment import RankVectorEnv
 from hil.learning.learners import STEPS, TRANSLATIONS, Kind, make_learner, scoped
 from hil.learning.stream_table import StreamTable
 from hil.learning.tables import cached_table
-from hil.settings.loading import Settings, to_toml
+from hil.settings import Settings, to_toml
 from hil.system.workers import run_jobs
 
 SELECT_SEED: Final = 1000

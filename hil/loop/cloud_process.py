@@ -13,7 +13,7 @@ from hil.loop.edge_client import EdgePeer
 from hil.loop.rounds import Bench, Watcher, run
 from hil.radio_kinds.pluto_radio import PlutoSendingRadio
 from hil.radio_kinds.plutos import real_radio
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 
 def run_cloud(settings: Settings, watcher: Watcher) -> Path:

@@ -16,11 +16,10 @@ from edge_device.agent import EdgeAgent
 from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
 from hil import codec
-from hil.contract import ControlError, Receipt
+from hil.contract import ControlError, Receipt, ScoreSet
 from hil.control.bus import Bus
 from hil.control.messages import HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
-from hil.score_sets import digest_of_all
-from hil.settings.loading import EdgeSettings
+from hil.settings import EdgeSettings
 
 READY: Final = "ready"
 """State of an edge that waits for what comes."""
@@ -59,7 +58,7 @@ class EdgeHalf:
         self.agent = EdgeAgent(bundle, state_dir, settings=runtime)
         self._bus, self._payload_of = bus, payload_of
         self._rate_hz, self._lo_hz, self._receiver = rate_hz, lo_hz, receiver
-        self._score_sets = digest_of_all(bundle.score_sets.values())
+        self._score_sets = ScoreSet.digest_of_all(bundle.score_sets.values())
         self._run = ""
         self._answered: ReceiptMessage | None = None
 

@@ -11,7 +11,7 @@ from edge_device.gguf_model import inspect
 from edge_device.slots import SlotStore
 from hil.contract import ConfigError
 from hil.loop.provision import f16_model
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 
 
 def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = None) -> Path:

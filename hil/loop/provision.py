@@ -14,7 +14,7 @@ from cloud.text.sources import load_domains
 from edge_device.bundle import Bundle, load_bundle, write_bundle
 from edge_device.gguf_model import convert, quantise
 from hil.contract import ModelError, ScoreSet
-from hil.settings.loading import EdgeSettings, Settings
+from hil.settings import EdgeSettings, Settings
 
 PROBE_ITEMS = 16
 """Items of the small set that every update must stand before it is installed."""

@@ -35,8 +35,7 @@ from hil.loop.edge_client import EdgePeer
 from hil.loop.rows import Round, Row, to_row
 from hil.radio_kinds.round_radio import RoundRadio
 from hil.reporting.run_folder import RunLog
-from hil.score_sets import digest_of_all
-from hil.settings.loading import Settings, to_toml
+from hil.settings import Settings, to_toml
 from radio.link.both_ends import Sounding
 
 
@@ -151,7 +150,10 @@ class Loop:
         self._last_answered: Sounding | None = None
         self._spent_s = 0.0
         self._opened: _Opened | None = None
-        same = {"base_identity": base.spec.identity, "score_sets": digest_of_all(score_sets)}
+        same = {
+            "base_identity": base.spec.identity,
+            "score_sets": ScoreSet.digest_of_all(score_sets),
+        }
         self._edge.meet({**same, **self.bench.air})
         self.bench.met(self._edge.status)
 

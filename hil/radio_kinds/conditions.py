@@ -12,27 +12,24 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from hil.contract import ConfigError
+from hil.contract import ConfigError, Floats
 from hil.reporting.run_folder import read_run
-from hil.settings.radio import (
+from hil.settings.channel import (
     AnyTrajectory,
     BandwidthTrajectory,
     Constant,
     Fading,
     GaussMarkov,
     Independent,
-    LoopbackRadio,
     Replay,
     ShareTrajectory,
     SnrTrajectory,
     Steps,
 )
+from hil.settings.radio import LoopbackRadio
 from radio.channel.trajectory import constant, fading, gauss_markov, independent, steps
-
-Floats = NDArray[np.float64]
 
 _RECORDED: Final[dict[str, TypeAdapter[AnyTrajectory]]] = {
     "channel.snr_db": TypeAdapter(SnrTrajectory),

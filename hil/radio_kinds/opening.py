@@ -7,7 +7,7 @@ from pathlib import Path
 from hil.control.bus import Bus
 from hil.radio_kinds.round_radio import LinkRadio
 from hil.radio_kinds.simulated_radio import SimulatedRadio
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.radio import LoopbackRadio
 
 

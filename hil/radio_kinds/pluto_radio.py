@@ -16,7 +16,7 @@ from hil.radio_kinds.plutos import open_receiver, open_transmitter
 from hil.radio_kinds.round_radio import LinkRadio, Provenance, RoundRadio
 from hil.radio_kinds.thresholds import thresholds_of
 from hil.radio_kinds.warm_up import warm_up
-from hil.settings.loading import CalibrationSettings
+from hil.settings import CalibrationSettings
 from hil.settings.pluto import PlutoRadio
 from radio.clocks import MonotonicClock
 from radio.link.adaptation import Adaptation

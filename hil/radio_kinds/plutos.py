@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hil.contract import ConfigError
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.pluto import PlutoRadio
 from radio.pluto.permission import Band, Permission
 from radio.pluto.process import Pluto

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from calibration.store import load
 from hil.contract import CalibrationError
-from hil.settings.loading import CalibrationSettings
+from hil.settings import CalibrationSettings
 from hil.settings.pluto import PlutoRadio
 from radio.modem.mcs import LOOPBACK, LossTable
 from radio.pluto.settings import DeviceIdentity

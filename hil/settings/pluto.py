@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hil.settings.policy import Table
-from hil.settings.radio import ChannelSettings, Constant, ShareTrajectory
+from hil.settings.channel import ChannelSettings, Constant, ShareTrajectory
+from hil.settings.table import Table
 
 
 class BandSettings(Table):

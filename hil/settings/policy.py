@@ -1,19 +1,12 @@
-"""[policy] of hil.toml: a table for every kind of rank policy; and what all tables of settings
-are."""
+"""[policy] of hil.toml: a table for every kind of rank policy."""
 
 from __future__ import annotations
 
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Table(BaseModel):
-    """A table of hil.toml: unknown keys, other types and numbers that are not finite are
-    refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
+from hil.settings.table import Table
 
 NATS_PER_S: Final = 0.15
 """Loss that a second of air must save: of 0.4 s to a round 0.06 nats for all of it, where the

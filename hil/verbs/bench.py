@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 from hil.verbs.options import (
     CONTROLLER_CONFIG,
     DEFAULT_CONFIG,

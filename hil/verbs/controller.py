@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 from hil.verbs.options import (
     CONTROLLER_CONFIG,
     QUICK_STREAMS,

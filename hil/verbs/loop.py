@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption
 from hil.verbs.terminal import console_of_terminal, finish, progress_bar, watcher
 

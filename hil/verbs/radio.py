@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, JsonOption, QuickOption, SetOption
 from hil.verbs.terminal import console_of_terminal, counter, progress_bar
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 if TYPE_CHECKING:
     from hil.loop.rounds import Watcher

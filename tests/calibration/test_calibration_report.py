@@ -7,7 +7,7 @@ from calibration.bench import Plan
 from calibration.plots import panels
 from hil.contract import CalibrationError, ConfigError
 from hil.lab.calibrate import calibrate_settings, calibrate_verb
-from hil.settings.loading import parse_settings
+from hil.settings import parse_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec

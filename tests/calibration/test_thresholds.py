@@ -9,7 +9,7 @@ import pytest
 
 from calibration.store import save
 from hil.radio_kinds.thresholds import thresholds_of
-from hil.settings.loading import CalibrationSettings
+from hil.settings import CalibrationSettings
 from hil.settings.pluto import PlutoRadio
 from radio.modem import mcs
 from radio.pluto.settings import DeviceIdentity

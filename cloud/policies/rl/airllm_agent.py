@@ -20,17 +20,15 @@ from numpy.typing import NDArray
 from cloud.policies.rl.ppo import Ppo, PpoSettings
 from cloud.policies.rl.refiner import Ddim, DdimSettings, Schedule
 from cloud.policies.rl.reproducible import Tensors, below, load_module
-from cloud.policies.rl.rollout import Act, Bools, Floats, Rollout
+from cloud.policies.rl.rollout import Act, Rollout
 from cloud.policies.rl.weights import half_precision, read_weights, write_weights
-
-Ints = NDArray[np.int64]
-
+from hil.contract import Bools, Floats32, Ints
 
 # ------------------------------------------------------------------------------------- ranks as a
 # vector
 
 
-def decode_ranks(x: Floats | NDArray[np.float64], r_max: int) -> Ints:
+def decode_ranks(x: Floats32 | NDArray[np.float64], r_max: int) -> Ints:
     """Ranks 1..r_max of vectors in -1..1, of the same shape: floor((x + 1) / 2 (r_max - 1)) + 1.
 
     r_max itself stands at x = 1 alone. What encode_ranks gives as float32 comes back unchanged.
@@ -41,15 +39,15 @@ def decode_ranks(x: Floats | NDArray[np.float64], r_max: int) -> Ints:
     return ranks
 
 
-def encode_ranks(ranks: Ints, r_max: int) -> Floats:
+def encode_ranks(ranks: Ints, r_max: int) -> Floats32:
     """float32, the least x in -1..1 that stands for each rank 1..r_max."""
     return (2.0 * (ranks - 1) / max(r_max - 1, 1) - 1.0).astype(np.float32)
 
 
-def reward_weights(rewards: Floats, strength: float) -> Floats:
+def reward_weights(rewards: Floats32, strength: float) -> Floats32:
     """float32[B]: 1 + strength × (standard score of the reward in the batch), held in 0.1..10."""
     score = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
-    weights: Floats = np.clip(1.0 + strength * score, 0.1, 10.0).astype(np.float32)
+    weights: Floats32 = np.clip(1.0 + strength * score, 0.1, 10.0).astype(np.float32)
     return weights
 
 
@@ -147,7 +145,7 @@ class Replay:
     def __len__(self) -> int:
         return min(self._added, len(self._columns[0]))
 
-    def add(self, coarse: Floats, vectors: Floats, rewards: Floats) -> None:
+    def add(self, coarse: Floats32, vectors: Floats32, rewards: Floats32) -> None:
         """Append B steps: float[B, C], float[B, M] and float[B]."""
         rows = (self._added + np.arange(len(rewards))) % len(self._columns[0])
         for column, values in zip(
@@ -156,7 +154,7 @@ class Replay:
             column[rows] = values
         self._added += len(rewards)
 
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Floats, Floats, Floats]:
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Floats32, Floats32, Floats32]:
         """Coarse actions, rank vectors and rewards of n different steps, fewer if it does not hold
         so many."""
         rows = torch.randperm(len(self), generator=generator)[:n].numpy()
@@ -204,7 +202,7 @@ class AirLlmAgent:
         self.replay = Replay(s.replay_size, (s.coarse_size, n_modules))
         self.steps = 0
 
-    def act(self, observation: Floats, generator: torch.Generator) -> Floats:
+    def act(self, observation: Floats32, generator: torch.Generator) -> Floats32:
         """float32[N, M] in -1..1: rank vectors without exploration, for observations float[N, 4 +
         M].
 
@@ -214,13 +212,13 @@ class AirLlmAgent:
         """
         return self._refine(self.ppo.act(observation, deterministic=True).action, generator)
 
-    def explore(self, observation: Floats) -> tuple[Act, Floats]:
+    def explore(self, observation: Floats32) -> tuple[Act, Floats32]:
         """PPO's draw for observations float[N, 4 + M], and the rank vectors float32[N, M] that it
         is refined into."""
         act = self.ppo.act(observation)
         return act, self._refine(act.action, self.ddim.generator)
 
-    def update(self, rollout: Rollout, vectors: Floats) -> dict[str, float]:
+    def update(self, rollout: Rollout, vectors: Floats32) -> dict[str, float]:
         """Learn from a batch of episodes: once PPO, then the diffusion model.
 
         Args:
@@ -241,9 +239,9 @@ class AirLlmAgent:
             "refiner_loss": self._imitate(self.settings.refiner_updates * max(episodes, 1))
         }
 
-    def _refine(self, coarse: Floats, generator: torch.Generator) -> Floats:
+    def _refine(self, coarse: Floats32, generator: torch.Generator) -> Floats32:
         condition = torch.as_tensor(coarse)
-        vectors: Floats = self.ddim.sample(
+        vectors: Floats32 = self.ddim.sample(
             condition, self.settings.guidance_scale, generator=generator
         ).numpy()
         return vectors

@@ -30,8 +30,8 @@ from cloud.policies.rl.reproducible import (
     optimiser_tensors,
     prefixed,
 )
-from cloud.policies.rl.rollout import Act, Bools, Floats, RewardScale, Rollout, gae
-from hil.contract import ConfigError
+from cloud.policies.rl.rollout import Act, RewardScale, Rollout, gae
+from hil.contract import Bools, ConfigError, Floats32
 
 __all__ = [
     "Act",
@@ -165,7 +165,7 @@ class Ppo:
         self.reward_scale = RewardScale(s.gamma)
 
     @torch.no_grad()
-    def act(self, observation: Floats, deterministic: bool = False) -> Act:
+    def act(self, observation: Floats32, deterministic: bool = False) -> Act:
         """What to do for observations float[N, D].
 
         Args:
@@ -188,9 +188,11 @@ class Ppo:
         return Act(*(tensor.numpy() for tensor in found))
 
     @torch.no_grad()
-    def value(self, observation: Floats) -> Floats:
+    def value(self, observation: Floats32) -> Floats32:
         """float32[N]: the critic's value of observations float[N, D]."""
-        value: Floats = self.model.value(torch.as_tensor(observation, dtype=torch.float32)).numpy()
+        value: Floats32 = self.model.value(
+            torch.as_tensor(observation, dtype=torch.float32)
+        ).numpy()
         return value
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -316,7 +318,7 @@ class Ppo:
 # loop
 
 
-def to_box(action: Floats, box: Box) -> NDArray[Any]:
+def to_box(action: Floats32, box: Box) -> NDArray[Any]:
     """Actions float[..., A] in [-1, 1] as the points of a bounded box, in its shape and type."""
     low, high = box.low.astype(np.float64), box.high.astype(np.float64)
     unit = (action.astype(np.float64).reshape(-1, *box.shape) + 1) / 2
@@ -396,7 +398,7 @@ class _Loop:
         rollout.last_value = agent.value(self._observation)
         return rollout
 
-    def _final(self, following: Floats, cut: Bools, info: Mapping[str, Any]) -> Floats:
+    def _final(self, following: Floats32, cut: Bools, info: Mapping[str, Any]) -> Floats32:
         """float32[k, D]: the final observations of the episodes that were cut."""
         if not self._same_step:
             return following[cut]
@@ -426,6 +428,6 @@ def _bounded(space: object) -> Box:
     )
 
 
-def _flat(observation: NDArray[Any], n: int) -> Floats:
+def _flat(observation: NDArray[Any], n: int) -> Floats32:
     """float32[N, D]."""
     return np.asarray(observation, dtype=np.float32).reshape(n, -1)

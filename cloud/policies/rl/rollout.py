@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloud.policies.rl.reproducible import Tensors
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
+from hil.contract import Bools, Floats32
 
 REWARD_LIMIT: Final = 10.0
 """Scaled rewards are clipped to this."""
@@ -29,10 +27,10 @@ class Act(NamedTuple):
         log_prob, value: float32[N].
     """
 
-    action: Floats
-    latent: Floats
-    log_prob: Floats
-    value: Floats
+    action: Floats32
+    latent: Floats32
+    log_prob: Floats32
+    value: Floats32
 
 
 @dataclass(slots=True)
@@ -44,17 +42,17 @@ class Rollout:
             episode ends with it.
     """
 
-    last_value: Floats | None = None
+    last_value: Floats32 | None = None
     _columns: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
     def add(
         self,
-        observation: Floats,
+        observation: Floats32,
         act: Act,
         reward: NDArray[np.floating[Any]],
         done: Bools,
         *,
-        bootstrap: Floats | None = None,
+        bootstrap: Floats32 | None = None,
         valid: Bools | None = None,
     ) -> None:
         """Append one step.
@@ -94,7 +92,7 @@ class Rollout:
         "dones", "valid"."""
         return np.stack(self._columns[name])
 
-    def end_value(self) -> Floats:
+    def end_value(self) -> Floats32:
         """float[N]: last_value, or zeros when every episode ends with the last step.
 
         Raises:
@@ -119,7 +117,7 @@ class RewardScale:
         self.count, self.mean, self.variance = 0.0, 0.0, 0.0
         self.returns: NDArray[np.float64] = np.zeros(0)
 
-    def __call__(self, rewards: Floats, dones: Bools, valid: Bools) -> Floats:
+    def __call__(self, rewards: Floats32, dones: Bools, valid: Bools) -> Floats32:
         """float32[T, N]: the rewards scaled, by one factor for the whole rollout, which is counted
         first."""
         if self.returns.shape != rewards.shape[1:]:
@@ -153,15 +151,15 @@ class RewardScale:
 
 
 def gae(
-    rewards: Floats,
-    values: Floats,
+    rewards: Floats32,
+    values: Floats32,
     dones: Bools,
-    last_value: Floats,
+    last_value: Floats32,
     *,
     gamma: float,
     gae_lambda: float,
-    bootstrap: Floats | None = None,
-) -> tuple[Floats, Floats]:
+    bootstrap: Floats32 | None = None,
+) -> tuple[Floats32, Floats32]:
     """(advantages, returns), float32[T, N], by generalised advantage estimation.
 
     Args:

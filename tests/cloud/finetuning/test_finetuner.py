@@ -12,7 +12,7 @@ from cloud.finetuning.finetuner import FineTuner
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
 from cloud.text.sources import Example, default_domain
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
-from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
+from hil.settings import DefaultText, FinetuneSettings, ModelSettings
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=4, batch=8, threads=1)

@@ -19,7 +19,7 @@ from cloud.streams.scorer import MergedModel, leading
 from cloud.text.sources import DomainSampler, default_domain
 from hil.codec import bits_by_rank
 from hil.contract import LabelQuestion, LowRankFactors, ScoreSet
-from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
+from hil.settings import DefaultText, FinetuneSettings, ModelSettings
 
 R_MAX = 4
 

@@ -16,7 +16,7 @@ from cloud.streams.stream import train_stream
 from cloud.text.sources import default_domain, load_domains
 from hil.codec import decode, digest
 from hil.contract import KEEP, RankPlan
-from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings, parse_settings
+from hil.settings import DefaultText, FinetuneSettings, ModelSettings, parse_settings
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=24, batch=8, threads=1)

@@ -17,7 +17,7 @@ from edge_device.adapter import write_adapter
 from edge_device.gguf_model import convert, inspect
 from edge_device.runtime import Runtime
 from hil.contract import RankPlan
-from hil.settings.loading import DefaultText, FinetuneSettings, ModelSettings
+from hil.settings import DefaultText, FinetuneSettings, ModelSettings
 
 N_POSITIONS = 2000
 RANKS = (0, 1, 3, 8, 16, 0, 4, 12)

@@ -43,7 +43,7 @@ from hil.contract import (
     TextState,
 )
 from hil.model_folder import OptComputation, expected_module_shapes
-from hil.settings.loading import FinetuneSettings, ModelSettings, load_settings
+from hil.settings import FinetuneSettings, ModelSettings, load_settings
 from radio.link.capacity import ShannonLink
 
 torch.set_num_threads(1)

@@ -18,10 +18,9 @@ from cloud.policies.allocator import (
 from cloud.policies.baselines import plan_bits
 from cloud.policies.state import plan_bits as plan_bits_of_arrays
 from cloud.policies.state import situation_of
-from hil.contract import KEEP, ModelError, RoundObservation
+from hil.contract import KEEP, Floats, ModelError, RoundObservation
 from tests.cloud.policies.observations import observations, observe, with_losses
 
-Floats = NDArray[np.float64]
 Case = tuple[Floats, NDArray[np.int64], int, int]
 DIGEST, EPS = 256, 1e-9
 

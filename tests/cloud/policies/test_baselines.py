@@ -34,7 +34,7 @@ from hil.contract import (
     RankPolicy,
     RoundObservation,
 )
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from tests.cloud.policies.observations import (
     SHAPE,
     assert_legal,

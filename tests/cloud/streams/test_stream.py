@@ -15,7 +15,7 @@ from cloud.streams.scorer import MergedModel, StreamScorer, leading
 from cloud.streams.stream import cached_stream, stream_domains, stream_key, train_stream
 from hil.codec import CodecTarget, decode, encode
 from hil.contract import LabelQuestion, LoraUpdate, ModelError, ScoreSet, TextError
-from hil.settings.loading import FinetuneSettings, ModelSettings, parse_settings
+from hil.settings import FinetuneSettings, ModelSettings, parse_settings
 
 DOMAINS = ["jargon40", "http", "jargon40"]
 MODULES = 28

@@ -9,7 +9,7 @@ import pytest
 from cloud.text.library_docs import HELD_OUT, package_prose
 from cloud.text.sources import DomainSampler, default_domain, load_domains
 from hil.contract import TextError
-from hil.settings.loading import DefaultText, FileText, HubText
+from hil.settings import DefaultText, FileText, HubText
 
 SMALL = DefaultText(train_examples=60, score_examples=20)
 

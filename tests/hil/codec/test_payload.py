@@ -334,14 +334,6 @@ def test_rank_is_at_most_255_however_large_the_module() -> None:
                 encode(update, BITS8, base=base)
 
 
-@pytest.mark.parametrize("name", ["importance", "probe"])
-def test_what_format_1_cannot_use_is_refused(
-    name: str, base: BaseSpec, make_update: MakeUpdate
-) -> None:
-    with pytest.raises(CodecError, match=f"no use for {name}"):
-        encode(make_update({Q0: 1}), BITS8, base=base, **{name: {}})
-
-
 def test_digest_is_the_sha256_of_the_whole_payload(base: BaseSpec, make_update: MakeUpdate) -> None:
     payload = encode(make_update({Q0: 1}), BITS8, base=base)
     assert digest(payload) == sha256(payload).hexdigest()

@@ -9,7 +9,7 @@ from hil.evaluation.grid import Method
 from hil.evaluation.trained_stream import Anchors, ScoreOn
 from hil.learning.runners import RoundRunner, SurrogateRunner
 from hil.learning.stream_table import StreamTable, synthetic_table
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 
 class InventedBench:

@@ -29,7 +29,7 @@ from hil.evaluation.grid import (
 from hil.evaluation.job import rank_column, trace_seed
 from hil.evaluation.summary import Rows, chosen, read_rows
 from hil.learning.runners import SurrogateRunner
-from hil.settings.loading import Settings, parse_settings
+from hil.settings import Settings, parse_settings
 from hil.settings.policy import FixedPolicy, OursPolicy, RandomPolicy
 from tests.hil.evaluation.invented_bench import invented_table, open_invented
 

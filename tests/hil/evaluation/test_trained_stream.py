@@ -10,7 +10,7 @@ import pytest
 from cloud.policies.baselines import FixedRank, LargestUniform
 from cloud.streams.stream import Stream, cached_stream, stream_domains
 from hil.evaluation.trained_stream import Bench, ScoreOn, StreamBench, open_stream_bench
-from hil.settings.loading import Settings, parse_settings
+from hil.settings import Settings, parse_settings
 
 
 @pytest.fixture(scope="module")

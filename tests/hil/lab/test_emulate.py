@@ -13,7 +13,7 @@ import pytest
 
 from hil.contract import ConfigError
 from hil.lab.emulate import emulate_plutos, path_losses_db
-from hil.settings.loading import parse_settings
+from hil.settings import parse_settings
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings
 from radio.modem.ofdm import RMS_LEVEL

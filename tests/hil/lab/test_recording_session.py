@@ -16,7 +16,7 @@ from hil.lab.recording_session import (
     summary,
     verdict,
 )
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 
 ROOT = Path(__file__).parents[3]
 

@@ -22,7 +22,7 @@ from hil.learning.environment import (
     synthetic_tables,
 )
 from hil.learning.surrogate import synthetic_table
-from hil.settings.loading import Settings, load_settings, parse_settings
+from hil.settings import Settings, load_settings, parse_settings
 from radio.link.capacity import ModemLink
 
 SHIPPED = Path(__file__).parents[3] / "hil.toml"

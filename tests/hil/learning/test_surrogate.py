@@ -14,7 +14,7 @@ from hil import codec
 from hil.contract import BaseSpec, ConfigError, LoraUpdate, LowRankFactors, ModelError, TextState
 from hil.learning.surrogate import BatchRounds, Knots, synthetic_table, table_of
 from hil.radio_kinds.conditions import conditions
-from hil.settings.loading import parse_settings
+from hil.settings import parse_settings
 from radio.link.capacity import ModemLink, ShannonLink
 from radio.modem.mcs import LOOPBACK
 

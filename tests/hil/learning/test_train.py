@@ -20,7 +20,7 @@ from hil.learning.learners import Kind, kinds_of, make_learner
 from hil.learning.runners import SurrogateRunner
 from hil.learning.tables import fitted_table
 from hil.learning.train import TrainJob
-from hil.settings.loading import Settings
+from hil.settings import Settings
 
 SETTINGS = Settings()
 

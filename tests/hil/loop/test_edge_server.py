@@ -15,14 +15,13 @@ from cloud.text.sources import load_domains
 from edge_device.bundle import Bundle
 from edge_device.runtime import LoadedAdapter
 from hil import codec
-from hil.contract import ControlError, LoraUpdate, LowRankFactors
+from hil.contract import ControlError, LoraUpdate, LowRankFactors, ScoreSet
 from hil.control.bus import InProcessBus
 from hil.control.messages import HelloMessage, OfferMessage, ReceiptMessage, StatusMessage
 from hil.loop.edge_client import EdgePeer
 from hil.loop.edge_server import READY, EdgeHalf
 from hil.loop.provision import cached_bundle
-from hil.score_sets import digest_of_all
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
 RUN = "00c0ffee"
@@ -103,7 +102,7 @@ def test_a_hello_is_answered_with_what_is_held(bench: Bench, bundle: Bundle) -> 
         held_ranks={},
         quant="Q4_K_M",
         tensor_types=dict(bundle.model.types.tensors),
-        score_sets=digest_of_all(bundle.score_sets.values()),
+        score_sets=ScoreSet.digest_of_all(bundle.score_sets.values()),
         state=READY,
         rate_hz=1e6,
         lo_hz=2e9,

@@ -19,7 +19,7 @@ from hil.loop.provision import f16_model
 from hil.loop.rounds import Watcher, run
 from hil.radio_kinds.round_radio import RoundRadio
 from hil.reporting.run_folder import comparable, read_run
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 from radio.modem.mcs import MCS_TABLE
 
 SHIPPED = Path(__file__).parents[3] / "hil.toml"

@@ -21,7 +21,7 @@ from hil.loop.edge_process import run_edge
 from hil.loop.provision import provision
 from hil.loop.rounds import Watcher
 from hil.reporting.run_folder import Run, read_run
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 RUN_EDGE = """
 import logging, sys
 from pathlib import Path
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 from hil.loop.edge_process import run_edge
 logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
 run_edge(load_settings(Path(sys.argv[1]), sys.argv[4:]), Path(sys.argv[2]), Path(sys.argv[3]))

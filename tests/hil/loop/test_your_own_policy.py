@@ -12,7 +12,7 @@ from cloud.policies.baselines import LargestUniform, load_policy_file, plan_bits
 from hil.contract import RankPolicy
 from hil.learning.runners import RoundResult, SurrogateRunner
 from hil.learning.stream_table import synthetic_table
-from hil.settings.loading import Settings, parse_settings
+from hil.settings import Settings, parse_settings
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "your-own-policy.md"
 

@@ -5,7 +5,7 @@ import pytest
 
 from hil.lab.calibrate import calibrate_settings
 from hil.lab.recording_session import random_payload, record
-from hil.settings.loading import parse_settings
+from hil.settings import parse_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec

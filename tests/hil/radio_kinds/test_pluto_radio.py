@@ -16,7 +16,7 @@ from hil.lab.recording_session import random_payload, record, replay_all, verdic
 from hil.loop.rounds import Watcher, run
 from hil.radio_kinds.plutos import real_radio
 from hil.reporting.run_folder import read_run
-from hil.settings.loading import Settings, load_settings
+from hil.settings import Settings, load_settings
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec

@@ -10,9 +10,9 @@ import pytest
 from hil.contract import ConfigError
 from hil.radio_kinds.conditions import conditions
 from hil.reporting.run_folder import RunLog
-from hil.settings.loading import Settings, load_settings, parse_settings, to_toml
+from hil.settings import Settings, load_settings, parse_settings, to_toml
+from hil.settings.channel import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
 from hil.settings.policy import FixedPolicy
-from hil.settings.radio import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
 from radio.channel.presets import PRESETS, Figures, figures
 from radio.channel.profiles import SCATTERED
 
