@@ -16,7 +16,7 @@ from calibration.record import CalibrationRecord, title_of
 from calibration.store import file_of, load, save
 from hil.contract import ConfigError
 from hil.lab.calibration_report import write_calibration_report
-from hil.radio_kinds.plutos import open_receiver, open_transmitter
+from hil.radio_kinds.pluto_devices import open_receiver, open_transmitter
 from hil.settings import Settings
 from hil.settings.pluto import PlutoRadio
 from radio.pluto.settings import MAX_ATTENUATION_DB

@@ -14,7 +14,7 @@ from typing import Final
 from rich.table import Table
 
 from hil.radio_kinds.loopback_twin import Comparison, compare
-from hil.radio_kinds.plutos import real_radio
+from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run, read_run
 from hil.settings import Settings, to_toml
 from hil.system.helper_processes import (

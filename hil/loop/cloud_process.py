@@ -11,8 +11,8 @@ from hil.contract import ScoreSet
 from hil.control.opening import open_bus
 from hil.loop.edge_client import EdgePeer
 from hil.loop.rounds import Bench, Watcher, run
-from hil.radio_kinds.pluto_radio import PlutoSendingRadio
-from hil.radio_kinds.plutos import real_radio
+from hil.radio_kinds.pluto import PlutoSendingRadio
+from hil.radio_kinds.pluto_devices import real_radio
 from hil.settings import Settings
 
 
@@ -44,4 +44,4 @@ def sending_bench(
     sending = stack.enter_context(PlutoSendingRadio(radio, settings.calibration, rounds, seed, bus))
     air = {"rate_hz": radio.rate_hz, "lo_hz": radio.lo_hz}
     peer = EdgePeer(bus, settings.control.timeout_s)
-    return Bench(sending, peer, air, met=lambda status: sending.heard_by(status.receiver))
+    return Bench(sending, peer, air, met=lambda status: sending.set_receiver(status.receiver))

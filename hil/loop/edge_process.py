@@ -14,8 +14,7 @@ from hil.control.bus import BusFeedback
 from hil.control.mqtt import MqttBus
 from hil.control.opening import open_bus
 from hil.loop.edge_server import READY, EdgeHalf
-from hil.radio_kinds.plutos import open_receiver, real_radio
-from hil.radio_kinds.warm_up import warm_up
+from hil.radio_kinds.pluto_devices import open_receiver, real_radio, warm_up
 from hil.settings import ControlSettings, Settings
 from hil.system.signals import until_signalled
 from radio.clocks import MonotonicClock

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hil.control.bus import Bus
 from hil.radio_kinds.round_radio import LinkRadio
-from hil.radio_kinds.simulated_radio import SimulatedRadio
+from hil.radio_kinds.simulated import SimulatedRadio
 from hil.settings import Settings
 from hil.settings.radio import LoopbackRadio
 
@@ -25,6 +25,6 @@ def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | N
     run = settings.run
     if isinstance(settings.radio, LoopbackRadio):
         return SimulatedRadio(settings.radio, run.rounds, run.seed, buses, iq_dir)
-    from hil.radio_kinds.pluto_radio import PlutoPairRadio
+    from hil.radio_kinds.pluto import PlutoPairRadio
 
     return PlutoPairRadio(settings.radio, settings.calibration, run.rounds, run.seed, buses, iq_dir)

@@ -16,7 +16,7 @@ import pytest
 from hil.contract import ConfigError
 from hil.lab.two_machines import demo_pluto
 from hil.radio_kinds.loopback_twin import compare
-from hil.radio_kinds.plutos import real_radio
+from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run
 from hil.settings import load_settings
 from hil.system.helper_processes import (

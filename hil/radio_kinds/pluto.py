@@ -12,10 +12,9 @@ from typing import Final, Self
 from hil.contract import LinkReport
 from hil.control.bus import Bus, BusFeedback
 from hil.radio_kinds.conditions import seeded, values
-from hil.radio_kinds.plutos import open_receiver, open_transmitter
+from hil.radio_kinds.pluto_devices import open_receiver, open_transmitter, warm_up
 from hil.radio_kinds.round_radio import LinkRadio, Provenance, RoundRadio
 from hil.radio_kinds.thresholds import thresholds_of
-from hil.radio_kinds.warm_up import warm_up
 from hil.settings import CalibrationSettings
 from hil.settings.pluto import PlutoRadio
 from radio.clocks import MonotonicClock
@@ -209,7 +208,7 @@ class PlutoSendingRadio(RoundRadio):
         """See RoundRadio; of the transmitter alone."""
         return {"radio.outages": self._pluto.outages}
 
-    def heard_by(self, serial: str) -> None:
+    def set_receiver(self, serial: str) -> None:
         """Go by the thresholds that were calibrated with this receiver."""
         self._receiver = serial
         known = thresholds_of(self._settings, self._calibration, self._pluto.identity, serial)

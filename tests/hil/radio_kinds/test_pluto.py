@@ -14,7 +14,7 @@ import pytest
 from hil.contract import ConfigError
 from hil.lab.recording_session import random_payload, record, replay_all, verdict
 from hil.loop.rounds import Watcher, run
-from hil.radio_kinds.plutos import real_radio
+from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import read_run
 from hil.settings import Settings, load_settings
 from radio.emulator import EmulatedPlutos
