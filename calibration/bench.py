@@ -24,16 +24,16 @@ have not settled."""
 
 
 class Radio(Protocol):
-    """What a measurement needs of a radio; radio.pluto.process.Pluto is one."""
+    """Radio as a measurement needs it; radio.pluto.process.Pluto is one."""
 
     @property
     def identity(self) -> DeviceIdentity:
-        """Which one it is."""
+        """Identity of the device."""
         ...
 
     @property
     def settings(self) -> PlutoSettings:
-        """As it is set."""
+        """Present settings."""
         ...
 
     def configure(
@@ -55,7 +55,7 @@ class Radio(Protocol):
         ...
 
     def temperature_c(self) -> float:
-        """Of the chip; NaN if it has no sensor."""
+        """Temperature of the chip, degrees Celsius; NaN if it has no sensor."""
         ...
 
 
@@ -119,8 +119,8 @@ class Bench:
 
     @contextmanager
     def sending(self, iq: IQ, *, tx_attenuation_db: float) -> Iterator[None]:
-        """The samples go out over and over within the block; silence behind it, also after an
-        error."""
+        """Transmit the samples over and over within the block; fall silent behind it, also after
+        an error."""
         self.set(tx_attenuation_db=tx_attenuation_db)
         try:
             self.transmitter.transmit_cyclic(iq)
@@ -129,7 +129,7 @@ class Bench:
             self.silence()
 
     def silence(self) -> None:
-        """Nothing goes out, and what the carrier leaks is attenuated as far as it goes."""
+        """Stop transmitting, and attenuate what the carrier leaks as far as possible."""
         self.transmitter.stop_transmit()
         self.set(tx_attenuation_db=MAX_ATTENUATION_DB)
 
@@ -203,7 +203,7 @@ class Bench:
         )
 
     def conditions(self, *, rx_gain_db: float, tx_attenuation_db: float) -> Conditions:
-        """What holds now."""
+        """Conditions of a measurement made now."""
         identity = self.receiver.identity
         return Conditions(
             device=identity.model,
@@ -225,20 +225,20 @@ class Bench:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a bench is measured.
+    """Settings of a calibration.
 
     Attributes:
-        rx_gain_db: at which SNR, CFO, image and DC are measured.
-        tx_attenuation_db: the least that is ever set: what the path and the receiver bear.
-        repeats: of everything, ≥ 3, for the spread.
-        samples: of one capture, a power of two.
-        rx_gains_db, tx_attenuations_db: where the curves are measured, rising; attenuations below
-            the least are left out.
+        rx_gain_db: receive gain for SNR, CFO, image and DC.
+        tx_attenuation_db: smallest attenuation that is ever set: what path and receiver bear.
+        repeats: number of times that everything is measured, ≥ 3, for the spread.
+        samples: length of one capture, a power of two.
+        rx_gains_db, tx_attenuations_db: settings of the measured curves, rising; attenuations
+            below tx_attenuation_db are left out.
         blocks: sent at each point of a block error curve.
-        places: of the schemes in mcs.MCS_TABLE whose block errors are counted; all by default.
+        places: indices into mcs.MCS_TABLE of the schemes whose block errors are counted; None: all.
         reference_dbm: power at the receiver's port while the calibration tone goes out at
             tx_attenuation_db, measured with an instrument; None: levels stay in dBFS.
-        seed: of all content that is sent.
+        seed: seed of all content that is sent.
     """
 
     rx_gain_db: float

@@ -53,9 +53,10 @@ def random_burst(place: int, n_blocks: int, rng: np.random.Generator) -> framing
     """A burst of random long blocks.
 
     Args:
-        place: of the MCS in mcs.MCS_TABLE; a robust one is sent behind the repeated preamble.
-        n_blocks: 0 for a sounding.
-        rng: of the content.
+        place: index of the MCS in mcs.MCS_TABLE; a robust one is sent behind the repeated
+            preamble.
+        n_blocks: number of blocks; 0 for a sounding.
+        rng: generator of the content.
     """
     payload = rng.bytes(max(n_blocks, 1) * framing.LONG.block_payload_bytes)
     header = framing.BurstHeader(
@@ -75,7 +76,7 @@ def random_burst(place: int, n_blocks: int, rng: np.random.Generator) -> framing
 def cross(
     transceiver: Transceiver, place: int, n_blocks: int, rng: np.random.Generator
 ) -> Reception | None:
-    """One random_burst() across the transceiver, or None if it was not found or its header
+    """Reception of one random burst over the transceiver; None if it was not found or its header
     failed."""
     burst = random_burst(place, n_blocks, rng)
     transceiver.transmit(burst.iq)
@@ -107,7 +108,7 @@ class CyclicBurst:
 def cyclic_burst(
     place: int, n_blocks: int, rng: np.random.Generator, *, backoff_db: float = 0.0
 ) -> CyclicBurst:
-    """A random_burst() for a cyclic buffer, `backoff_db` ≥ 0 below the modem's level."""
+    """Random burst and pause for a cyclic buffer, `backoff_db` ≥ 0 below the modem's level."""
     burst = random_burst(place, n_blocks, rng)
     iq = np.concatenate([burst.iq, np.zeros(PAUSE_SAMPLES, np.complex64)])
     power = float(np.mean(np.abs(iq) ** 2, dtype=np.float64)) / ofdm.RMS_LEVEL**2
@@ -129,12 +130,11 @@ def blocks_in_a_cycle(place: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hearing:
-    """What a capture of a cyclic burst held.
+    """Bursts in a capture of a cyclic buffer.
 
     Attributes:
-        receptions: of the bursts that were whole, found, and had their header pass, at most as many
-            as asked for.
-        bursts: that were whole in it and asked for.
+        receptions: bursts that were found whole and whose header passed, at most `bursts`.
+        bursts: number of whole bursts that were asked for.
         power: mean power over whole periods, without the constant.
         clipped: share of clipped samples.
     """

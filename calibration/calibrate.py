@@ -48,11 +48,12 @@ def calibrate(
     on_progress: OnProgress = lambda done, total, what: None,
     on_records: OnRecords = lambda records: None,
 ) -> list[CalibrationRecord]:
-    """Measure a bench. The transmitter is silent afterwards, also after an error.
+    """Records of a bench. The transmitter is silent afterwards, also after an error.
 
     Args:
-        quantities: of QUANTITIES.
-        bench, plan: see their classes.
+        quantities: members of QUANTITIES.
+        bench: transmitter and receiver, open.
+        plan: settings of the calibration.
         on_progress: called before each step, and once all is done.
         on_records: called with the records of each step as soon as they are there, so that none is
             lost to an error.
@@ -68,7 +69,9 @@ def calibrate(
         )
     _require_air(bench)
     chosen = [quantity for quantity in QUANTITIES if quantity in quantities]
-    steps = [step for quantity in chosen for step in _STEPS[quantity]]
+    steps: list[tuple[str, Measure]] = []
+    for quantity in chosen:
+        steps += _STEPS[quantity]
     places = range(len(mcs.MCS_TABLE)) if plan.places is None else plan.places
     total = len(steps) + (1 + len(places) if "snr" in chosen else 0)
     done = 0

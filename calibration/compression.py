@@ -1,5 +1,4 @@
-"""Where the received level stops following the transmitted one: compression at the top, noise at
-the bottom."""
+"""Usable window of received levels: compression at the top, noise at the bottom."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ _NOISE_UNDER_DB: Final = 10 * math.log10(10 ** (_DEPARTURE_DB / 10) - 1)
 _CLIPPED_SHARE: Final = 1e-4
 """More clipped samples than this are outside the usable window."""
 _TOP_DBFS: Final = 6.0
-"""Where the strongest tone would be if nothing gave way: beyond what a converter can show."""
+"""Level of the strongest tone if nothing gave way: beyond what a converter can show."""
 _ABOVE_LEAST_DB: Final = (24.0, 22.0, 20.0, 18.0, 16.0, 14.0, *np.arange(12.0, -0.5, -1.0).tolist())
 """Attenuations of a sweep, over the least allowed one."""
 _LINEAR_DBFS: Final = -10.0
@@ -99,7 +98,7 @@ def _overdriving_gain_db(bench: Bench, plan: Plan) -> float:
 
 
 def _ends(bench: Bench, plan: Plan, iq: IQ, read: Read) -> NDArray[np.float64]:
-    """What _end makes of every repeat of a sweep from weak to strong, [repeats, 3]."""
+    """Results of _end for every repeat of a sweep from weak to strong, [repeats, 3]."""
     attenuations = plan.tx_attenuation_db + np.array(_ABOVE_LEAST_DB)
     attenuations = attenuations[attenuations <= MAX_ATTENUATION_DB]
     ends = []

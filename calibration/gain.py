@@ -1,4 +1,4 @@
-"""Whether receive gain and transmit attenuation do what they say.
+"""Real steps of receive gain and transmit attenuation.
 
 A receiver sees 60 dB at once at most, the settings span more. So a curve is a chain: two
 neighbouring settings are measured under the same setting of the other knob, which is moved between
@@ -25,25 +25,25 @@ TONE: Final = 5 / 64
 TONE_AMPLITUDE: Final = 0.5
 TONE_SAMPLES: Final = 4096
 MAX_CFO: Final = 1 / 16
-"""How far the received tone may lie from where it was sent, cycles per sample: twice what the modem
+"""Largest offset of the received tone from the sent one, cycles per sample: twice what the modem
 takes."""
 _TOP_DBFS: Final = -12.0
 """The tone stays below: far from clipping and compression."""
 _OVERDRIVEN_DBFS: Final = -4.0
-"""From here on it is not trusted."""
+"""A tone at this level or above is not trusted."""
 _LOW_DBFS: Final = -32.0
-"""Below this the other knob is moved to bring it up."""
+"""A tone below this level is brought up by the other knob."""
 _CLEAR_DB: Final = 25.0
 """The tone must stand so far out of the noise in its place: then that moves it by less than 0.1
 dB."""
 _ATTENUATION_STEP_DB: Final = 0.25
 
 _LEAST_DBFS: Final = -54.0
-"""Below it the tone is a few steps of the converter high, and comes out of it with another
+"""Weakest tone that is used: a weaker one is a few steps of the converter high and changes its
 level."""
 _MOVES: Final = 4
-"""Of the other knob between two settings: a tone that overdrives the receiver looks weaker than it
-is."""
+"""Moves of the other knob between two settings: a tone that overdrives the receiver looks weaker
+than it is."""
 
 Measure = Callable[[float, float], levels.Line]
 """(the knob that is measured, the other one) → the tone as received."""
@@ -60,8 +60,7 @@ def heard_tone(bench: Bench, iq: IQ) -> levels.Line:
 
 
 def measure_rx_gain(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
-    """Record rx_gain: what each gain setting amplifies by, the lowest one that can be heard taken
-    at its word."""
+    """Record rx_gain: real gain of each setting; the lowest that can be heard counts as exact."""
 
     def measure(gain_db: float, attenuation_db: float) -> levels.Line:
         bench.set(rx_gain_db=gain_db, tx_attenuation_db=attenuation_db)
@@ -80,7 +79,7 @@ def measure_rx_gain(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
 
 
 def measure_tx_attenuation(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
-    """Record tx_attenuation: what each setting attenuates by, the lowest one taken at its word."""
+    """Record tx_attenuation: real attenuation of each setting; the lowest one counts as exact."""
     low_db, high_db = min(plan.rx_gains_db), max(plan.rx_gains_db)
 
     def measure(attenuation_db: float, gain_db: float) -> levels.Line:
@@ -107,13 +106,12 @@ def _chain(
     *,
     sign: int,
 ) -> list[float]:
-    """What every setting really is, dB: the first that can be heard taken at its word, NaN where it
-    cannot.
+    """Real value of every setting, dB; the first that can be heard counts as exact, others are NaN.
 
     Args:
         measure: sets both knobs.
         knob: settings, rising.
-        other: where the other knob begins.
+        other: first setting of the other knob.
         quieter: (other, dB) → the other knob moved to lower the level by so much, within its range.
         sign: +1 if the level rises with the knob, else -1.
     """

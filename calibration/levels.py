@@ -24,7 +24,7 @@ MAIN_LOBE_BINS: Final = 4
 """Half the main lobe of the window (Blackman-Harris, 4 terms, side lobes -92 dB: Harris, Proc. IEEE
 66(1), 1978)."""
 _BESIDE_BINS: Final = np.arange(8, 41)
-"""Where the noise beside a line is read."""
+"""Bins in which the noise beside a line is read."""
 _PIECES: Final = 1024
 _WELCH_SAMPLES: Final = 1024
 _CLIPPED: Final = 1 - 1.5 / 2048
@@ -67,7 +67,7 @@ class Line:
 
     Attributes:
         frequency: cycles per sample.
-        power: of the tone, the noise in its place taken off.
+        power: power of the tone, less the noise in its place.
         noise: power that the noise has in its place.
     """
 
@@ -86,7 +86,7 @@ def tone(frequency: float, n_samples: int, amplitude: float) -> IQ:
 
     Args:
         frequency: cycles per sample, a multiple of 1 / n_samples.
-        n_samples: of one period.
+        n_samples: length of one period.
         amplitude: 0..1.
     """
     phase = np.arange(n_samples) * frequency % 1.0
@@ -100,7 +100,7 @@ def find_line(iq: IQ, near: float, within: float) -> Line:
     to other tones.
 
     Args:
-        iq: at least 4,096 samples.
+        iq: complex64[n], n ≥ 4,096.
         near, within: middle and half width of the range, cycles per sample.
 
     Raises:
@@ -123,7 +123,7 @@ def find_line(iq: IQ, near: float, within: float) -> Line:
 
 
 def line_at(iq: IQ, frequency: float) -> Line:
-    """What stands at one frequency, and the noise beside it."""
+    """Line at one frequency, with the noise beside it."""
     n = len(iq)
     window = _window(n)
     turned = scipy.fft.fft(window * iq * np.exp(-2j * np.pi * (np.arange(n) * frequency % 1.0)))

@@ -80,10 +80,10 @@ def count_losses(
 
     Args:
         factory: called once for every burst.
-        place: of the MCS in mcs.MCS_TABLE.
-        snr_db: that the channel is set to.
-        blocks: rounded up to whole bursts of 8.
-        rng: of content and channel.
+        place: index of the MCS in mcs.MCS_TABLE.
+        snr_db: Es/N0 that the channel is set to.
+        blocks: number of blocks, rounded up to whole bursts of 8.
+        rng: generator of content and channel.
     """
     passed = 0
     bursts = ceil_div(blocks, _BLOCKS_PER_BURST)
@@ -96,7 +96,7 @@ def count_losses(
 
 
 def loopback_counter(factory: TransceiverFactory | None = None) -> Counter:
-    """count_losses() over loopbacks."""
+    """Counter of lost blocks over simulated channels."""
     return partial(count_losses, factory or loopback_factory())
 
 
@@ -109,15 +109,15 @@ def measure_waterfall(
     seed: int,
     least_width_db: float = 0.0,
 ) -> Waterfall:
-    """The curve of one scheme.
+    """Block errors of one scheme against SNR.
 
     Args:
         counter: sends blocks.
-        place: of the MCS in mcs.MCS_TABLE.
-        start_db: where to begin the search.
-        blocks: at each of 7 points.
-        seed: of content and channel.
-        least_width_db: see fit_waterfall.
+        place: index of the MCS in mcs.MCS_TABLE.
+        start_db: SNR at which the search begins.
+        blocks: number of blocks at each of 7 points.
+        seed: seed of content and channel.
+        least_width_db: smallest width that is believed, as in fit_waterfall.
 
     Raises:
         CalibrationError: no waterfall within 12 dB of start_db.
@@ -151,7 +151,7 @@ def fit_waterfall(
     """The logistic curve that makes the counts most likely.
 
     Args:
-        points: at least two SNRs, some blocks lost and some not.
+        points: counts at two SNRs or more, some blocks lost and some not.
         level: share of lost blocks that defines the threshold.
         least_width_db: a steeper curve is not believed: few blocks, all lost here and none there,
             would show a step.

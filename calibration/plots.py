@@ -1,4 +1,4 @@
-"""What a report of a calibration shows: curves, prepared for whoever draws them."""
+"""Curves of a calibration report, prepared for whoever draws them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Series:
     """One curve.
 
     Attributes:
-        name: for the legend; "" if it needs none.
+        name: entry of the legend; "" for none.
         x, y, spread: float64[n]; the spread is one sigma, NaN where unknown.
-        joined: whether its points belong on a line.
+        joined: True if a line joins the points.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Panel:
 
     Attributes:
         title, caption: plain text.
-        x_label, y_label: with their units.
+        x_label, y_label: labels of the axes, with units.
         series: what is drawn.
         curves: fitted lines by the place of the series that they belong to, (x, y).
     """

@@ -31,12 +31,12 @@ TITLES: Final = {
     "mcs_threshold": "SNR at which 10 % of the blocks are lost",
     "mcs_width": "SNR step over which the odds of a loss fall by e",
 }
-"""What each quantity is called where people read it."""
+"""Title of each quantity, as people read it."""
 _BLER: Final = "bler_"
 
 
 def title_of(quantity: str) -> str:
-    """What a quantity is called where people read it."""
+    """Title of a quantity, as people read it."""
     if quantity.startswith(_BLER):
         return f"Blocks lost, MCS {quantity.removeprefix(_BLER)}"
     return TITLES.get(quantity, quantity)
@@ -44,20 +44,21 @@ def title_of(quantity: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What was measured, with what, and when.
+    """Conditions of a measurement: devices, settings, time.
 
     Attributes:
-        device, firmware: of the receiver, as it says them.
-        serial, tx_serial: of the receiver, by which calibrations are kept, and of the transmitter.
+        device, firmware: model and firmware of the receiver, as it reports them.
+        serial: serial number of the receiver; calibrations are filed by it.
+        tx_serial: serial number of the transmitter.
         emulated: True if one of the two is a radio in software.
-        rx_lo_hz, tx_lo_hz: as set.
+        rx_lo_hz, tx_lo_hz: nominal carriers.
         rate_hz: sample rate.
-        rx_gain_db, tx_attenuation_db: as set; NaN where the quantity runs over it or does not
-            depend on it.
+        rx_gain_db, tx_attenuation_db: settings; NaN where the quantity is a function of it or
+            does not depend on it.
         path: what lies between the radios, in words.
-        temperature_c: of the receiver.
-        measured_utc: ISO 8601.
-        tool_version: of this kit.
+        temperature_c: temperature of the receiver, degrees Celsius.
+        measured_utc: time of the measurement, ISO 8601.
+        tool_version: version of this kit.
     """
 
     device: str
@@ -82,15 +83,16 @@ class CalibrationRecord:
 
     Attributes:
         quantity: its name, a key of TITLES, or "bler_" and the index of an MCS.
-        unit: of the values.
-        values: one, or one for each place of `at`.
-        spread: one sigma of a single measurement, from the repeats; NaN where there is none.
-        n: measurements behind each value.
-        conditions: see Conditions.
-        axis: what the values run over, with its unit in the name; "" for a single value.
+        unit: unit of the values.
+        values: a single value, or one for each place of `at`.
+        spread: one sigma of a single measurement, from the repeats; NaN where it is unknown.
+        n: number of measurements behind each value.
+        conditions: conditions of the measurement.
+        axis: quantity that the values are a function of, its unit in the name; "" for a single
+            value.
         at: places along the axis, rising; empty for a single value.
-        flags: what is wrong with it, a sentence each.
-        notes: what to know when reading it.
+        flags: faults, a sentence each.
+        notes: remarks for the reader, a sentence each.
     """
 
     quantity: str
@@ -111,7 +113,7 @@ class CalibrationRecord:
 
     @property
     def measured_at(self) -> datetime:
-        """When, with its time zone."""
+        """Time of the measurement, with its time zone."""
         return datetime.fromisoformat(self.conditions.measured_utc)
 
     def texts(self) -> list[str]:

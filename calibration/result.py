@@ -1,4 +1,4 @@
-"""What is known of a bench, for those who use it: the link, the controller, a report."""
+"""A bench's calibration as the link, the controller and reports use it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Calibration:
     """Records of one receiver, at one carrier and rate, from calibration.store.load().
 
     Attributes:
-        records: by quantity.
+        records: quantity → record.
         warnings: why they may not hold any more, a sentence each.
     """
 
@@ -50,8 +50,8 @@ class Calibration:
         return record.value, record.spread[0]
 
     def loss_table(self) -> mcs.LossTable:
-        """What each scheme loses on this bench at a measured SNR: for
-        radio.link.adaptation.Adaptation and link models.
+        """Block losses of each scheme on this bench against measured SNR, for the link's adaptation
+        and link models.
 
         Raises:
             CalibrationError: it was not measured.
@@ -93,8 +93,8 @@ class Calibration:
         signal can spare that.
 
         Args:
-            level_dbfs: rms level at which the modem's bursts arrive.
-            at_gain_db: under this gain.
+            level_dbfs: rms level at which the modem's bursts arrive with the gain at_gain_db.
+            at_gain_db: receive gain of that measurement.
 
         Raises:
             CalibrationError: noise_floor or usable_high was not measured, or no measured gain is
@@ -131,7 +131,7 @@ class Calibration:
     def _real_gain_db(
         self, settings: np.ndarray[Any, np.dtype[np.float64]]
     ) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """What gain settings really amplify by; taken at their word where that was not measured."""
+        """Real gain of settings; the settings themselves where it was not measured."""
         known = self.records.get("rx_gain")
         if known is None:
             return settings

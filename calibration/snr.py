@@ -1,4 +1,4 @@
-"""How well the receiver measures SNR and carrier offset.
+"""Errors of the receiver's SNR and carrier offset.
 
 For every point of a grid, single bursts with random payload, carrier offset and delay cross a
 transceiver whose SNR is known, at the scheme that the link would choose; what the receiver makes of
@@ -34,7 +34,7 @@ class SnrPoint:
 
     Attributes:
         snr_db: Es/N0 per used subcarrier that the channel was set to.
-        bursts, bursts_read: sent, and found with a valid header.
+        bursts, bursts_read: bursts sent, and bursts found with a valid header.
         bias_db, std_db: mean and standard deviation of (measured - set), single bursts; NaN without
             any.
         within_1_db: share of all bursts whose measurement lies within 1 dB; a lost burst counts as
@@ -62,13 +62,13 @@ def measure_snr(
     """One SnrPoint for each value of the grid.
 
     Args:
-        factory: called once for every burst.
+        factory: makes a transceiver for each burst.
         grid_db: SNRs to set.
         bursts_per_point: ≥ 1, of 4 blocks each.
-        seed: of payloads and, through the factory, of the channel.
+        seed: seed of payloads and, through the factory, of the channel.
 
     Raises:
-        ConfigError: for less than one burst.
+        ConfigError: there is less than one burst.
     """
     if bursts_per_point < 1:
         raise ConfigError(f"{bursts_per_point} bursts per point; at least 1 is needed")

@@ -26,7 +26,7 @@ from radio.pluto.settings import MAX_ATTENUATION_DB
 
 AGREEMENT_DB: Final = 1.5
 RANGE_DB: Final = (5.0, 35.0)
-"""Where the two methods must agree."""
+"""SNRs at which the two methods must agree."""
 _BURSTS: Final = 2
 _CLIPPED_SHARE: Final = 1e-4
 _DIAL_STEP_DB: Final = 0.25
@@ -102,10 +102,10 @@ def noise_floor_snr_db(
     """Es/N0 per used subcarrier from powers; NaN where the signal adds none.
 
     Args:
-        heard: with the signal on.
-        sent: what goes out.
+        heard: capture with the signal on.
+        sent: burst that is transmitted.
         silent_power: received power with the transmitter silent.
-        noise: of it, on one used subcarrier.
+        noise: share of that power on one used subcarrier.
     """
     signal = (heard.power - silent_power) / sent.power / ofdm.N_USED
     return float(levels.dbfs(signal / noise)) if signal > 0 and noise > 0 else math.nan
@@ -132,8 +132,7 @@ def sweep_records(bench: Bench, plan: Plan, sweep: Sweep) -> list[CalibrationRec
 
 
 def _disagreement(sweep: Sweep) -> tuple[NDArray[np.float64], Sequence[str]]:
-    """By how much the data-aided method differs where that is most, each repeat; and what is
-    wrong."""
+    """Largest difference of the data-aided method, for each repeat; and flags."""
     middle = (sweep.data_aided_db.mean(axis=0) + sweep.noise_floor_db.mean(axis=0)) / 2
     inside = np.flatnonzero((middle >= RANGE_DB[0]) & (middle <= RANGE_DB[1]))
     if len(inside) == 0:

@@ -24,13 +24,13 @@ _WARM_C: Final = 10.0
 """A crystal and an amplifier move noticeably over more than this."""
 
 _Check = tuple[str, str, Callable[[Conditions], str], Callable[[Conditions], bool]]
-"""What is checked, what it must be, what it was when measured, whether that fits."""
+"""Name of a check, value that is needed, value when measured, whether they fit."""
 
 _log = logging.getLogger(__name__)
 
 
 def file_of(folder: Path, serial: str) -> Path:
-    """Where the records of a receiver are kept."""
+    """File with the records of a receiver."""
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', serial)}.json"
 
 
@@ -39,8 +39,8 @@ def save(folder: Path, records: Sequence[CalibrationRecord]) -> Path:
     way.
 
     Args:
-        folder: made when missing.
-        records: at least one, all of one receiver.
+        folder: folder of all calibrations; made when missing.
+        records: one record or more, all of one receiver.
 
     Returns:
         The file.
@@ -83,15 +83,15 @@ def load(
     temperature_c: float = math.nan,
     tx_serial: str | None = None,
 ) -> Calibration:
-    """What is known of a receiver as it is set now.
+    """Calibration of a receiver for its present settings.
 
     Args:
-        folder: that save() wrote to.
-        serial, lo_hz, rate_hz, emulated: of the receiver.
+        folder: folder that save() wrote to.
+        serial, lo_hz, rate_hz, emulated: properties of the receiver.
         now_utc: the time, with a time zone.
         max_age_h: older records are warned of.
-        temperature_c: of the receiver now; NaN if it is not known.
-        tx_serial: of the transmitter; None: whichever was measured last.
+        temperature_c: temperature of the receiver now; NaN if it is not known.
+        tx_serial: serial number of the transmitter; None: whichever was measured last.
 
     Raises:
         CalibrationError: nothing was measured of this receiver, at this carrier and rate, or with
@@ -182,7 +182,7 @@ def _warnings(
 
 
 def _set_up(record: CalibrationRecord) -> tuple[object, ...]:
-    """What two records must have in common for the newer one to replace the older."""
+    """Key of a record: a newer record with the same key replaces the older."""
     c = record.conditions
     return record.quantity, c.serial, c.tx_serial, c.emulated, c.rx_lo_hz, c.tx_lo_hz, c.rate_hz
 

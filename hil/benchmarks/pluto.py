@@ -23,7 +23,8 @@ from hil.lab.emulate import (
 )
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import Clock, RealTime, VirtualTime
-from radio.emulator.ether import Ether, NodeSpec
+from radio.emulator.ether import Ether
+from radio.emulator.front_end import NodeSpec
 from radio.link.receiver import Reception, receive_burst
 from radio.modem import sync
 from radio.pluto.driver import PlutoDevice
@@ -46,11 +47,14 @@ def bench(
 ) -> dict[str, float]:
     """Figures by name; names carry their units.
 
+    An SNR is the Es/N0 per used subcarrier.
+
     Args:
-        on_progress: called with figures done, figures in all, and what is measured.
-        bursts: at each SNR.
-        seconds: of samples in each measurement of speed.
-        seed: of noise and content.
+        on_progress: called before each step, and once all is done, with (steps done, steps in all,
+            what is measured now).
+        bursts: number of bursts at each SNR.
+        seconds: duration of the samples in each measurement of speed, s.
+        seed: seed of noise and content.
     """
     steps: tuple[tuple[str, Callable[[], dict[str, float]]], ...] = (
         (
@@ -68,9 +72,10 @@ def bench(
         ),
     )
     figures: dict[str, float] = {}
-    for done, (what, measure) in enumerate(steps, start=1):
-        figures |= measure()
+    for done, (what, measure) in enumerate(steps):
         on_progress(done, len(steps), what)
+        figures |= measure()
+    on_progress(len(steps), len(steps), "done")
     return figures
 
 
@@ -115,7 +120,7 @@ def _opening(seed: int) -> dict[str, float]:
 
 
 def _accuracy(snr_db: float, bursts: int, seed: int) -> dict[str, float]:
-    """What the receiver measures of bursts that crossed the stack, less the ether's truth."""
+    """Errors of the receiver's measurements on bursts that crossed the stack."""
     rng = np.random.default_rng([seed, round(snr_db)])
     ether = _ether(VirtualTime(), seed)
     with EmulatedPlutos(ether) as plutos:

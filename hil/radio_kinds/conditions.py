@@ -1,5 +1,5 @@
-"""What the air is like in every round: the trajectories of [radio] as arrays, and the run's
-generators.
+"""SNR, bandwidth and airtime of every round, from the trajectories of [radio]; and the run's
+random generators.
 
 The loop's simulated radio and the training environments read the same functions here, so that one
 seed means the same channel in both.
@@ -41,7 +41,7 @@ _RECORDED: Final[dict[str, TypeAdapter[AnyTrajectory]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """The air of n rounds.
+    """State of the channel in n rounds.
 
     Attributes:
         snr_db, bandwidth_hz, airtime_share: float64[n], as ChannelState, without any error of
@@ -59,7 +59,7 @@ def seeded(seed: int, purpose: str) -> np.random.Generator:
 
 
 def conditions(settings: LoopbackRadio, rounds: int, seed: int) -> Conditions:
-    """The air of a run's rounds.
+    """State of the channel in all rounds of a run.
 
     Raises:
         ConfigError: a run that is to be replayed cannot be.
@@ -76,13 +76,13 @@ def conditions(settings: LoopbackRadio, rounds: int, seed: int) -> Conditions:
 
 
 def values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator, column: str) -> Floats:
-    """float64[n] of a trajectory.
+    """Values of a trajectory, float64[n].
 
     Args:
-        trajectory: of hil.toml.
-        n: rounds.
-        rng: of this trajectory alone.
-        column: what a recorded run calls the quantity.
+        trajectory: description from hil.toml.
+        n: number of rounds.
+        rng: generator for this trajectory alone.
+        column: name of the quantity in a recorded run.
     Raises:
         ConfigError: a run that is to be replayed is none, holds no number in that column, or one
             out of range.
@@ -103,7 +103,7 @@ def values(trajectory: AnyTrajectory, n: int, rng: np.random.Generator, column: 
 
 
 def _recorded(folder: Path, column: str) -> list[float]:
-    """What a run measured, without the rounds in which it measured nothing."""
+    """Values that a run measured; rounds without a measurement are left out."""
     measured = read_run(folder).numbers(column)
     known: list[float] = measured[~np.isnan(measured)].tolist()
     if not known:

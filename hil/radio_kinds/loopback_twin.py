@@ -1,5 +1,4 @@
-"""What the same link would have reached without radios: a run's payloads once more, over the pure
-loopback."""
+"""A run's payloads once more over a simulated link: what the radios cost."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ class Comparison:
     """One round's payload over the radios, and the same length over the loopback.
 
     Attributes:
-        round_id: the round.
-        delivered: over the radios.
-        payload_bytes: its length.
-        snr_db: measured by the radios, and what the loopback was told.
+        round_id: number of the round, from 0.
+        delivered: True if the radios delivered the payload.
+        payload_bytes: length of the payload.
+        snr_db: Es/N0 that the radios measured; the loopback is set to it.
         goodput_bps, elapsed_goodput_bps: payload bits per second of air, and per second from the
             sounding to the last answer, over the radios.
-        loopback_goodput_bps, loopback_elapsed_goodput_bps: the same over the loopback.
+        loopback_goodput_bps, loopback_elapsed_goodput_bps: the same figures over the loopback.
     """
 
     round_id: int
@@ -52,16 +51,16 @@ class Comparison:
 
 
 def compare(run: Run, radio: PlutoRadio, seed: int) -> list[Comparison]:
-    """Every round of a run that sent something, beside the loopback at the same SNR, carrier and
+    """Comparison for every round that sent something; the loopback has the same SNR, carrier and
     clock offset.
 
     Both sides sound before they deliver, and both count it. A radio's oscillator makes its carrier
     and its sample clock, so the measured carrier offset tells both.
 
     Args:
-        run: over real or emulated radios.
-        radio: what it was told of them.
-        seed: of payloads and noise.
+        run: a run over real or emulated radios.
+        radio: its [radio] table.
+        seed: seed of payloads and noise.
     """
     clock = VirtualClock()
     ppm = _median_cfo_hz(run) / radio.lo_hz * 1e6 + radio.cfo_ppm

@@ -15,9 +15,9 @@ def open_link_radio(settings: Settings, buses: tuple[Bus, Bus], iq_dir: Path | N
     """Both ends of the link, simulated or over real radios.
 
     Args:
-        settings: of which [radio], [calibration] and [run] count.
+        settings: the experiment; [radio], [calibration] and [run] count.
         buses: both ends of the control channel, (cloud, edge), for the feedback.
-        iq_dir: where recordings go, one a round; None: nowhere.
+        iq_dir: folder for recordings, one a round; None for no recordings.
     Raises:
         ConfigError: the settings do not fit each other, or transmitting is not allowed.
         DeviceError: a radio cannot be opened.

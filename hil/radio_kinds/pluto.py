@@ -6,8 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from hil.contract import LinkReport
 from hil.control.bus import Bus, BusFeedback
@@ -27,13 +26,13 @@ from radio.recordings.recorder import RecordingLink
 from radio.recordings.recording import Setup
 
 _ROUND_TRIP_S: Final = 0.1
-"""From the end of a burst to the answer, as budgets expect it: buffers of 16 ms on both sides,
-decoding, a broker."""
+"""Time from the end of a burst to the answer, as budgets expect it: buffers of 16 ms on both
+sides, decoding, a broker."""
 _FEEDBACK_TIMEOUT_S: Final = 0.5
 
 
 def _limits(settings: PlutoRadio) -> Limits:
-    """Enough time for a radio to go away once and return."""
+    """Limits that leave a radio time to go away once and return."""
     return Limits(
         airtime_s=settings.deadline_s,
         elapsed_s=4 * settings.deadline_s + settings.patience_s,
@@ -60,12 +59,12 @@ class PlutoPairRadio(LinkRadio):
     """Both ends of the link over two Plutos, or over one with its own echo, in real time.
 
     Args:
-        settings: [radio].
-        calibration: where the bench's own thresholds may be.
-        rounds: of the run.
-        seed: of the airtime shares.
+        settings: the [radio] table.
+        calibration: the [calibration] table; the bench's own thresholds may lie in its folder.
+        rounds: number of rounds.
+        seed: seed of the airtime shares.
         buses: both ends of the control channel, (cloud, edge), for the feedback.
-        iq_dir: where recordings go, one a round; None: nowhere.
+        iq_dir: folder for recordings, one a round; None for no recordings.
     """
 
     def __init__(
@@ -138,27 +137,22 @@ class PlutoPairRadio(LinkRadio):
             notes={**facts, "path": settings.path, **notes},
         )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         """End a recording, and close the radios."""
         try:
-            super().__exit__(kind, error, trace)
+            super().__exit__(*exc)
         finally:
-            self._pair.__exit__(kind, error, trace)
+            self._pair.__exit__(*exc)
 
 
 class PlutoSendingRadio(RoundRadio):
     """The sending end of the link over one Pluto; the receiving end is another process.
 
     Args:
-        settings: [radio].
-        calibration: where the bench's own thresholds may be.
-        rounds: of the run.
-        seed: of the airtime shares.
+        settings: the [radio] table.
+        calibration: the [calibration] table; the bench's own thresholds may lie in its folder.
+        rounds: number of rounds.
+        seed: seed of the airtime shares.
         bus: the cloud's end of the control channel, for the feedback.
     """
 
@@ -205,11 +199,11 @@ class PlutoSendingRadio(RoundRadio):
 
     @property
     def health(self) -> Mapping[str, int]:
-        """See RoundRadio; of the transmitter alone."""
+        """Counts of the transmitter alone; see RoundRadio."""
         return {"radio.outages": self._pluto.outages}
 
     def set_receiver(self, serial: str) -> None:
-        """Go by the thresholds that were calibrated with this receiver."""
+        """Use the thresholds that were calibrated with this receiver."""
         self._receiver = serial
         known = thresholds_of(self._settings, self._calibration, self._pluto.identity, serial)
         self._link.adaptation, self._thresholds = Adaptation(table=known.table), known.source
@@ -222,11 +216,6 @@ class PlutoSendingRadio(RoundRadio):
         """See RoundRadio."""
         return self._link.deliver(payload, self.limits, sounding=sounding)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         """Close the radio."""
-        self._pluto.__exit__(kind, error, trace)
+        self._pluto.__exit__(*exc)

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from hil.contract import Budget, Clock, LinkReport, Transceiver
 from radio.link.adaptation import Adaptation
@@ -21,12 +20,12 @@ from radio.recordings.recording import Setup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What a run's figures come from, for its manifest.
+    """Origin of a run's figures, for its manifest.
 
     Attributes:
-        simulated, emulated: sentences; none of what is real.
-        devices: radios by what they are for, each with its identity.
-        thresholds: where the SNR that each scheme needs comes from.
+        simulated, emulated: sentences about what is not real; empty lists otherwise.
+        devices: "transmitter" and "receiver" → identity.
+        thresholds: origin of the SNR that each scheme needs.
     """
 
     simulated: list[str] = field(default_factory=list)
@@ -36,7 +35,7 @@ class Provenance:
 
 
 class _SendingLink(Protocol):
-    """What Link and SendingEnd have in common."""
+    """Common part of Link and SendingEnd."""
 
     transceiver: Transceiver
     adaptation: Adaptation
@@ -54,22 +53,22 @@ class RoundRadio(ABC):
     """A link with its limits, moved from round to round. A context manager.
 
     Attributes:
-        clock: of the link.
-        limits: of a sounding, and of a delivery.
+        clock: clock of the link.
+        limits: limits of a sounding, and of a delivery.
         airtime_share: this round's share of the airtime budget.
-        snr_db, cfo_hz: what a simulator was told for this round, NaN where nobody knows: for
-            reports, never for decisions.
+        snr_db, cfo_hz: true values of a simulated channel in this round; NaN for radios. They are
+            for reports, never for decisions.
     """
 
     def __init__(
         self, link: _SendingLink, clock: Clock, limits: Limits, round_trip_s: float
     ) -> None:
-        """Around a link.
+        """Wrap a link.
 
         Args:
-            link: carries payloads; measures what it hears.
-            clock, limits: see the class.
-            round_trip_s: from the end of a burst to the answer, as budgets expect it.
+            link: link that carries payloads and measures the channel.
+            clock, limits: attributes of the class.
+            round_trip_s: time from the end of a burst to the answer, as budgets expect it.
         """
         self.clock, self.limits = clock, limits
         self.airtime_share = 1.0
@@ -79,17 +78,16 @@ class RoundRadio(ABC):
     @property
     @abstractmethod
     def provenance(self) -> Provenance:
-        """What it is made of."""
+        """Origin of its figures."""
 
     @property
     def health(self) -> Mapping[str, int]:
-        """Counts since it was opened that tell how a real radio does, by their name in
-        rounds.jsonl."""
+        """Health of a real radio: counts since it was opened, by their name in rounds.jsonl."""
         return {}
 
     @abstractmethod
     def start_round(self, round_id: int) -> None:
-        """Make ready for a round."""
+        """Prepare a round."""
 
     @abstractmethod
     def deliver(self, payload: bytes, sounding: Sounding) -> LinkReport:
@@ -97,7 +95,7 @@ class RoundRadio(ABC):
 
     @property
     def sample_rate_hz(self) -> float:
-        """Of this round."""
+        """Sample rate of this round."""
         return self._sending.transceiver.sample_rate_hz
 
     @property
@@ -115,15 +113,14 @@ class RoundRadio(ABC):
         return self._sending.sound(self.limits)
 
     def budget(self, airtime_s: float, sounding: Sounding, *, rounds: int, pooled: bool) -> Budget:
-        """What the link expects to deliver in an airtime at the SNR last measured, before its
-        deadline.
+        """Payload that the link expects to deliver in an airtime, at the SNR last measured.
 
         Args:
-            airtime_s: that may be spent.
-            sounding: the last one answered; before the first, the link counts as the worst that its
-                slowest scheme is made for.
-            rounds: that the airtime must last, this one included.
-            pooled: what this round leaves over is theirs.
+            airtime_s: airtime that may be spent; the deadline of a delivery caps it.
+            sounding: last sounding that was answered; before the first, the link counts as the
+                worst that its slowest scheme is made for.
+            rounds: number of rounds that the airtime must last, this one included.
+            pooled: True if later rounds may use what this round leaves over.
         """
         table = self._sending.adaptation.table
         bits = payload_bits(
@@ -137,8 +134,7 @@ class RoundRadio(ABC):
         return Budget(airtime_s=airtime_s, bits=int(bits), rounds=rounds, pooled=pooled)
 
     def predicted_airtime_s(self, payload: bytes, sounding: Sounding) -> float | None:
-        """What the link model says that a payload takes at the SNR just measured; None without
-        payload or SNR."""
+        """Predicted airtime of a payload at the measured SNR, s; None without payload or SNR."""
         if not payload or math.isnan(sounding.snr_db):
             return None
         expected_s = airtime_s(
@@ -155,12 +151,7 @@ class RoundRadio(ABC):
         return self
 
     @abstractmethod
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exc: Any) -> None: ...
 
 
 class LinkRadio(RoundRadio):
@@ -178,11 +169,11 @@ class LinkRadio(RoundRadio):
         round_trip_s: float,
         iq_dir: Path | None,
     ) -> None:
-        """Around a link; see RoundRadio.
+        """Wrap a link; see RoundRadio.
 
         Args:
             link, clock, limits, round_trip_s: see RoundRadio.
-            iq_dir: where recordings go, one a round; None: nowhere.
+            iq_dir: folder for recordings, one a round; None for no recordings.
         """
         super().__init__(link, clock, limits, round_trip_s)
         self.link = link
@@ -190,10 +181,10 @@ class LinkRadio(RoundRadio):
 
     @abstractmethod
     def setup(self, notes: Mapping[str, object]) -> Setup:
-        """What a recording of it says of the hardware.
+        """Description of the hardware in a recording.
 
         Args:
-            notes: what else is to be noted.
+            notes: further notes, JSON values by name.
         """
 
     def start_round(self, round_id: int) -> None:
@@ -206,11 +197,6 @@ class LinkRadio(RoundRadio):
         report, _ = self.link.deliver(payload, self.limits, sounding=sounding)
         return report
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         """End a recording."""
         self.link.end()

@@ -26,13 +26,14 @@ class SimulatedRadio(LinkRadio):
     """The loopback and its link; its clock counts air time.
 
     Args:
-        settings: [radio].
-        rounds: of the run.
-        seed: of everything random.
+        settings: the [radio] table.
+        rounds: number of rounds.
+        seed: seed of everything random.
         buses: both ends of the control channel, (cloud, edge), for the feedback.
-        iq_dir: where recordings go, one a round; None: nowhere.
+        iq_dir: folder for recordings, one a round; None for no recordings.
+
     Raises:
-        ConfigError: a carrier offset that the preamble cannot resolve.
+        ConfigError: the preamble cannot resolve the carrier offset.
     """
 
     def __init__(

@@ -1,5 +1,4 @@
-"""Which SNR each scheme needs on the bench at hand: as it was calibrated, or else as measured in
-loopback."""
+"""SNR that each scheme needs: as calibrated on the bench, or else as measured in loopback."""
 
 from __future__ import annotations
 
@@ -24,9 +23,8 @@ class Thresholds:
     """Block losses of every scheme.
 
     Attributes:
-        table: what link and budget go by.
-        source: where it comes from, how old it is and how well it is known; a sentence for the
-            manifest.
+        table: losses that link and budget expect.
+        source: origin, age and spread of the table, a sentence for the manifest.
     """
 
     table: LossTable
@@ -39,14 +37,14 @@ def thresholds_of(
     transmitter: DeviceIdentity,
     receiver_serial: str,
 ) -> Thresholds:
-    """The bench's own thresholds if they were measured and may be used; what is wrong with them is
-    logged.
+    """The bench's own thresholds if they are valid, else those of the loopback and a warning in the
+    log.
 
     Args:
-        radio: how the radios are set.
-        calibration: where records are, and how old they may be.
-        transmitter: the radio that transmits.
-        receiver_serial: of the radio that receives.
+        radio: the [radio] table.
+        calibration: the [calibration] table: folder and largest age of records.
+        transmitter: identity of the transmitter.
+        receiver_serial: serial number of the receiver.
     """
     now_utc = datetime.now(UTC)
     try:

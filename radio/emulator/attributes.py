@@ -30,7 +30,7 @@ class Attribute:
     """One value that a client may read, and perhaps write.
 
     Attributes:
-        name: as the client says it.
+        name: name in the protocol.
         file: name of the sysfs file behind it; attributes of several channels may share one.
         read: its text.
         write: sets it from text, or raises RefusedError; None = read-only.
@@ -51,7 +51,7 @@ class Channel:
         attributes: its values.
         name: a second name for it, or "".
         scan_index: place of its samples in a buffer; None: it has none.
-        scan_format: of those samples.
+        scan_format: format of those samples, as the kernel writes it.
     """
 
     direction: Direction
@@ -73,8 +73,8 @@ class Device:
     debug_attributes: tuple[Attribute, ...] = ()
 
 
-# ------------------------------------------------------------------------------------- kinds of
-# attribute
+# -------------------------------------------------------------------------------------------------
+# kinds of attribute
 
 
 def _switch(name: str, file: str) -> Attribute:
@@ -185,7 +185,7 @@ def _register_access(device: str) -> Attribute:
     )
 
 
-# -------------------------------------------------------------------------------------------- the
+# -------------------------------------------------------------------------------------------------
 # devices
 
 
@@ -364,8 +364,8 @@ DEVICES: Final = (
     ),
     _converter("iio:device2", RX_CORE, "in", "le:S12/16>>0", []),
 )
-_BY_NAME: Final[Mapping[str, Device]] = {
-    key: device for device in DEVICES for key in (device.device_id, device.name)
+_BY_NAME: Final[Mapping[str, Device]] = {device.device_id: device for device in DEVICES} | {
+    device.name: device for device in DEVICES
 }
 
 
@@ -407,7 +407,7 @@ def read(state: RadioState, name: AttributeName) -> str:
     """An attribute's text.
 
     Raises:
-        RefusedError: as `attribute`.
+        RefusedError: ENODEV without such a device, ENOENT without such a channel or attribute.
     """
     return attribute(name).read(state)
 
@@ -417,8 +417,8 @@ def write(state: RadioState, name: AttributeName, value: bytes) -> None:
     count.
 
     Raises:
-        RefusedError: as `attribute`; EPERM for a read-only one; what its setting refuses; EINVAL
-            for other text.
+        RefusedError: ENODEV, ENOENT as in read(); EPERM for a read-only one; what its setting
+            refuses; EINVAL for other text.
     """
     found = attribute(name)
     if found.write is None:

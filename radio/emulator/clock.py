@@ -29,7 +29,7 @@ class Clock(Protocol):
         """Return when now() ≥ t_s.
 
         Args:
-            t_s: in the clock's seconds.
+            t_s: time to wait for, in the clock's seconds.
             timeout_s: longest wait in the clock's seconds; None = for ever.
             cancelled: asked at the start and at least every 20 ms.
 

@@ -29,12 +29,12 @@ class Echoes:
     def pass_through(
         self, begin: int, end: int, rate_hz: float, arriving: Callable[[int, int], IQ]
     ) -> IQ:
-        """What is heard at counts begin..end, which never fall from call to call.
+        """Samples behind the multipath at counts begin..end, which never fall from call to call.
 
         Args:
-            begin, end: on the receiver's sample clock.
-            rate_hz: of the receiver.
-            arriving: gives what arrives without multipath between two counts.
+            begin, end: counts on the receiver's sample clock.
+            rate_hz: sample rate of the receiver.
+            arriving: samples without multipath between two counts.
         """
         if not self._media:
             return arriving(begin, end)

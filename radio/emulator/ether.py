@@ -25,7 +25,7 @@ from radio.emulator.tx_queue import TxQueue
 __all__ = ["Ether", "NodeSpec", "RfSettings", "Tone"]
 
 _MEMORY_S: Final = 5e-3
-"""What was sent so long ago is out of the air for good: longer than all filters and echoes."""
+"""Age at which a sample is out of the air for good: longer than all filters and echoes."""
 
 
 class Ether:
@@ -47,8 +47,8 @@ class Ether:
     Methods may be called from any thread.
 
     Attributes:
-        clock: its time.
-        nodes: the radios' own figures.
+        clock: clock of all radios.
+        nodes: figures of each radio.
     """
 
     def __init__(
@@ -66,12 +66,13 @@ class Ether:
         Args:
             nodes: one for each radio, at least one.
             clock: RealTime or VirtualTime.
-            path_loss_db, coupling_loss_db: see the properties.
-            figures: what the air and all radios do to a signal beside loss, noise and ppm.
-            seed: of noise, multipath and the carriers' first phases.
+            path_loss_db, coupling_loss_db: losses between two radios, and from a transmitter to
+                its own receiver.
+            figures: impairments of the air and of all radios beside loss, noise and ppm.
+            seed: seed of noise, multipath and the carriers' first phases.
 
         Raises:
-            ConfigError: for no radio, a loss that is no number, or a figure out of range.
+            ConfigError: there is no radio, a loss is no number, or a figure is out of range.
         """
         if not nodes:
             raise ConfigError("emulated ether has no radio; it needs at least one")
@@ -96,8 +97,7 @@ class Ether:
 
     @property
     def path_loss_db(self) -> float:
-        """Between any two radios; what is set holds from now on. Infinite = they do not hear each
-        other."""
+        """Loss between any two radios; a new value holds from now on; infinite: no path."""
         return self._path_loss.latest
 
     @path_loss_db.setter
@@ -107,7 +107,7 @@ class Ether:
 
     @property
     def coupling_loss_db(self) -> float:
-        """From each radio's transmitter to its own receiver; what is set holds from now on."""
+        """Loss from each transmitter to its own receiver; a new value holds from now on."""
         return self._coupling_loss.latest
 
     @coupling_loss_db.setter
@@ -175,8 +175,7 @@ class Ether:
         return self._coupling_loss if tx == rx else self._path_loss
 
     def _beat_hz(self, tx: int, rx: int) -> float:
-        """By how much the sender's carrier lies above the receiver's; small differences of large
-        figures stay exact."""
+        """Sender's carrier less the receiver's; small differences of large figures stay exact."""
         sender, sent, receiver, heard = self._ends(tx, rx)
         errors_hz = (sent.tx_lo_hz * sender.ppm - heard.rx_lo_hz * receiver.ppm) * 1e-6
         return sent.tx_lo_hz - heard.rx_lo_hz + errors_hz
@@ -189,8 +188,8 @@ class Ether:
 
         Args:
             node: the radio; one ring at a time is open on it.
-            samples: of a buffer.
-            kernel_buffers: of the ring, ≥ 1.
+            samples: length of a buffer.
+            kernel_buffers: buffers of the ring, ≥ 1.
 
         Raises:
             OSError: EBUSY, a ring is open.
@@ -212,7 +211,7 @@ class Ether:
 
         Args:
             node: the radio; one queue at a time is open on it.
-            samples: of a block, at most.
+            samples: largest length of a block.
             kernel_buffers: blocks that the queue holds, the one that plays included, ≥ 1.
             cyclic: the first block repeats until the queue is closed.
 
@@ -241,10 +240,12 @@ class Ether:
         lines: list[Timeline[float] | Timeline[State]] = [self._path_loss, self._coupling_loss]
         lines += [other.states for other in self._stations]
         begin_s, end_s = station.time_of(begin), station.time_of(end)
-        changes_s = sorted({t_s for line in lines for t_s in line.changes(begin_s, end_s)})
+        changes_s: set[float] = set()
+        for line in lines:
+            changes_s.update(line.changes(begin_s, end_s))
         pieces = []
         now_s = begin_s
-        for change_s in [*changes_s, end_s]:
+        for change_s in [*sorted(changes_s), end_s]:
             stop = min(end, math.ceil(station.samples_around(begin).count(change_s) - SAME_SAMPLE))
             if stop > begin:
                 pieces.append(self._piece(node, begin, stop, now_s))

@@ -83,7 +83,7 @@ class Faults:
         self._cancel_comeback()
 
     def take(self, fault: Fault) -> bool:
-        """Whether this fault is due now; one that is counts as done."""
+        """True if this fault is due now; it then counts as done."""
         with self._lock:
             due = self._coming[fault] > 0
             if due:
@@ -91,7 +91,7 @@ class Faults:
             return due
 
     def take_delay_s(self) -> float:
-        """By how much the transfer that begins now is late; 0 without a fault."""
+        """Delay of the transfer that begins now, s; 0 without a fault."""
         with self._lock:
             return self._delays_s.pop(0) if self._delays_s else 0.0
 

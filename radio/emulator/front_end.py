@@ -1,4 +1,4 @@
-"""What a radio of the emulator is made of, how it is set, and which level comes out of that where.
+"""Figures and settings of an emulated radio, and the levels that follow from them.
 
 Levels at an antenna are in dBm. In dBFS, the constant 1.0 has 0 dBFS: a complex tone of amplitude
 1, I and Q each just reaching full scale. SNR is Es/N0 per used subcarrier.
@@ -33,14 +33,14 @@ class NodeSpec:
             -1000..1000.
         tx_full_scale_dbm: transmitted power of 0 dBFS without attenuation. AD9363 data sheet,
             "maximum output power": about +7 dBm.
-        noise_figure_db: of the receiver. AD9363 data sheet: 3 dB.
+        noise_figure_db: noise figure of the receiver. AD9363 data sheet: 3 dB.
         adc_full_scale_dbm: antenna power that reaches 0 dBFS at 0 dB gain. AD9361 reference manual
             (UG-570): full scale is 0.625 V peak, across 50 Ω.
         adc_noise_dbfs: noise behind the gain stage. The data sheets give none; the default is 0.73
             codes rms in each of I and Q, enough for the rounding to act as noise whatever the
             signal is.
         rx_dc_dbfs: DC offset at the converter, magnitude, equal in I and Q; -200 = none.
-        rx_iq_gain_db, rx_iq_phase_deg: of the receiver's mixer.
+        rx_iq_gain_db, rx_iq_phase_deg: imbalance of the receiver's mixer.
     """
 
     ppm: float = 0.0
@@ -65,7 +65,7 @@ class Tone:
     Attributes:
         frequency_hz: 0..rate / 2.
         scale: amplitude over full scale, 0..1.
-        phase_deg: at the synthesiser's sample 0.
+        phase_deg: phase at the synthesiser's sample 0.
         channel: the converter it feeds.
     """
 
@@ -77,17 +77,17 @@ class Tone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RfSettings:
-    """How a radio is set.
+    """Settings of a radio.
 
     Attributes:
         rx_lo_hz, tx_lo_hz: nominal carrier frequencies.
         rate_hz: nominal sample rate of both directions, > 0.
-        rx_gain_db: between antenna and converter.
+        rx_gain_db: gain between antenna and converter.
         tx_attenuation_db: ≥ 0.
-        rx_bandwidth_hz, tx_bandwidth_hz: of the analogue filters; None = the sample rate.
+        rx_bandwidth_hz, tx_bandwidth_hz: width of the analogue filters; None: the sample rate.
         loopback: 0 = none, 1 = what is received are the codes that are transmitted.
         tx_lo_on: False = nothing leaves the transmitter.
-        tones: of the direct digital synthesis; they sound while no stream plays.
+        tones: tones of the direct digital synthesis; they sound while no stream plays.
     """
 
     rx_lo_hz: float = 2.4e9

@@ -27,10 +27,10 @@ class Source:
     """One transmitter as a receiver hears it while nothing changes.
 
     Attributes:
-        node: the transmitter.
-        sent: what it plays.
+        node: index of the transmitter.
+        sent: its transmission.
         beat: turns of its carrier against the receiver's.
-        loss_db: of the path.
+        loss_db: loss of the path.
     """
 
     node: int
@@ -44,10 +44,10 @@ class Piece:
     """Samples of a receiver during which nothing changes.
 
     Attributes:
-        begin, end: on the receiver's sample clock.
-        state: of the receiver.
-        own: what its own transmitter plays.
-        sources: whom it hears.
+        begin, end: counts on the receiver's sample clock.
+        state: state of the receiver.
+        own: transmission of its own transmitter.
+        sources: transmitters that it hears.
     """
 
     begin: int
@@ -120,7 +120,7 @@ class Listener:
     def _arriving(
         self, state: State, source: Source, taps: NDArray[np.complex64] | None, begin: int, end: int
     ) -> IQ:
-        """What comes from one transmitter at counts begin..end, before multipath."""
+        """Samples from one transmitter at counts begin..end, before multipath."""
         first = begin // STRETCH * STRETCH
         arriving = np.zeros(-(-(end - first) // STRETCH) * STRETCH, np.complex64)
         late = 0 if taps is None else len(taps) // 2

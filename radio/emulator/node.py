@@ -30,10 +30,11 @@ MAX_OPEN_BYTES: Final = 1 << 30
 RX_FULL_SCALE: Final = 2048
 _BOTH: Final = 0b11
 _OPEN_PATIENCE_S: Final = 0.05
-"""How long an OPEN waits for the client before it to be gone."""
+"""Longest wait of an OPEN for the client before it to be gone."""
 _OVERDRIVE: Final = 64
 _LEAST_POWER: Final = 0.25
-"""Of one converter, in codes squared: half a code rms, so that silence has an RSSI."""
+"""Smallest power of one converter, in codes squared: half a code rms, so that silence has an
+RSSI."""
 _DELAY_SLICE_S: Final = 0.02
 
 Cancel = Callable[[], bool]
@@ -89,7 +90,7 @@ class SendBuffer:
 
     Attributes:
         mask: enabled channels, bit 0 = I, bit 1 = Q; the other one sends zeros.
-        size: of a full buffer, in bytes.
+        size: length of a full buffer, in bytes.
     """
 
     def __init__(self, node: Node, queue: TxQueue, mask: int, samples: int) -> None:
@@ -135,7 +136,7 @@ class Node:
     """One emulated Pluto. Thread-safe: every connection calls from a thread of its own.
 
     Attributes:
-        index: of its radio in the ether.
+        index: number of its radio in the ether.
         serial: serial number, "emulated-<index>".
         xml: description of its context.
         state: its settings; they outlive clients.

@@ -1,5 +1,4 @@
-"""From the samples one radio transmits to what another one's converter samples: another clock,
-another carrier."""
+"""Propagation of one radio's samples to another one's converter: another clock, another carrier."""
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def receive_path(
         first: count of the first of them on the sender's clock.
         sender, receiver: sample clocks.
         beat: turns of the sender's carrier against the receiver's.
-        gain: of amplitudes.
+        gain: factor of the amplitudes.
         begin: count of the first sample of `out` on the receiver's clock, a multiple of STRETCH.
         out: complex64[n], n a multiple of STRETCH.
     """

@@ -25,7 +25,7 @@ _DECIMAL = re.compile(r"[0-9]{1,18}")
 
 
 class RefusedError(Exception):
-    """What the device turns down.
+    """A request that the device turns down.
 
     Attributes:
         errno: the positive error number that the client gets as -errno.
@@ -38,7 +38,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AttributeName:
-    """Which attribute of which device is meant.
+    """Name of an attribute and its device.
 
     Attributes:
         device: id or name.
@@ -251,6 +251,6 @@ def document(value: str) -> bytes:
 
 
 def samples_header(size: int, mask: int | None) -> bytes:
-    """What goes before `size` bytes of samples; the channel mask (one word) stands in the first
+    """Header before `size` bytes of samples; the channel mask (one word) stands in the first
     chunk alone."""
     return integer(size) if mask is None else b"%d\n%08x\n" % (size, mask)

@@ -1,5 +1,4 @@
-"""What a receiver adds to what it hears: phase noise, noise, an imperfect mixer, limits, and the
-converter."""
+"""Impairments of a receiver: phase noise, noise, an imperfect mixer, limits, and the converter."""
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ def convert(
     Args:
         signal: complex64[n], amplitudes over full scale.
         noise: complex64[n], I and Q of unit power each.
-        noise_rms: of I and Q together.
+        noise_rms: noise of I and Q together.
         image: amplitude of the mirror image over the signal.
         offset: DC.
         limit: amplitude to which I and Q are limited ahead of the converter.

@@ -10,7 +10,7 @@ from radio.emulator.clock import Cancelled
 from radio.emulator.station import Station
 
 Capture = Callable[[int, int], bytes]
-"""What a station's converter samples between two counts: little-endian int16 I, Q, -2048..2047."""
+"""Samples of a station's converter between two counts: little-endian int16 I, Q, -2048..2047."""
 
 
 class RxRing:
@@ -30,7 +30,7 @@ class RxRing:
 
         Args:
             station: that fills it.
-            samples: of a buffer.
+            samples: length of a buffer.
             kernel_buffers: ≥ 1.
             capture: gives the content.
         """

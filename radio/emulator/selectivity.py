@@ -36,8 +36,8 @@ def heard_filter(
     it stays white.
 
     Args:
-        sent, heard: of transmitter and receiver.
-        beat_hz: by how much the transmitter's carrier lies above the receiver's.
+        sent, heard: settings of transmitter and receiver.
+        beat_hz: transmitter's carrier less the receiver's.
 
     Returns:
         complex64[n], n odd; no taps if nothing is heard; None if all is.

@@ -6,8 +6,7 @@ import functools
 import socket
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from hil.contract import DeviceError
 from radio.emulator.clock import VirtualTime
@@ -175,12 +174,7 @@ class EmulatedPlutos:
             server.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         self._stop()
 
     def _stop(self) -> None:

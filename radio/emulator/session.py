@@ -15,7 +15,7 @@ from radio.emulator.protocol import RefusedError
 
 _READ_AHEAD_BYTES: Final = 1 << 16
 _HUNG_UP: Final = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-"""What poll says of a connection whose other side is gone, also while bytes of it are still
+"""Events of poll for a connection whose other side is gone, also while bytes of it are still
 unread."""
 
 

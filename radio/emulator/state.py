@@ -1,5 +1,4 @@
-"""What an emulated Pluto remembers: its settings as the driver would hold them, and which ones it
-refuses.
+"""State of an emulated Pluto: its settings as the driver would hold them, and what it refuses.
 
 Ranges and steps are those of the AD9363/AD9364 with ADI's driver: AD9364 data sheet and reference
 manual UG-673/UG-570 (synthesiser, clock chain, FIR), Pluto's 325 MHz..3.8 GHz tuning range.
@@ -45,7 +44,7 @@ UNDERFLOW_BIT: Final = 1 << 0
 _MIN_CONVERTER_HZ: Final = 25_000_000
 _MAX_CONVERTER_HZ: Final = 320_000_000
 _HALF_BANDS: Final = ((3, 2, 2), (2, 2, 2), (3, 2, 1), (2, 2, 1), (3, 1, 1), (2, 1, 1), (1, 1, 1))
-"""What the three half-band stages can do, converter side first, the largest product first."""
+"""Factors of the three half-band stages, converter side first, the largest product first."""
 _MIN_BBPLL_HZ: Final = 715_000_000
 _VCO_MIN_HZ: Final = 6e9
 _PLL_REFERENCE_HZ: Final = 80e6
@@ -97,13 +96,13 @@ class RadioState:
 
     Attributes:
         lo_hz: carrier frequencies, as the synthesiser makes them ("rx", "tx").
-        lo_on: whether those oscillators run.
-        rate_hz: of both directions.
+        lo_on: True where that oscillator runs.
+        rate_hz: sample rate of both directions.
         gain_mode: one of GAIN_MODES. The gain control itself is not emulated: under it the gain
             stays where it is.
         gain_db: receive gain, whole dB.
-        attenuation_db: of the transmitter, >= 0, in steps of 0.25 dB.
-        bandwidth_hz: of the analogue filters ("rx", "tx").
+        attenuation_db: attenuation of the transmitter, >= 0, in steps of 0.25 dB.
+        bandwidth_hz: widths of the analogue filters ("rx", "tx").
         loopback: 0 none, 1 digital from TX to RX.
         crystal_hz: what the driver takes its crystal for (xo_correction).
         switches: the on/off settings that change nothing here, by name.
@@ -111,7 +110,7 @@ class RadioState:
         dds: the four tone generators: I F1, I F2, Q F1, Q F2.
         registers: what was written by address, device by device.
         selected_register: the address that the next read gives, device by device.
-        temperature_c: of the chip.
+        temperature_c: temperature of the chip, degrees Celsius.
         rssi_db: power of the last received buffer below full scale, plus the gain.
     """
 
@@ -251,8 +250,8 @@ class RadioState:
         return " ".join(f"{name}:{rate}" for name, rate in zip(names.split(), rates, strict=True))
 
     def rf_settings(self) -> RfSettings:
-        """What the ether must know. Dividers set for another crystal than the real one miss by
-        their ratio."""
+        """Settings for the ether. Dividers set for another crystal than the real one miss by their
+        ratio."""
         trim = CRYSTAL_HZ / self.crystal_hz
         tones = (
             Tone(

@@ -46,10 +46,10 @@ class Emission:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a radio runs between two changes.
+    """State of a radio between two changes.
 
     Attributes:
-        settings: as configured.
+        settings: settings of the radio.
         samples: its sample clock.
         silent: it has vanished: neither sends nor hears.
     """
@@ -61,11 +61,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Transmission:
-    """What a transmitter plays, as far as anyone can still hear it.
+    """Output of a transmitter, as far as anyone can still hear it.
 
     Attributes:
-        spec, state: of the radio.
-        emissions: in order of time.
+        spec, state: figures and state of the radio.
+        emissions: what it plays, in order of time.
         streams: spans of counts (start, stop or None) in which a stream holds the transmitter and
             its tones are mute.
     """
@@ -150,7 +150,7 @@ class Station:
             self.clock.wait_until(due_s, timeout_s=left_s, cancelled=cancelled)
 
     def transmission(self, t_s: float) -> Transmission:
-        """What its transmitter plays, as it runs at a time."""
+        """Output of its transmitter, with the state of a given time."""
         return Transmission(
             self.spec, self.states.at(t_s), tuple(self.emissions), tuple(self.streams)
         )

@@ -61,7 +61,7 @@ class Ramp:
     Attributes:
         start_s: a time.
         start: the count then.
-        rate_hz: by how much it grows in a second.
+        rate_hz: growth in a second.
     """
 
     start_s: float

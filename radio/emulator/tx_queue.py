@@ -38,7 +38,7 @@ class TxQueue:
 
         Args:
             station: that plays it.
-            samples: of a block, at most.
+            samples: largest length of a block.
             kernel_buffers: blocks that it holds, the one that plays included, ≥ 1.
             cyclic: the first block repeats until the queue is closed.
             forget: drops what nobody needs any more; called with the lock held.

@@ -28,7 +28,7 @@ from radio.pluto.streams import RxStream, TxStream
 
 _PARENT_WATCH_S: Final = 0.5
 _GRACE_S: Final = 3.0
-"""For silencing the radio after the parent has gone."""
+"""Time for silencing the radio after the parent has gone."""
 
 
 class Session:
@@ -67,7 +67,7 @@ class Session:
         return self._device.identity
 
     def answer(self, request: Header, integers: Integers) -> tuple[Header, Integers | None]:
-        """Do what is asked for; reply header and samples.
+        """Reply to a request, as header and samples.
 
         Raises:
             DeviceError, ConfigError: it cannot be done.
@@ -135,14 +135,12 @@ class Session:
 
 def main() -> None:
     """Answer requests until the parent closes the pipe, or is gone."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the parent's; this process ends with it
+    # A terminal's Ctrl-C and hang-up are the parent's: this process ends with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(os.getppid(),), name="parent-watch", daemon=True).start()
     pipe = Pipe(sys.stdin.fileno(), os.dup(sys.stdout.fileno()))
-    os.dup2(
-        sys.stderr.fileno(), sys.stdout.fileno()
-    )  # what a library prints must not meet the replies
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's prints must not join replies
     session = Session()
     try:
         while True:

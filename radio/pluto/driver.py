@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from importlib import metadata
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -56,9 +55,9 @@ class PlutoDevice:
     silenced: attenuation at its most, no tones.
 
     Attributes:
-        settings: as they are on the radio.
-        identity: which radio it is; once it is open.
-        clipped_samples: received samples at the converter's limits so far.
+        settings: present settings of the radio.
+        identity: identity of the radio; known once it is open.
+        clipped_samples: number of received samples at the converter's limits so far.
     """
 
     identity: DeviceIdentity
@@ -69,9 +68,9 @@ class PlutoDevice:
         """A radio that is not open yet.
 
         Args:
-            settings: to be set when it is opened.
-            permission: what it may transmit.
-            io_timeout_s: wait for each answer of the radio.
+            settings: settings that it gets when it is opened.
+            permission: bands and powers that it may transmit.
+            io_timeout_s: longest wait for each answer of the radio.
 
         Raises:
             ConfigError: buffers too long for io_timeout_s.
@@ -80,9 +79,8 @@ class PlutoDevice:
             most = math.ceil(settings.rate_hz * io_timeout_s / 2) - 1
             raise ConfigError(
                 f"Pluto buffer_samples is {settings.buffer_samples}, {settings.buffer_s:.3g} s at "
-                f"{settings.rate_hz:g} "
-                f"S/s; at most half of the {io_timeout_s:g} s that an answer may take: use <= "
-                f"{most}"
+                f"{settings.rate_hz:g} S/s; at most half of the {io_timeout_s:g} s that an answer "
+                f"may take: use <= {most}"
             )
         self.settings = settings
         self.clipped_samples = 0
@@ -95,7 +93,7 @@ class PlutoDevice:
 
     @property
     def sample_rate_hz(self) -> float:
-        """Of both directions."""
+        """Sample rate of both directions."""
         return self.settings.rate_hz
 
     def __enter__(self) -> Self:
@@ -131,12 +129,7 @@ class PlutoDevice:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Silence the transmitter and disconnect. Raises OutageError if the radio was not there to
         be silenced."""
         try:
@@ -184,7 +177,7 @@ class PlutoDevice:
             return float(phy.find_channel("temp0").attrs["input"].value) / 1000
 
     def _prepare(self) -> None:
-        """What no setting asks for, but another program may have left otherwise."""
+        """Undo what another program may have left behind and no setting covers."""
         with self._talking("preparing"):
             self._sdr.tx_hardwaregain_chan0 = -MAX_ATTENUATION_DB
             self._sdr.dds_scales = [0.0] * 4
@@ -231,7 +224,7 @@ class PlutoDevice:
             self._power_carrier(on=True)  # other programs expect it; the attenuation keeps it quiet
 
     def _leave(self) -> None:
-        """At the interpreter's end."""
+        """Silence and release the radio at the interpreter's end."""
         with suppress(OutageError):
             self._silence()
         self._release()

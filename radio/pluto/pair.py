@@ -4,8 +4,7 @@ process."""
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -26,8 +25,8 @@ class PlutoPair:
     receive() begins where the latest burst does: by the clock, within a few milliseconds.
 
     Attributes:
-        tx, rx: the radios; the same one for a digital loopback or a cable.
-        sample_rate_hz: of both.
+        tx, rx: transmitter and receiver; one radio for a digital loopback or a cable.
+        sample_rate_hz: sample rate of both.
     """
 
     def __init__(self, tx: Pluto, rx: Pluto) -> None:
@@ -47,14 +46,9 @@ class PlutoPair:
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         """Close both radios."""
-        self._open.__exit__(kind, error, trace)
+        self._open.__exit__(*exc)
 
     def transmit(self, iq: IQ) -> None:
         """Send samples; see Pluto.transmit."""
@@ -75,16 +69,16 @@ class OneShotPair:
     same in every run.
 
     Attributes:
-        tx, rx: the radios; the same one for a digital loopback or a cable.
-        sample_rate_hz: of both.
+        tx, rx: transmitter and receiver; one radio for a digital loopback or a cable.
+        sample_rate_hz: sample rate of both.
     """
 
     def __init__(self, tx: PlutoDevice, rx: PlutoDevice, clock: VirtualClock | None = None) -> None:
         """A pair; entering it opens both.
 
         Args:
-            tx, rx: with one sample rate and one buffer_samples.
-            clock: moved by every sample that is received; None: the radios' time is not virtual.
+            tx, rx: transmitter and receiver, with one sample rate and one buffer_samples.
+            clock: virtual clock that every received sample moves; None: time is real.
 
         Raises:
             ConfigError: two sample rates, or two lengths of buffers.
@@ -106,14 +100,9 @@ class OneShotPair:
         self._open = _opened(self.tx, self.rx)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: Any) -> None:
         """Close both radios."""
-        self._open.__exit__(kind, error, trace)
+        self._open.__exit__(*exc)
 
     def transmit(self, iq: IQ) -> None:
         """Send samples, with silence behind them up to whole buffers, and receive meanwhile.

@@ -1,4 +1,4 @@
-"""What may be transmitted: nothing, until a band and its power are allowed."""
+"""Permission to transmit: none, until a band and its power are allowed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Permission:
     """The bands that may be transmitted in; by default none.
 
     Attributes:
-        bands: as they were given.
+        bands: allowed bands.
     """
 
     def __init__(self, bands: Iterable[Band] = ()) -> None:
@@ -50,7 +50,7 @@ class Permission:
         Args:
             tx_lo_hz: centre of the signal.
             bandwidth_hz: its whole width.
-            power_dbm: at the transmitter's connector.
+            power_dbm: power at the transmitter's connector.
 
         Raises:
             ConfigError: no band does; it says what to add to hil.toml.

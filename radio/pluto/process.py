@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from radio.pluto.samples import from_adc, to_dac
 from radio.pluto.settings import DeviceIdentity, Loopback, PlutoSettings
 
 _START_S: Final = 30.0
-"""For a process to start and set its radio, on a busy machine."""
+"""Longest time for a process to start and set its radio, on a busy machine."""
 _GRACE_S: Final = 2.0
 _RETRY_S: Final = 0.25
 _WAIT_S: Final = 0.005
@@ -39,11 +38,11 @@ class Pluto:
     burst not sent, receive() with what it has. One thread may transmit while another receives.
 
     Attributes:
-        settings: as they are on the radio.
-        sample_rate_hz: of both directions.
-        identity: which radio it is; once it is open.
-        clipped_samples: received samples at the converter's limits so far.
-        outages: how often the radio was away and came back.
+        settings: present settings of the radio.
+        sample_rate_hz: sample rate of both directions.
+        identity: identity of the radio; known once it is open.
+        clipped_samples: number of received samples at the converter's limits so far.
+        outages: number of times that the radio was away and came back.
     """
 
     identity: DeviceIdentity
@@ -59,10 +58,10 @@ class Pluto:
         """A radio that is not open yet.
 
         Args:
-            settings: to be set when it is opened.
-            permission: what it may transmit.
-            patience_s: how long a radio that went away may stay away.
-            io_timeout_s: wait for each answer of the radio.
+            settings: settings that it gets when it is opened.
+            permission: bands and powers that it may transmit.
+            patience_s: longest absence of a radio that went away.
+            io_timeout_s: longest wait for each answer of the radio.
         """
         self.settings = settings
         self.sample_rate_hz = settings.rate_hz
@@ -86,12 +85,7 @@ class Pluto:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Silence and close the radio, end the process; a radio that went away is silenced over a
         new connection.
 
@@ -124,7 +118,7 @@ class Pluto:
 
     @property
     def process_id(self) -> int:
-        """Of the process that talks to the radio."""
+        """Number of the process that talks to the radio."""
         return self._running().process_id
 
     # -------------------------------------------------------------------------------------------
@@ -153,7 +147,7 @@ class Pluto:
             self._recover(process, outage)
 
     def on_air_s(self) -> float:
-        """When the latest burst's first sample left, on the monotonic clock; the time now if that
+        """Time at which the latest burst's first sample left, on the monotonic clock; now, if that
         is not known."""
         process = self._running()
         try:
@@ -347,12 +341,12 @@ class _Process:
 
     @property
     def process_id(self) -> int:
-        """As the system counts it."""
+        """Number of the process."""
         return self._child.popen.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it was killed, or has ended."""
+        """True if it was killed, or has ended."""
         return self._child.freed
 
     def ask(self, request: Header, blob: bytes = b"", *, timeout_s: float) -> tuple[Header, bytes]:

@@ -23,7 +23,7 @@ def to_dac(iq: IQ) -> Integers:
     """The DAC's integers of samples.
 
     Raises:
-        DeviceError: for NaN, zero length or |iq| > 1.
+        DeviceError: NaN, zero length or |iq| > 1.
     """
     require_transmittable(iq, "Pluto transmit")
     parts = np.ascontiguousarray(iq, np.complex64).view(np.float32)

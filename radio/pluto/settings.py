@@ -1,4 +1,4 @@
-"""How an ADALM-Pluto is set, and which one it is."""
+"""Settings and identity of an ADALM-Pluto."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _MIN_BANDWIDTH_HZ: Final = 200e3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceIdentity:
-    """Which radio it is.
+    """Identity of a radio.
 
     Attributes:
-        serial: its serial number, what calibrations are kept by.
-        firmware, model: as the device says them.
+        serial: serial number; calibrations are filed by it.
+        firmware, model: firmware and model, as the device reports them.
         emulated: True for a radio in software.
-        uri: how it was reached.
+        uri: address at which it was reached.
     """
 
     serial: str
@@ -58,16 +58,17 @@ class DeviceIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlutoSettings:
-    """All that is set on a radio; whatever another program left on it is written over.
+    """Settings of a radio; they replace whatever another program left on it.
 
     Attributes:
-        uri: where it is, for example "ip:192.168.2.1" or "usb:1.5.5"; never found by itself.
+        uri: address, for example "ip:192.168.2.1" or "usb:1.5.5"; it is never searched for.
         rate_hz: sample rate of both directions, 521e3..61.44e6. USB 2 carries 1-2 MS/s both ways, 4
             one way.
         tx_lo_hz, rx_lo_hz: carriers, 70e6..6e9 (325e6..3.8e9 as boards are sold).
         rx_gain_db: manual receive gain, -3..76 (71 at most above 1.3 GHz).
         tx_attenuation_db: 0..89.75 in steps of 0.25.
-        tx_bandwidth_hz, rx_bandwidth_hz: of the analog filters, >= 200e3; None = the sample rate.
+        tx_bandwidth_hz, rx_bandwidth_hz: width of the analog filters, >= 200e3; None: the sample
+            rate.
         loopback: "digital": the chip returns the samples that it is sent.
         buffer_samples: length of one buffer, each way.
         kernel_buffers: receive buffers in the radio, >= 2: what it holds while nobody reads.

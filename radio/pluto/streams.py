@@ -30,8 +30,8 @@ class _Worker:
     hang.
 
     Args:
-        name: what it does.
-        hang_s: a call into the driver that takes longer will not come back.
+        name: name of its work, for messages.
+        hang_s: longest call into the driver; a longer one will not come back.
     """
 
     def __init__(self, name: str, hang_s: float) -> None:
@@ -88,7 +88,8 @@ class RxStream(_Worker):
     """Reads all the time, and keeps the newest samples until they are taken.
 
     Attributes:
-        dropped_samples: that came while max_kept_samples were waiting: the oldest went.
+        dropped_samples: number of samples that were dropped, oldest first, because more than
+            max_kept_samples waited.
     """
 
     def __init__(
@@ -209,8 +210,10 @@ class TxStream(_Worker):
             return self._n_pending < self._n
 
     def on_air_s(self, wait_s: float) -> float | None:
-        """When the latest burst's first sample leaves, on the monotonic clock; None if that is not
-        known in wait_s."""
+        """Time at which the latest burst's first sample leaves, on the monotonic clock.
+
+        None if it is not known within wait_s.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._burst_s is not None or self._error is not None, wait_s
@@ -259,7 +262,7 @@ class TxStream(_Worker):
             return np.concatenate([*parts, np.zeros(wanted, np.int16)]), begin
 
     def _write(self, buffer: Integers) -> float:
-        """Hand a buffer over; when its first sample leaves."""
+        """Hand a buffer over; the time at which its first sample leaves."""
         before_s = time.monotonic()
         self._into_driver()
         self._device.write(buffer)
