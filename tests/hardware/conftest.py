@@ -1,5 +1,8 @@
-"""Radios for the tests of this folder: those of --pluto-uri and --pluto-uri-2, or emulated ones in
-real time.
+"""Radios for the tests of this folder: those of --pluto-uri and --pluto-uri-2, or emulated ones.
+
+Emulated radios run in real time, which a busy machine may not keep up with. So they run slower and
+buffer more than real ones, the waits are long, and the links are patient: a burst that is lost to a
+stalled process is sent again.
 
 With --pluto-uri the radio's transmitter is to be wired to its receiver over at least 30 dB
 (test_cabled_loopback.py), with --pluto-uri-2 the first radio's to the second one's (test_pair.py).
@@ -21,6 +24,7 @@ from hil.contract import IQ
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
+from radio.link.both_ends import Limits
 from radio.pluto.permission import Band, Permission
 from radio.pluto.settings import PlutoSettings
 
@@ -28,6 +32,9 @@ PPM = (0.0, 2.0)
 """Oscillator errors of the emulated radios."""
 CABLE_DB = 40.0
 """Between the emulated radios, and from each transmitter to its own receiver."""
+PATIENCE_S = 90.0
+LIMITS = Limits(elapsed_s=PATIENCE_S, idle_turns=1000, feedback_timeout_s=5.0)
+"""No limit but one for tests that would never end."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,20 @@ class Lab:
     permission = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
     lo_hz = 2.45e9
     ppm = PPM
+    limits = LIMITS
+    patience_s = PATIENCE_S
+
+    @property
+    def rate_hz(self) -> float:
+        """Sample rate: what USB 2 carries both ways, or what the emulator computes with ease."""
+        return 1e6 if self.emulated is None else 6e5
 
     def settings(self, radio: int = 0, **changes: Any) -> PlutoSettings:
-        """Settings for a radio: 1 MS/s, both carriers the same."""
+        """Settings for a radio, both carriers the same."""
         values: dict[str, Any] = {
             "uri": self.uris[radio],
-            "rate_hz": 1e6,
+            "rate_hz": self.rate_hz,
+            "kernel_buffers": 16 if self.emulated is None else 64,
             "tx_lo_hz": self.lo_hz,
             "rx_lo_hz": self.lo_hz,
             "rx_gain_db": 40.0,
@@ -81,7 +96,7 @@ def hardware_lab(request: pytest.FixtureRequest, libiio: None) -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(hardware_lab: Lab) -> Lab:
-    """The radios; emulated ones on an air without leftovers of other tests."""
+    """The radios; emulated ones without leftovers of other tests on their air."""
     if hardware_lab.emulated is not None:
         hardware_lab.emulated.ether.path_loss_db = CABLE_DB
         hardware_lab.emulated.ether.coupling_loss_db = CABLE_DB
@@ -99,7 +114,7 @@ def emulated(lab: Lab) -> EmulatedPlutos:
     return lab.emulated
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tone() -> Callable[[int, int], IQ]:
     """A complex tone of amplitude 0.5: periods in so many samples; negative ones turn the other
     way."""

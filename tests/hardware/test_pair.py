@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from radio.channel.loopback import QueueFeedback
 from radio.clocks import MonotonicClock
-from radio.link.both_ends import Limits, Link
+from radio.link.both_ends import Link
 from radio.pluto.pair import PlutoPair
 from radio.pluto.process import Pluto
 
@@ -18,12 +19,21 @@ TX_RMS_DBFS = -20.0
 PAYLOAD = np.random.default_rng(4).bytes(20_000)
 
 
-@pytest.fixture
-def pair(lab: Any) -> PlutoPair:
-    if len(lab.uris) < 2:
+@pytest.fixture(scope="module")
+def pair(hardware_lab: Any) -> Iterator[PlutoPair]:
+    if len(hardware_lab.uris) < 2:
         pytest.skip("needs two radios: give --pluto-uri-2 as well")
-    sender, receiver = (Pluto(lab.settings(k), lab.permission, io_timeout_s=1.0) for k in range(2))
-    return PlutoPair(sender, receiver)
+    sender, receiver = (
+        Pluto(
+            hardware_lab.settings(radio),
+            hardware_lab.permission,
+            patience_s=hardware_lab.patience_s,
+            io_timeout_s=1.5,
+        )
+        for radio in range(2)
+    )
+    with PlutoPair(sender, receiver) as opened:
+        yield opened
 
 
 def link_over(pair: PlutoPair) -> Link:
@@ -31,38 +41,37 @@ def link_over(pair: PlutoPair) -> Link:
     return Link(pair, QueueFeedback(clock, delay_s=0.0), clock)
 
 
-def test_link_delivers_again_and_again(pair: PlutoPair) -> None:
-    with pair:
-        link = link_over(pair)
-        for _ in range(3):
-            report, received = link.deliver(PAYLOAD, Limits(elapsed_s=20.0))
-            assert received == PAYLOAD
-            assert report.snr_db > 5
+def test_link_delivers_again_and_again(lab: Any, pair: PlutoPair) -> None:
+    link = link_over(pair)
+    for _ in range(3):
+        report, received = link.deliver(PAYLOAD, lab.limits)
+        assert received == PAYLOAD, report.reason
+        assert report.snr_db > 5
 
 
-def test_carrier_offset_is_the_oscillators(pair: PlutoPair, lab: Any, emulated: Any) -> None:
-    with pair:
-        report, _ = link_over(pair).deliver(PAYLOAD, Limits(elapsed_s=20.0))
+def test_carrier_offset_is_the_oscillators(lab: Any, pair: PlutoPair, emulated: Any) -> None:
+    report, _ = link_over(pair).deliver(PAYLOAD, lab.limits)
     truth_hz = (lab.ppm[0] - lab.ppm[1]) * 1e-6 * lab.lo_hz
     assert report.cfo_hz == pytest.approx(truth_hz, rel=0.01, abs=20)
 
 
 @pytest.mark.parametrize("snr_db", [6.0, 15.0, 24.0])
-def test_measured_snr_is_the_ethers(pair: PlutoPair, emulated: Any, snr_db: float) -> None:
-    with pair:
-        emulated.ether.set_snr(0, 1, snr_db, TX_RMS_DBFS)
-        report, received = link_over(pair).deliver(PAYLOAD, Limits(elapsed_s=20.0))
-        assert emulated.ether.snr_db(0, 1, TX_RMS_DBFS) == pytest.approx(snr_db, abs=0.01)
-    assert received == PAYLOAD
+def test_measured_snr_is_the_ethers(
+    lab: Any, pair: PlutoPair, emulated: Any, snr_db: float
+) -> None:
+    emulated.ether.set_snr(0, 1, snr_db, TX_RMS_DBFS)
+    report, received = link_over(pair).deliver(PAYLOAD, lab.limits)
+    assert emulated.ether.snr_db(0, 1, TX_RMS_DBFS) == pytest.approx(snr_db, abs=0.01)
+    assert received == PAYLOAD, report.reason
     assert report.snr_db == pytest.approx(snr_db, abs=1.0)
 
 
 @pytest.mark.parametrize("radio", [0, 1])
 @pytest.mark.parametrize("fault", ["drop_connection", "vanish"])
-def test_link_survives(pair: PlutoPair, emulated: Any, fault: str, radio: int) -> None:
-    with pair:
-        link = link_over(pair)
-        faults = emulated.faults[radio]
-        faults.vanish(1.0) if fault == "vanish" else getattr(faults, fault)()
-        report, received = link.deliver(PAYLOAD, Limits(elapsed_s=20.0))
+def test_link_survives(lab: Any, pair: PlutoPair, emulated: Any, fault: str, radio: int) -> None:
+    faults = emulated.faults[radio]
+    before = (pair.tx, pair.rx)[radio].outages
+    faults.vanish(1.0) if fault == "vanish" else getattr(faults, fault)()
+    report, received = link_over(pair).deliver(PAYLOAD, lab.limits)
     assert received == PAYLOAD, report.reason
+    assert (pair.tx, pair.rx)[radio].outages > before
