@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hil.contract import Floats
 from hil.evaluation.report import read_histories
@@ -28,7 +27,11 @@ from hil.evaluation.statistics import (
     area_under,
     bits_at_equal_loss,
     clustered_mean,
+    falling_curve,
+    loss_levels,
+    mean_of_clusters,
     paired_difference,
+    ratio_of_clusters,
     steps_to_target,
 )
 from hil.evaluation.summary import Rows, chosen, names, read_rows
@@ -37,10 +40,6 @@ BEST_CHANNEL: Final = "15 dB"
 """Where every trained rank fits the budget: what AdaLoRA and EVA come to by themselves."""
 REFERENCES: Final = ("largest", "greedy by K-FAC")
 """Rules that bits at equal loss are given against."""
-LEAST_LEVEL_NATS: Final = 0.01
-"""Excess loss that bits are still compared at: the whole update's own loss is uncertain by half of
-it."""
-_N_BOOT: Final = 2000
 
 
 def curve(rows: Rows, x: str, y: str, values: Sequence[str], column: str = "channel") -> Curve:
@@ -58,65 +57,59 @@ def curve(rows: Rows, x: str, y: str, values: Sequence[str], column: str = "chan
     return Curve(np.array(streams)[whole], points[0][whole], points[1][whole])
 
 
-def gap_at_equal_bits(a: Curve, b: Curve, seed: int = 0) -> Interval:
-    """How much y of curve `a` lies above that of `b`, at the mean bits of b's only point.
+def gap_at_equal_bits(a: Curve, b: Curve) -> Interval | None:
+    """How much y of curve `a` lies above that of `b` where both spend the same bits.
+
+    In each stream that both have, at the bits of b's only point; then the mean over streams.
 
     Args:
-        a: at least two points, interpolated linearly in log bits.
+        a: at least two points, y interpolated linearly in log bits.
         b: one point.
-        seed: of the bootstrap over the streams that both have.
+    Returns:
+        None where more than one stream in ten spends bits outside the range of curve `a`.
     """
 
     def gap(bits: Floats, y: Floats, at_bits: float, at_y: float) -> float:
         order = np.argsort(bits)
-        if not bits[order[0]] <= at_bits <= bits[order[-1]]:
-            return float("nan")
-        return float(np.interp(np.log(at_bits), np.log(bits[order]), y[order])) - at_y
+        at = np.interp(np.log(at_bits), np.log(bits[order]), y[order], left=np.nan, right=np.nan)
+        return float(at) - at_y
 
-    return _bootstrapped(gap, a, b, seed)
+    return mean_of_clusters(_by_stream(gap, a, b))
 
 
-def bits_at_equal_y(a: Curve, b: Curve, seed: int = 0) -> Interval:
+def bits_at_equal_y(a: Curve, b: Curve) -> Interval | None:
     """Bits at which curve `a` comes to the y of b's only point, over that point's bits.
 
+    In each stream that both have; then the geometric mean over streams.
+
     Args:
-        a: at least two points; log bits are interpolated linearly against y, which must fall.
+        a: at least two points; pooled until y falls, log bits interpolated linearly against y.
         b: one point.
-        seed: of the bootstrap over the streams that both have.
+    Returns:
+        None where more than one stream in ten has a point of b that curve `a` does not reach.
     """
 
-    def ratio(bits: Floats, y: Floats, at_bits: float, at_y: float) -> float:
-        order = np.argsort(y)
-        if not y[order[0]] <= at_y <= y[order[-1]]:
-            return float("nan")
-        return float(np.exp(np.interp(at_y, y[order], np.log(bits[order])))) / at_bits
+    def log_ratio(bits: Floats, y: Floats, at_bits: float, at_y: float) -> float:
+        log_bits, falling = falling_curve(bits, y)
+        at = np.interp(at_y, falling[::-1], log_bits[::-1], left=np.nan, right=np.nan)
+        return float(at) - float(np.log(at_bits))
 
-    return _bootstrapped(ratio, a, b, seed)
+    return ratio_of_clusters(_by_stream(log_ratio, a, b))
 
 
-def _bootstrapped(
-    figure: Callable[[Floats, Floats, float, float], float], a: Curve, b: Curve, seed: int
-) -> Interval:
-    """figure(a's bits, a's y, b's bits, b's y) of averages over streams; draws in which it has no
-    answer are left out.
-
-    NaN bounds where more than a tenth of the draws have none.
-    """
+def _by_stream(
+    figure: Callable[[Floats, Floats, float, float], float], a: Curve, b: Curve
+) -> Floats:
+    """figure(a's bits, a's y, b's bits, b's y) of each stream that both have, NaN without bits."""
     both = np.intersect1d(a.clusters, b.clusters)
-    at_a, at_b = np.searchsorted(a.clusters, both), np.searchsorted(b.clusters, both)
-
-    def of(drawn: NDArray[np.int64]) -> float:
-        bits, y = a.bits[at_a][drawn].mean(axis=0), a.loss[at_a][drawn].mean(axis=0)
-        sends = bits > 0
-        point = b.bits[at_b][drawn, 0].mean(), b.loss[at_b][drawn, 0].mean()
-        return figure(bits[sends], y[sends], float(point[0]), float(point[1]))
-
-    rng = np.random.default_rng(seed)
-    draws = np.array([of(rng.integers(len(both), size=len(both))) for _ in range(_N_BOOT)])
-    if np.isnan(draws).mean() > 0.1:
-        return Interval(of(np.arange(len(both))), float("nan"), float("nan"))
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return Interval(of(np.arange(len(both))), float(low), float(high))
+    found = []
+    for stream in both:
+        [i], [j] = np.flatnonzero(a.clusters == stream), np.flatnonzero(b.clusters == stream)
+        sends = a.bits[i] > 0
+        point = float(b.bits[j, 0]), float(b.loss[j, 0])
+        known = sends.any() and point[0] > 0
+        found.append(figure(a.bits[i][sends], a.loss[i][sends], *point) if known else np.nan)
+    return np.array(found)
 
 
 def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterable[str]:
@@ -127,9 +120,7 @@ def by_channel(rows: Rows, metric: str, form: str, scale: float = 1.0) -> Iterab
     yield "|---" * (len(channels) + 1) + "|"
     for policy in names(rows, "policy"):
         parts = [chosen(rows, policy=policy, channel=channel) for channel in channels]
-        found = [
-            clustered_mean(part[metric], part["stream"], np.random.default_rng(0)) for part in parts
-        ]
+        found = [clustered_mean(part[metric], part["stream"]) for part in parts]
         yield (
             f"| {policy} | " + " | ".join(show(interval, form, scale) for interval in found) + " |"
         )
@@ -200,23 +191,6 @@ def _against(own: _Points, theirs: _Points, x: str) -> str:
     )
 
 
-def common_levels(a: Curve, b: Curve) -> list[float]:
-    """Three losses that both curves reach on average: a quarter, a half, three quarters of the way
-    on a log scale.
-
-    Where both come to the whole update's own loss, or below, the way begins at LEAST_LEVEL_NATS.
-    None without points.
-    """
-    if not a.loss.size or not b.loss.size:
-        return []
-    best = max(float(c.loss.mean(axis=0).min()) for c in (a, b))
-    best = best if best > 0 else LEAST_LEVEL_NATS
-    worst = min(
-        float(c.loss.mean(axis=0)[c.bits.mean(axis=0) > 0].max(initial=0.0)) for c in (a, b)
-    )
-    return [best * (worst / best) ** share for share in (0.25, 0.5, 0.75)] if best < worst else []
-
-
 def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]) -> Iterable[str]:
     """Lines: bits and parameters over the reference's, at three losses that both reach."""
     channels = [c for c in names(rows, "channel") if c.endswith(" dB")]
@@ -228,15 +202,14 @@ def at_equal_loss(rows: Rows, policies: Sequence[str], references: Sequence[str]
             if policy == reference:
                 continue
             mine = chosen(rows, policy=policy)
-            levels = common_levels(
-                *(curve(r, "payload_bits", "excess_nats", channels) for r in (mine, theirs))
+            levels = loss_levels(
+                [curve(r, "payload_bits", "excess_nats", channels) for r in (mine, theirs)]
             )
             bits_ratios, parameter_ratios = (
                 bits_at_equal_loss(
                     curve(mine, x, "excess_nats", channels),
                     curve(theirs, x, "excess_nats", channels),
                     levels,
-                    np.random.default_rng(0),
                 )
                 for x in ("payload_bits", "parameters")
             )
@@ -261,10 +234,8 @@ def beside(rows: Rows, others: Rows) -> Iterable[str]:
     yield "|---|---|---|"
     for policy, pair in pairs.items():
         own, theirs = (curve(one, "payload_bits", "excess_nats", constant) for one in pair)
-        levels = common_levels(own, theirs)
-        for level, ratio in zip(
-            levels, bits_at_equal_loss(own, theirs, levels, np.random.default_rng(0)), strict=True
-        ):
+        levels = loss_levels([own, theirs])
+        for level, ratio in zip(levels, bits_at_equal_loss(own, theirs, levels), strict=True):
             yield f"| {policy} | {level:.3f} | {show(ratio, '.3f')} |"
     yield ""
     yield "| policy | channel | loss, nats | score, points |"
@@ -288,12 +259,7 @@ def _paired(rows: Rows, others: Rows, channel: str, metric: str) -> Interval | N
     if not both:
         return None
     streams = np.array([place[0] for place in both])
-    return paired_difference(
-        [a[place] for place in both],
-        [b[place] for place in both],
-        streams,
-        np.random.default_rng(0),
-    )
+    return paired_difference([a[place] for place in both], [b[place] for place in both], streams)
 
 
 def steps(histories: Sequence[History]) -> Iterable[str]:

@@ -60,7 +60,7 @@ def measure(settings: Settings, streams: Sequence[int], seed: int = 0) -> Headro
                 for share in SHARES
             ]
     cluster, seen, unseen, excess = (np.array(column) for column in zip(*gains, strict=True))
-    found = [clustered_mean(values, cluster, rng) for values in (seen, unseen, excess)]
+    found = [clustered_mean(values, cluster) for values in (seen, unseen, excess)]
     return Headroom(seen=found[0], unseen=found[1], excess=found[2], plans=len(gains))
 
 

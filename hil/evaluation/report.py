@@ -15,6 +15,7 @@ from hil.contract import ConfigError
 from hil.evaluation.plots import ranks_plot, tradeoff_plot, training_plot
 from hil.evaluation.statistics import History, area_under
 from hil.evaluation.summary import Rows, chosen, read_rows
+from hil.reporting.intervals import LEAST_N
 from hil.reporting.page import (
     details_html,
     facts_html,
@@ -124,10 +125,9 @@ def terminal_summary(results: Mapping[str, Any]) -> list[Table]:
 
 def _terminal_table(results: Mapping[str, Any], scope: str) -> Table:
     reference = str(results["reference"])
-    caption = (
-        f"mean [95 % interval over {results['n_streams']} streams]; Δ against {reference} "
-        "on the same rounds"
-    )
+    n = results["n_streams"]
+    interval = f"[95 % interval over {n} streams]" if n >= LEAST_N else f"over {n} (no interval)"
+    caption = f"mean {interval}; Δ against {reference} on the same rounds"
     table = Table(title=f"Airtime: {_SCOPES[scope]}", caption=escape_markup(caption))
     shown = [column for column in _COLUMNS if column[1] != "parameters"]
     for head in ("Channel", "Policy", *(head for head, *_ in shown), "Δ excess loss"):
@@ -164,12 +164,16 @@ _SCORED_ON = {"cloud": "the merged model in float32", "edge": "the quantised mod
 
 
 def _note(results: Mapping[str, Any]) -> str:
-    few = " With so few streams the intervals say little." if results["n_streams"] < 5 else ""
+    said = (
+        "Square brackets hold 95 % intervals over streams; a difference whose interval holds 0 is "
+        "not shown to be one."
+        if results["n_streams"] >= LEAST_N
+        else f"There are no intervals: they need at least {LEAST_N} streams. No difference between "
+        "policies is shown by this evaluation."
+    )
     return (
         '<p class="note">Every policy met the same rounds, the same air and the same budgets. '
-        "Square brackets hold "
-        "95 % intervals over streams; what is smaller than its interval is not shown to be "
-        f"different.{few}</p>"
+        f"{said}</p>"
     )
 
 
@@ -274,16 +278,14 @@ _GLOSSARY = (
     ),
     (
         "Interval",
-        "95 % bootstrap over streams (expanded percentiles). Rounds and seeds of one "
-        "stream count as one.",
+        "Student's 95 % interval of the mean over streams. A stream's rounds and seeds are "
+        "averaged first: each stream counts once. No interval from fewer than three.",
     ),
     (
         "Bits at equal loss",
-        "Bits that a policy needs for a mean excess loss over those of the "
-        "reference: the curves "
-        "over all channels, made monotone, log bits interpolated. A dash: out of reach of one of "
-        "the "
-        "two.",
+        "Bits that a policy needs for an excess loss, over those that the reference needs: the "
+        "geometric mean over streams. In each stream the curves over all channels are made "
+        "monotone and log bits interpolated. A dash: out of reach in more than one stream in ten.",
     ),
     ("Directions, rank", "Number of rank-one terms of a module's low-rank update."),
 )

@@ -2,8 +2,11 @@
 equal loss.
 
 Rounds of one stream share its texts, its order of domains and its training; they are no independent
-repetitions. The unit that is drawn again is therefore always the cluster, which here is a stream
-with all its rounds and seeds.
+repetitions. One independent measurement is therefore a cluster: a stream with all its rounds and
+seeds. Each cluster gives one number, its mean, and every interval is Student's over these numbers.
+
+The estimand is the mean over clusters, each counted once however many values it has: what to expect
+on a stream yet to come. With clusters of unequal size that is not the mean over all values.
 """
 
 from __future__ import annotations
@@ -14,25 +17,24 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.optimize import isotonic_regression
 
 from hil.contract import Floats
+from hil.reporting.intervals import half_width
 
-N_BOOT: Final = 2000
-"""Bootstrap samples unless told otherwise."""
-
+LEAST_LEVEL_NATS: Final = 0.01
+"""Lowest excess loss that bits are compared at where both curves come to nothing missing: the whole
+update's own loss is uncertain by half of it."""
 _LEAST_LOSS: Final = 1e-4
 """Losses below count as this much: an excess loss may come out at 0 or less."""
-_CONFIDENCE: Final = 0.95
-_MAX_OUT_OF_REACH: Final = 0.05
-"""Share of bootstrap samples that may miss a level before no interval is given for it."""
+_MAX_MISSING: Final = 0.1
+"""Share of the clusters that may have no figure before none is given for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and its 95 % interval; NaN where there is nothing, or one cluster only, to tell
-    from."""
+    """An estimate and its 95 % interval; NaN where there is nothing to estimate from, and NaN
+    bounds where there are fewer than three clusters."""
 
     mean: float
     low: float
@@ -44,7 +46,7 @@ class Curve:
     """What a policy spends and reaches at P budgets, measured C times.
 
     Attributes:
-        clusters: [C], what each row belongs to (its stream).
+        clusters: [C], the cluster (stream) of each row.
         bits: float[C, P], payload bits, ≥ 0.
         loss: float[C, P], loss reached with them, less is better.
     """
@@ -53,13 +55,25 @@ class Curve:
     bits: Floats
     loss: Floats
 
+    def averaged(self) -> Curve:
+        """The same curve with one row a cluster, in rising order: averages point by point."""
+        names, index = np.unique(self.clusters, return_inverse=True)
+        rows = [index == i for i in range(len(names))]
+        shape = len(names), self.bits.shape[1]
+        bits, loss = (
+            np.array([values[row].mean(axis=0) for row in rows]).reshape(shape)
+            for values in (self.bits, self.loss)
+        )
+        return Curve(names, bits, loss)
+
 
 @dataclass(frozen=True, slots=True)
 class History:
     """How a learner came along.
 
     Attributes:
-        name, seed: which learner, and which of its seeds.
+        name: the learner.
+        seed: the seed that it learnt from.
         steps: environment steps so far, rising.
         reward: mean reward per step or episode at that time.
     """
@@ -70,142 +84,138 @@ class History:
     reward: tuple[float, ...]
 
 
-# ------------------------------------------------------------------------------------------------
-# means
+# ------------------------------------------------------------------------------------------ means
 
 
-def clustered_mean(
-    values: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, n_boot: int = N_BOOT
-) -> Interval:
-    """The mean of all values, with a bootstrap interval over clusters.
-
-    Whole clusters are drawn with replacement, and the mean is that of all values drawn. The
-    interval is the expanded percentile interval: its tails are widened so that for few clusters of
-    equal size it is as wide as Student's t, where the plain percentiles would cover too little.
-    Values that are not finite are left out.
+def clustered_mean(values: ArrayLike, clusters: ArrayLike) -> Interval:
+    """Mean of the clusters' means, with Student's interval over clusters.
 
     Args:
-        values: [n].
+        values: [n]; those that are not finite are left out.
         clusters: [n], the cluster of each value.
-    Source: Hesterberg, What teachers should know about the bootstrap, Am. Stat. 69 (2015), section
-    4.2.
     """
     value, cluster = np.asarray(values, np.float64), np.asarray(clusters)
     finite = np.isfinite(value)
-    if not finite.any():
-        return Interval(np.nan, np.nan, np.nan)
     _, index = np.unique(cluster[finite], return_inverse=True)
-    sums, counts = np.bincount(index, value[finite]), np.bincount(index)
-    drawn = _draws(len(sums), rng, n_boot)
-    means = (drawn @ sums) / (drawn @ counts)
-    return _interval(float(value[finite].mean()), means, len(sums))
+    return _student(np.bincount(index, value[finite]) / np.bincount(index))
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, n_boot: int = N_BOOT
-) -> Interval:
-    """The mean of a - b over pairs of measurements of the same thing, clustered as in
+def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> Interval:
+    """Mean of a - b over pairs of measurements of the same thing, clustered as in
     `clustered_mean`."""
-    return clustered_mean(
-        np.asarray(a, np.float64) - np.asarray(b, np.float64), clusters, rng, n_boot
-    )
+    return clustered_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), clusters)
 
 
-def _draws(n_clusters: int, rng: np.random.Generator, n_boot: int) -> Floats:
-    """float[n_boot, n_clusters]: how often each cluster is in each bootstrap sample."""
-    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=n_boot).astype(
-        np.float64
-    )
+def mean_of_clusters(figures: Floats) -> Interval | None:
+    """Mean and interval of one figure a cluster; None where more than one in ten is missing (NaN).
+
+    Those that are missing are left out otherwise.
+    """
+    known = figures[np.isfinite(figures)]
+    if not len(known) or 1 - len(known) / len(figures) > _MAX_MISSING:
+        return None
+    return _student(known)
 
 
-def _interval(estimate: float, resampled: Floats, n_clusters: int) -> Interval:
-    """Expanded percentile interval; none for a single cluster."""
-    if n_clusters < 2:
-        return Interval(estimate, np.nan, np.nan)
-    quantile = stats.t.ppf((1 - _CONFIDENCE) / 2, n_clusters - 1) * np.sqrt(
-        n_clusters / (n_clusters - 1)
-    )
-    tail = float(stats.norm.cdf(quantile))
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high))
+def ratio_of_clusters(log_ratios: Floats) -> Interval | None:
+    """Geometric mean and interval of one ratio a cluster, given as natural logarithms; None as in
+    `mean_of_clusters`."""
+    found = mean_of_clusters(log_ratios)
+    if found is None:
+        return None
+    return Interval(*(float(np.exp(x)) for x in (found.mean, found.low, found.high)))
 
 
-# ------------------------------------------------------------------------------------- bits at
-# equal loss
+def _student(measured: Floats) -> Interval:
+    """Mean and interval of independent measurements."""
+    n = len(measured)
+    mean = float(measured.mean()) if n else np.nan
+    std_error = measured.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    half = float(half_width(std_error, n))
+    return Interval(mean, mean - half, mean + half)
 
 
-def bits_at_equal_loss(
-    a: Curve, b: Curve, levels: Sequence[float], rng: np.random.Generator, n_boot: int = N_BOOT
-) -> list[Interval | None]:
-    """How many times b's bits a needs to come to each loss level; below 1, a is the cheaper one.
+# ----------------------------------------------------------------------------- bits at equal loss
 
-    For each level: the curves of all rows are averaged point by point (bits and loss over the
-    rows), points without any bits are left out, the others are sorted by bits and made falling in
-    loss by pooling neighbours that rise (isotonic regression; a pooled point has the mean loss and
-    the mean log bits of its members), and log bits are interpolated linearly against log loss,
-    about straight where loss falls by a factor with every bit. The bootstrap draws whole clusters,
-    the same for both curves, and does all of this anew with the rows it drew; the interval is that
-    of `clustered_mean`.
+
+def bits_at_equal_loss(a: Curve, b: Curve, levels: Sequence[float]) -> list[Interval | None]:
+    """Bits that curve `a` needs for each loss level, over the bits that `b` needs; below 1, a is
+    the cheaper one.
+
+    Each cluster gives one ratio. Its rows are averaged point by point, points without any bits are
+    left out, the others are sorted by bits and made falling in loss by pooling neighbours that rise
+    (isotonic regression; a pooled point has the mean loss and the mean log bits of its members).
+    Log bits are interpolated linearly against log loss, about straight where loss falls by a factor
+    with every bit. The estimate is the geometric mean over clusters, with Student's interval of the
+    log ratios.
 
     Args:
-        a, b: over the same clusters.
+        a: a curve, in any order of points.
+        b: a curve over the same clusters.
         levels: losses, in the unit of the curves.
     Returns:
-        For each level the ratio, or None where either curve does not reach that far: in the
-        measurements themselves, or in more than one in twenty bootstrap samples (those that miss it
-        are left out of the interval otherwise).
+        For each level the ratio, or None where more than one cluster in ten does not reach the
+        level with both curves; clusters that do not reach it are left out otherwise.
     Raises:
         ValueError: the curves are not over the same clusters.
     """
-    names = np.unique(a.clusters)
-    if not np.array_equal(names, np.unique(b.clusters)):
-        raise ValueError(
-            f"bits at equal loss need the same clusters, got {names} and {np.unique(b.clusters)}"
-        )
+    (names_a, of_a), (names_b, of_b) = _falling_curves(a), _falling_curves(b)
+    if not np.array_equal(names_a, names_b):
+        raise ValueError(f"bits at equal loss need the same clusters, got {names_a} and {names_b}")
     wanted = np.asarray(levels, np.float64)
-    everything = np.ones(len(names))
-    estimate = _log_bits(a, names, everything, wanted) - _log_bits(b, names, everything, wanted)
-    drawn = _draws(len(names), rng, n_boot)
-    resampled = np.array(
-        [_log_bits(a, names, w, wanted) - _log_bits(b, names, w, wanted) for w in drawn]
-    )
-    found: list[Interval | None] = []
-    for level, of_level in zip(estimate, resampled.T, strict=True):
-        reached = of_level[np.isfinite(of_level)]
-        if not np.isfinite(level) or 1 - len(reached) / n_boot > _MAX_OUT_OF_REACH:
-            found.append(None)
-        else:
-            found.append(_interval(float(np.exp(level)), np.exp(reached), len(names)))
-    return found
+    log_ratios = [
+        _log_bits(*one, wanted) - _log_bits(*other, wanted)
+        for one, other in zip(of_a, of_b, strict=True)
+    ]
+    return [ratio_of_clusters(of_level) for of_level in np.array(log_ratios).T]
 
 
-def loss_levels(curve: Curve, shares: Sequence[float] = (0.25, 0.5, 0.75)) -> list[float]:
-    """Losses at these shares of the way from the curve's best average loss to its worst on a log
-    scale, best first."""
-    _, loss = _falling(curve.bits.mean(axis=0), curve.loss.mean(axis=0))
-    loss = np.maximum(loss, _LEAST_LOSS)
-    return (
-        [float(loss[-1] * (loss[0] / loss[-1]) ** share) for share in shares]
-        if len(loss) > 1
-        else []
-    )
+def loss_levels(
+    curves: Sequence[Curve], shares: Sequence[float] = (0.25, 0.5, 0.75)
+) -> list[float]:
+    """Losses at these shares of the way, on a log scale, from the best to the worst loss that the
+    curves share, best first; [] where they share none.
+
+    Nine in ten clusters reach the two ends with every curve. Where the best end is not above 0,
+    which is what the whole update reaches, the way begins at LEAST_LEVEL_NATS.
+    """
+    bests, worsts = [], []
+    for curve in curves:
+        ends = np.array([loss[[-1, 0]] for _, loss in _falling_curves(curve)[1] if len(loss)])
+        if not len(ends):
+            return []
+        bests.append(float(np.quantile(ends[:, 0], 1 - _MAX_MISSING, method="higher")))
+        worsts.append(float(np.quantile(ends[:, 1], _MAX_MISSING, method="lower")))
+    best, worst = max(bests), min(worsts)
+    best = best if best > 0 else LEAST_LEVEL_NATS
+    return [best * (worst / best) ** share for share in shares] if best < worst else []
 
 
-def _log_bits(curve: Curve, names: NDArray[Any], drawn: Floats, levels: Floats) -> Floats:
-    """Natural log of the bits at each level on the average of the drawn clusters' curves; NaN out
-    of reach."""
-    weight = drawn[np.searchsorted(names, curve.clusters)]
-    weight = weight / weight.sum()
-    log_bits, loss = _falling(weight @ curve.bits, weight @ curve.loss)
+def _log_bits(log_bits: Floats, loss: Floats, levels: Floats) -> Floats:
+    """Natural log of the bits at each level of a falling curve; NaN out of reach."""
     if not len(loss):
         return np.full(len(levels), np.nan)
     wanted, known = (np.log(np.maximum(x, _LEAST_LOSS)) for x in (levels, loss[::-1]))
     return np.interp(wanted, known, log_bits[::-1], left=np.nan, right=np.nan)
 
 
-def _falling(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:
-    """Log bits, rising, and loss, falling: neighbours that rise are pooled, points without bits
-    left out."""
+def _falling_curves(curve: Curve) -> tuple[NDArray[Any], list[tuple[Floats, Floats]]]:
+    """The clusters in rising order, and the falling curve of each."""
+    mean = curve.averaged()
+    curves = [falling_curve(bits, loss) for bits, loss in zip(mean.bits, mean.loss, strict=True)]
+    return mean.clusters, curves
+
+
+def falling_curve(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:
+    """A curve's log bits, rising, and loss, falling: neighbours that rise are pooled, points
+    without bits left out.
+
+    Args:
+        bits: float[P], in any order.
+        loss: float[P].
+    Returns:
+        Two arrays of the same length, at most P.
+    """
     order = np.argsort(bits, kind="stable")
     order = order[bits[order] > 0]
     if not len(order):

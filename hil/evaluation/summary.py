@@ -72,21 +72,19 @@ def chosen(rows: Rows, **where: object) -> Rows:
     return {name: values[mask] for name, values in rows.items()}
 
 
-def summarise(rows: Rows, reference: str, seed: int = 0) -> dict[str, Any]:
+def summarise(rows: Rows, reference: str) -> dict[str, Any]:
     """Aggregates as plain lists and dicts, ready for JSON; an interval is [mean, low, high], NaN is
     None.
 
     Args:
-        rows: of `read_rows`.
+        rows: what `read_rows` gives.
         reference: the policy that the others are paired with.
-        seed: of the bootstrap.
     Returns:
         "policies", "channels", "scopes", "reference", "n_streams"; "cells": metrics by policy,
         channel and scope; "differences": policy minus reference on the same rounds, by channel and
         over all of them (channel "all"); "equal_loss": bits over the reference's bits at three
         losses that the reference reaches; "domains": metrics by policy, domain and scope.
     """
-    rng = np.random.default_rng(seed)
     return {
         "policies": names(rows, "policy"),
         "channels": names(rows, "channel"),
@@ -94,18 +92,16 @@ def summarise(rows: Rows, reference: str, seed: int = 0) -> dict[str, Any]:
         "reference": reference,
         "n_streams": len(names(rows, "stream")),
         "cells": [
-            {**where, **_metrics(part, METRICS, rng)}
+            {**where, **_metrics(part, METRICS)}
             for where, part in _groups(rows, "scope", "channel", "policy")
         ],
         "domains": [
-            {**where, **_metrics(part, ("score", "excess_nats", "payload_bits"), rng)}
+            {**where, **_metrics(part, ("score", "excess_nats", "payload_bits"))}
             for where, part in _groups(rows, "scope", "domain", "policy")
         ],
-        "differences": _differences(rows, reference, rng),
+        "differences": _differences(rows, reference),
         "equal_loss": [
-            ratio
-            for scope in names(rows, "scope")
-            for ratio in _ratios(rows, reference, scope, rng)
+            ratio for scope in names(rows, "scope") for ratio in _ratios(rows, reference, scope)
         ],
     }
 
@@ -120,13 +116,11 @@ def _groups(rows: Rows, *columns: str) -> Iterator[tuple[dict[str, str], Rows]]:
             yield {columns[0]: value, **where}, part
 
 
-def _metrics(
-    rows: Rows, metrics: Sequence[str], rng: np.random.Generator
-) -> dict[str, list[float | None]]:
-    return {metric: _plain(clustered_mean(rows[metric], rows["stream"], rng)) for metric in metrics}
+def _metrics(rows: Rows, metrics: Sequence[str]) -> dict[str, list[float | None]]:
+    return {metric: _plain(clustered_mean(rows[metric], rows["stream"])) for metric in metrics}
 
 
-def _differences(rows: Rows, reference: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+def _differences(rows: Rows, reference: str) -> list[dict[str, Any]]:
     found = []
     for where, part in _groups(rows, "scope"):
         for channel in [*names(part, "channel"), "all"]:
@@ -134,12 +128,12 @@ def _differences(rows: Rows, reference: str, rng: np.random.Generator) -> list[d
             against = chosen(here, policy=reference)
             for policy in names(here, "policy"):
                 if policy != reference:
-                    metrics = _paired(chosen(here, policy=policy), against, rng)
+                    metrics = _paired(chosen(here, policy=policy), against)
                     found.append({**where, "channel": channel, "policy": policy, **metrics})
     return found
 
 
-def _paired(a: Rows, b: Rows, rng: np.random.Generator) -> dict[str, list[float | None]]:
+def _paired(a: Rows, b: Rows) -> dict[str, list[float | None]]:
     """Differences on the same channel, stream, training seed and round, policy seeds averaged."""
     keys_a, mean_a = _by_round(a)
     keys_b, mean_b = _by_round(b)
@@ -148,7 +142,7 @@ def _paired(a: Rows, b: Rows, rng: np.random.Generator) -> dict[str, list[float 
     at_a, at_b = ([pair[side] for pair in both] for side in (0, 1))
     streams = [keys_a[i][1] for i in at_a]
     return {
-        metric: _plain(paired_difference(mean_a[metric][at_a], mean_b[metric][at_b], streams, rng))
+        metric: _plain(paired_difference(mean_a[metric][at_a], mean_b[metric][at_b], streams))
         for metric in _COMPARED
     }
 
@@ -165,19 +159,17 @@ def _by_round(rows: Rows) -> tuple[list[tuple[Any, ...]], dict[str, NDArray[np.f
     }
 
 
-def _ratios(
-    rows: Rows, reference: str, scope: str, rng: np.random.Generator
-) -> list[dict[str, Any]]:
+def _ratios(rows: Rows, reference: str, scope: str) -> list[dict[str, Any]]:
     """Each policy's bits over the reference's at the reference's three losses; a channel is a point
     of the curve."""
     part = chosen(rows, scope=scope)
     against = _curve(chosen(part, policy=reference))
-    levels = loss_levels(against)
+    levels = loss_levels([against])
     found = []
     for policy in names(part, "policy"):
         if policy == reference:
             continue
-        ratios = bits_at_equal_loss(_curve(chosen(part, policy=policy)), against, levels, rng)
+        ratios = bits_at_equal_loss(_curve(chosen(part, policy=policy)), against, levels)
         for level, ratio in zip(levels, ratios, strict=True):
             found.append(
                 {

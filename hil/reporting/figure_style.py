@@ -206,11 +206,9 @@ def with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[
     return np.insert(x.astype(float), breaks, np.nan), np.insert(y.astype(float), breaks, np.nan)
 
 
-def error_bars(
-    ax: Axes, x: NDArray[Any], y: NDArray[Any], std_error: NDArray[Any], colour: str
-) -> None:
-    """Bars of two standard errors up and down at every point."""
-    ax.errorbar(x, y, 2 * std_error, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
+def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], half: NDArray[Any], colour: str) -> None:
+    """Bars of `half` up and down at every point; none where it is NaN."""
+    ax.errorbar(x, y, half, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
 
 
 def mark_refused(axes: Sequence[Axes], run: Run) -> None:

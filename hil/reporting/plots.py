@@ -40,6 +40,7 @@ from hil.reporting.figure_style import (
     stacked_panels,
     with_gaps,
 )
+from hil.reporting.intervals import half_width
 from hil.reporting.run_folder import Run
 
 _GAINS = (
@@ -81,6 +82,12 @@ def score_kinds(run: Run) -> list[str]:
     ]
 
 
+def gain_half_width(run: Run) -> NDArray[np.float64]:
+    """Half of the 95 % interval of each round's gain over its score items, in the gain's unit; NaN
+    from fewer than three items."""
+    return half_width(run.numbers("edge.gain_std_error"), run.numbers("edge.n_scored"))
+
+
 def short_names(modules: Sequence[str]) -> list[str]:
     """Module names as "layer.projection" ("0.q", "3.down"), or unchanged where that would make two
     of them equal."""
@@ -115,7 +122,7 @@ def _scores(run: Run) -> Plot | None:
         panels += [("Text loss\n(nats/token)", texts, "loss_nats_per_token", 1.0, True)]
     if not panels:
         return None
-    ids, error, colours = round_ids(run), run.numbers("edge.gain_std_error"), domain_colours(run)
+    ids, half, colours = round_ids(run), gain_half_width(run), domain_colours(run)
     n_sets = len({*labels, *texts})
     figure, axes = stacked_panels(len(panels))
     for ax, (title, sets, column, scale, has_error) in zip(axes, panels, strict=True):
@@ -125,8 +132,8 @@ def _scores(run: Run) -> Plot | None:
             value = scale * run.numbers(f"edge.{column}")[at]
             ax.plot(*with_gaps(ids[at], value, n_sets), color=colours[name], marker="o")
             if has_error:
-                error_bars(ax, ids[at], value, scale * error[at], colours[name])
-        ax.plot([], [], color=INK, marker="o", label="with update, ±2 standard errors")
+                error_bars(ax, ids[at], value, scale * half[at], colours[name])
+        ax.plot([], [], color=INK, marker="o", label="with update, 95 % interval")
         ax.set_ylabel(title)
         ax.margins(y=0.12)
     mark_refused(axes, run)
@@ -135,7 +142,7 @@ def _scores(run: Run) -> Plot | None:
         title="Score and loss on the edge",
         caption="The quantised model on the edge, with the update it holds and untouched, on the "
         "score set of each "
-        "round's domain. Bars: two standard errors of the paired difference between the two.",
+        "round's domain. Bars: 95 % interval of the paired difference between the two.",
         figure=figure,
     )
 
@@ -144,7 +151,7 @@ def _gains(run: Run) -> Plot | None:
     kinds = [(label, scale, sets) for kind, label, scale in _GAINS if (sets := _by_set(run, kind))]
     if not kinds:
         return None
-    ids, gain, error = round_ids(run), run.numbers("edge.gain"), run.numbers("edge.gain_std_error")
+    ids, gain, half = round_ids(run), run.numbers("edge.gain"), gain_half_width(run)
     status = np.array(run.texts("edge.status"))
     colours = domain_colours(run)
     figure, axes = stacked_panels(len(kinds))
@@ -163,7 +170,7 @@ def _gains(run: Run) -> Plot | None:
                     edgecolor=colour,
                     linewidth=0.9,
                 )
-            error_bars(ax, ids[at], scale * gain[at], scale * error[at], INK)
+            error_bars(ax, ids[at], scale * gain[at], scale * half[at], INK)
         ax.axhline(0, color=INK, linewidth=0.8)
         ax.set_ylabel(label)
     mark_refused(axes, run)
@@ -176,7 +183,7 @@ def _gains(run: Run) -> Plot | None:
         title="What the update is worth",
         caption="Gain over the untouched model, upwards is better: accuracy on label questions, "
         "loss on plain text. "
-        "Bars on the columns: two standard errors from the differences item by item.",
+        "Bars on the columns: 95 % intervals from the differences item by item.",
         figure=figure,
     )
 
@@ -418,7 +425,7 @@ def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
             scored = np.array(score_kinds(run)) == kind
             gain = np.where(scored, scale * run.numbers("edge.gain"), np.nan)
             ax.plot(ids, gain, **style)
-            error_bars(ax, ids, gain, scale * run.numbers("edge.gain_std_error"), style["color"])
+            error_bars(ax, ids, gain, scale * gain_half_width(run), style["color"])
             ax.set_ylabel(label)
         axes[-1].plot(ids, np.nancumsum(run.numbers("link.bits_on_air")) / 1e6, **style)
     axes[-1].set_ylabel("Bits on the air,\nadded up (Mbit)")
@@ -426,8 +433,7 @@ def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
     finish(figure, axes, longest)
     return Plot(
         title="The runs over each other",
-        caption="Gain over the untouched model by round, upwards is better, with two standard "
-        "errors, "
+        caption="Gain over the untouched model by round, upwards is better, with 95 % intervals, "
         "and what it cost on the air so far.",
         figure=figure,
     )

@@ -373,7 +373,9 @@ _GLOSSARY = (
     ),
     (
         "Standard error",
-        "Of the gain, from the differences item by item; twice as much covers about 95 %.",
+        "Of the gain, from the differences item by item. The bars in the figures are Student's "
+        "95 % interval: about two standard errors, more with few items, none with fewer than "
+        "three.",
     ),
     (
         "Installed, kept, refused",

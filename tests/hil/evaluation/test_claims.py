@@ -1,7 +1,5 @@
 """The paper's claims, on rows whose answers are known."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,6 @@ from hil.evaluation.claims import (
     beside,
     bits_at_equal_y,
     by_channel,
-    common_levels,
     curve,
     gap_at_equal_bits,
     steps,
@@ -137,19 +134,6 @@ def test_two_evaluations_are_told_apart_round_by_round():
     for line, channel, bits in zip(lines[8:], CHANNELS, BITS, strict=True):
         assert line.startswith(f"| ours | {channel} | {-0.5e5 / bits * noise:+.4f} [")
         assert f"| {100 * 0.05e5 / bits * noise:+.2f} [" in line
-
-
-def test_levels_lie_within_both_curves():
-    a, b = (
-        Curve(np.arange(2), np.tile(BITS, (2, 1)), np.tile(loss, (2, 1)))
-        for loss in ([8, 4, 2, 1], [4, 2, 1, 0.5])
-    )
-    assert common_levels(a, b) == pytest.approx([4**0.25, 4**0.5, 4**0.75])
-    below = replace(
-        a, loss=a.loss - a.loss.max() + 0.16
-    )  # both come to less than the whole update loses
-    assert below.loss.min() < 0
-    assert common_levels(below, below) == pytest.approx([0.02, 0.04, 0.08])
 
 
 def test_the_target_lies_between_chance_and_ppo_alone():

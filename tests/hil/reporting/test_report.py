@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from matplotlib.lines import Line2D
 from rich.console import Console
+from scipy import stats
 
 from hil.contract import ConfigError
 from hil.reporting.figure_style import BLUE, INK
-from hil.reporting.plots import run_plots, score_kinds, short_names
+from hil.reporting.plots import gain_half_width, run_plots, score_kinds, short_names
 from hil.reporting.report import summary, terminal_table, write_report
 from hil.reporting.run_folder import Run, Value
 
@@ -331,6 +332,19 @@ def test_both_kinds_of_score_sets_have_panels_of_their_own() -> None:
     only_text = made_up_run(24)
     assert panels(_changed(only_text, rows=only_text.rows[12:18])) == ["Text loss"]
     assert score_kinds(only_text)[11:13] == ["labels", "text"]
+
+
+def test_bars_are_students_intervals_over_score_items() -> None:
+    run = made_up_run(12)
+    for row, n in zip(run.rows, (2, 3, 8, 200), strict=False):
+        row["edge.n_scored"] = n
+    half = gain_half_width(run)
+    error = run.numbers("edge.gain_std_error")
+    assert np.isnan(half[0])
+    assert half[1:4] == pytest.approx(error[1:4] * stats.t.ppf(0.975, [2, 7, 199]))
+    bars = run_plots(run)[0].figure.axes[0].collections[0].get_segments()
+    drawn = [float(np.ptp(bar[:, 1])) for bar in bars[1:4]]
+    assert drawn == pytest.approx(100 * 2 * half[1:4])
 
 
 def test_a_line_breaks_where_another_domain_lies_between() -> None:
