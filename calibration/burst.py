@@ -16,7 +16,8 @@ from hil.contract import IQ, Transceiver
 from radio.channel.loopback import Loopback
 from radio.clocks import VirtualClock
 from radio.link.receiver import Reception, receive_burst
-from radio.modem import framing, mcs, ofdm, sync
+from radio.modem import framing, ofdm, sync
+from radio.modem.mcs import MCS_TABLE
 
 TransceiverFactory = Callable[[float, np.random.Generator], Transceiver]
 """(snr_db, rng) → the transceiver for one burst, its channel set to that SNR."""
@@ -62,13 +63,13 @@ def random_burst(place: int, n_blocks: int, rng: np.random.Generator) -> framing
     header = framing.BurstHeader(
         session=1,
         burst=0,
-        mcs=place,
+        mcs=MCS_TABLE[place],
         basis=0,
         first=0,
         block_count=n_blocks,
         payload_bytes=len(payload),
         tag=bytes(framing.TAG_BYTES),
-        robust=mcs.is_robust(place),
+        robust=MCS_TABLE[place].robust,
     )
     return framing.build_burst(header, framing.split(payload)[:n_blocks], range(n_blocks))
 
@@ -120,10 +121,7 @@ def blocks_in_a_cycle(place: int) -> int:
     """Blocks of a scheme, 1..MAX_BLOCKS, whose burst fits a cyclic buffer."""
     count = MAX_BLOCKS
     room = MAX_CYCLE_SAMPLES - PAUSE_SAMPLES
-    while (
-        count > 1
-        and framing.burst_samples(count, mcs.MCS_TABLE[place], robust=mcs.is_robust(place)) > room
-    ):
+    while count > 1 and framing.burst_samples(count, MCS_TABLE[place]) > room:
         count -= 1
     return count
 

@@ -46,7 +46,7 @@ def measure_compression(bench: Bench, plan: Plan) -> list[CalibrationRecord]:
     """
     tone, sent = (
         calibration_tone(),
-        cyclic_burst(mcs.ROBUST, 1, np.random.default_rng([plan.seed, 1])).iq,
+        cyclic_burst(mcs.slowest(robust=False).place, 1, np.random.default_rng([plan.seed, 1])).iq,
     )
     with bench.sending(tone, tx_attenuation_db=plan.tx_attenuation_db):
         gain_db = _overdriving_gain_db(bench, plan)

@@ -54,7 +54,7 @@ def measure_sweep(bench: Bench, plan: Plan) -> Sweep:
     Raises:
         CalibrationError: no burst was received at two attenuations.
     """
-    sent = cyclic_burst(mcs.ROBUST, 1, np.random.default_rng([plan.seed, 2]))
+    sent = cyclic_burst(mcs.slowest(robust=False).place, 1, np.random.default_rng([plan.seed, 2]))
     attenuations = plan.attenuations_db
     table = np.full((3, plan.repeats, len(attenuations)), math.nan)
     bench.set(rx_gain_db=plan.rx_gain_db)

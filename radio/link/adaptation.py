@@ -81,12 +81,12 @@ class Adaptation:
         self.margin_db = float(np.clip(self.margin_db + step, 0.0, self.MAX_MARGIN_DB))
         self.loss += -math.expm1(-blocks / self.MEMORY_BLOCKS) * (lost / blocks - self.loss)
 
-    def expected_losses(self, scheme: Mcs, snr_db: float, snr_std_db: float = 0.0) -> list[float]:
+    def expected_losses(self, mcs: Mcs, snr_db: float, snr_std_db: float = 0.0) -> list[float]:
         """Expected share of blocks lost when 1, 2 or 3 copies of each are sent and added up by the
         receiver."""
         caution_db = snr_db - snr_std_db
         copies_db = 10 * np.log10([1, 2, 3])
-        table = self.table.loss_at(MCS_TABLE.index(scheme), caution_db + copies_db).tolist()
+        table = self.table.loss_at(mcs.place, caution_db + copies_db).tolist()
         # where the table foresees the loss of most blocks, what was lost lately says nothing about
         # their sums
         lately = self.loss if table[0] < 0.5 else 0.0

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from hil.contract import ConfigError, Floats
 from radio.link import repair
 from radio.link.adaptation import UNUSABLE
-from radio.link.sender import blocks_per_burst, sounding_samples
+from radio.link.burst_size import blocks_per_burst, sounding_samples
 from radio.modem import framing, mcs
 
 _LOSSES: Final = tuple(mcs.TARGET_LOSS**copies for copies in (1, 2, 3))
@@ -83,14 +83,9 @@ class _Costs:
 
 def _costs(long: bool) -> _Costs:
     layout, places = _LAYOUTS[long], range(len(mcs.MCS_TABLE))
-    per_burst = [blocks_per_burst(place, layout) for place in places]
+    per_burst = [blocks_per_burst(entry, layout) for entry in mcs.MCS_TABLE]
     head, full = (
-        np.array(
-            [
-                framing.burst_samples(n, mcs.MCS_TABLE[k], layout, robust=mcs.is_robust(k))
-                for k, n in counts
-            ]
-        )
+        np.array([framing.burst_samples(n, mcs.MCS_TABLE[k], layout) for k, n in counts])
         for counts in (((k, 0) for k in places), enumerate(per_burst))
     )
     return _Costs(long, np.array(per_burst, np.intp), head, full, (full - head) / per_burst)

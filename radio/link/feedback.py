@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.rounding import ceil_div
-from radio.modem.framing import MAX_BLOCKS, TAG_BYTES
+from radio.modem.framing import MAX_BLOCKS, RESERVED_BYTES, TAG_BYTES
 
 VERSION: Final = 3
 _HEAD: Final = struct.Struct(">BBIII6sHIIfffffffHH")
 """version, flags, epoch, sequence, session, tag, last burst, bursts found, blocks passed, SNR, its
 sigma, flat SNR, EVM, carrier offset, clock offset, block error rate, blocks wanted, blocks of the
 payload."""
-RESERVED_BYTES: Final = 16
-"""Zeros behind the bitmap: room for the tag of an authenticated cipher."""
 _CRC_BYTES: Final = 4
 _DATA_AIDED: Final = 1
 _SNR_RANGE_DB: Final = 100.0

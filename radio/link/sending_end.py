@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
+from radio.link.burst_size import BURST_SAMPLES
 from radio.link.feedback import Feedback
-from radio.link.sender import BURST_SAMPLES
 from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
 from radio.link.session import Limits, Session, Sounding
 from radio.modem import framing

@@ -218,7 +218,7 @@ class Session:
             bursts_lost=sent.bursts - self.bursts_found + (sounding.bursts_lost if sounding else 0),
             blocks_sent=sent.blocks,
             blocks_lost=sent.blocks - self.blocks_passed,
-            blocks_by_mcs=dict(self.sender.blocks_by_mcs),
+            blocks_by_mcs=dict(sent.blocks_by_mcs),
             snr_db=measured.snr_db if measured else math.nan,
             snr_std_db=measured.snr_std_db if measured else math.nan,
             evm_rms=answer.evm_rms if answer else math.nan,

@@ -29,7 +29,7 @@ ENTRIES: Final = (
     (11, 6, 466), (13, 6, 567), (15, 6, 666), (17, 6, 772), (19, 6, 873),
     (20, 8, 682.5), (22, 8, 754), (24, 8, 841), (26, 8, 916.5),
 )  # fmt: skip
-ROBUST: Final = 2
+_ROBUST: Final = 2
 """Entries at the head of the table that need the repeated preamble."""
 
 TABLE_FILE: Final = Path(__file__).with_name("mcs_table.json")
@@ -41,18 +41,25 @@ class Mcs:
     """A modulation and coding scheme.
 
     Attributes:
-        index: in TS 38.214 table 5.1.3.1-2.
+        place: in MCS_TABLE, 0..17, rising in rate; what a burst header names it by.
+        index: in TS 38.214 table 5.1.3.1-2; what reports name it by.
         bits_per_symbol: 2, 4, 6 or 8.
         code_rate: information bits per coded bit, 0..1.
         threshold_db: Es/N0 at which 10 % of the data blocks are lost, whole receiver, AWGN.
         width_db: step in Es/N0 over which the odds of a loss fall by a factor e.
     """
 
+    place: int
     index: int
     bits_per_symbol: int
     code_rate: float
     threshold_db: float
     width_db: float
+
+    @property
+    def robust(self) -> bool:
+        """True if its bursts open with the repeated preamble."""
+        return self.place < _ROBUST
 
     @property
     def name(self) -> str:
@@ -141,36 +148,29 @@ LOOPBACK: Final = read_losses(json.loads(TABLE_FILE.read_text()), str(TABLE_FILE
 """Measured in loopback, noise alone; a bench with a table of its own does better with that."""
 MCS_TABLE: Final = tuple(
     Mcs(
+        place=place,
         index=index,
         bits_per_symbol=bits_per_symbol,
         code_rate=rate_x1024 / 1024,
         threshold_db=float(threshold_db),
         width_db=float(width_db),
     )
-    for (index, bits_per_symbol, rate_x1024), threshold_db, width_db in zip(
-        ENTRIES, LOOPBACK.threshold_db, LOOPBACK.width_db, strict=True
+    for place, ((index, bits_per_symbol, rate_x1024), threshold_db, width_db) in enumerate(
+        zip(ENTRIES, LOOPBACK.threshold_db, LOOPBACK.width_db, strict=True)
     )
 )
-"""Rising in rate; a burst header names an entry by its place. Thresholds and widths are those of
-LOOPBACK."""
+"""Every MCS, rising in rate. Thresholds and widths are those of LOOPBACK."""
 
 
-def is_robust(place: int) -> bool:
-    """True if the entry at this place of MCS_TABLE is sent behind the repeated preamble."""
-    return place < ROBUST
+def slowest(*, robust: bool) -> Mcs:
+    """The slowest MCS behind the repeated preamble, or behind the plain one."""
+    return MCS_TABLE[0 if robust else _ROBUST]
 
 
-def block_error_rate(scheme: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
+def block_error_rate(mcs: Mcs, snr_db: ArrayLike) -> NDArray[np.float64]:
     """Expected share of lost blocks, 0..1, at an Es/N0: a logistic curve through the measured
     threshold."""
-    return _logistic((np.asarray(snr_db, np.float64) - scheme.threshold_db) / scheme.width_db)
-
-
-def snr_for_loss_db(scheme: Mcs, loss: float) -> float:
-    """Es/N0 in dB at which a share of the blocks is lost, 0 < loss < 1."""
-    return scheme.threshold_db + scheme.width_db * float(
-        np.log(_LEVEL / (1 - _LEVEL)) - np.log(loss / (1 - loss))
-    )
+    return _logistic((np.asarray(snr_db, np.float64) - mcs.threshold_db) / mcs.width_db)
 
 
 def fastest(snr_db: ArrayLike) -> NDArray[np.intp]:

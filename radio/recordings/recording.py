@@ -31,7 +31,6 @@ from hil.contract import HilError
 from radio.link.both_ends import OCCUPIED_SUBCARRIERS
 from radio.link.receiver import Reception, peek_header, receive_burst
 from radio.modem import framing, ofdm, sync
-from radio.modem.mcs import MCS_TABLE
 
 Json = dict[str, Any]
 Samples = NDArray[np.complex64]
@@ -219,7 +218,7 @@ def _annotation(burst: Reception, rate_hz: float, frequency_hz: float) -> Json:
     cfo_hz = burst.cfo * rate_hz
     half_band_hz = OCCUPIED_SUBCARRIERS * rate_hz / ofdm.N_FFT / 2
     name = (
-        f"session {header.session} burst {header.burst} {MCS_TABLE[header.mcs].name}"
+        f"session {header.session} burst {header.burst} {header.mcs.name}"
         if header
         else "unreadable"
     )
@@ -233,7 +232,7 @@ def _annotation(burst: Reception, rate_hz: float, frequency_hz: float) -> Json:
         "hil:cfo_hz": cfo_hz,
     }
     if header:
-        mcs = MCS_TABLE[header.mcs].name
+        mcs = header.mcs.name
         facts |= {
             "hil:session": header.session,
             "hil:burst": header.burst,

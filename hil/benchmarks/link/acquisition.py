@@ -162,7 +162,7 @@ def snr_tasks(quick: bool) -> list[Task]:
         fitting = [
             k for k, m in enumerate(mcs.MCS_TABLE) if m.threshold_db + _SNR_MARGIN_DB <= snr_db
         ]
-        place = max([k for k in fitting if snr_db >= 0 or mcs.is_robust(k)], default=0)
+        place = max([k for k in fitting if snr_db >= 0 or mcs.MCS_TABLE[k].robust], default=0)
         n = bursts if snr_db >= 0 else 2 * bursts if quick else 200
         settings = {"snr_db": float(snr_db), "place": place, "blocks": _SNR_BLOCKS, "bursts": n}
         tasks.append(Task(burst_trials.estimate_snr, settings, 8 / mcs.MCS_TABLE[place].efficiency))

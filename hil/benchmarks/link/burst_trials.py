@@ -56,13 +56,13 @@ def make_burst(
     header = framing.BurstHeader(
         session=int(rng.integers(1, 2**32)),
         burst=int(rng.integers(2**16)),
-        mcs=place,
+        mcs=mcs.MCS_TABLE[place],
         basis=0,
         first=0,
         block_count=n_blocks,
         payload_bytes=len(payload),
         tag=rng.bytes(framing.TAG_BYTES),
-        robust=mcs.is_robust(place) if robust is None else robust,
+        robust=mcs.MCS_TABLE[place].robust if robust is None else robust,
     )
     return framing.build_burst(header, framing.split(payload)[:n_blocks], range(n_blocks))
 
@@ -137,7 +137,7 @@ def acquire(
     found_count = read = 0
     preamble_errors, final_errors = [], []
     for _ in range(bursts):
-        burst = make_burst(mcs.ROBUST - 1 if robust else mcs.ROBUST, 0, rng)
+        burst = make_burst(mcs.slowest(robust=robust).place, 0, rng)
         arrival = arrive(burst.iq, snr_db, rng)
         for found in sync.find_bursts(arrival.iq):
             error = found.cfo - arrival.cfo
@@ -463,6 +463,6 @@ def burst_goodput(
 
 def burst_efficiency(place: int, n_blocks: int) -> float:
     """Payload bits per second and hertz of occupied bandwidth of a burst, nothing lost."""
-    samples = framing.burst_samples(n_blocks, mcs.MCS_TABLE[place], robust=mcs.is_robust(place))
+    samples = framing.burst_samples(n_blocks, mcs.MCS_TABLE[place])
     bits = 8 * framing.LONG.block_payload_bytes * n_blocks
     return bits / samples * ofdm.N_FFT / (ofdm.N_USED + 1)

@@ -204,13 +204,9 @@ def _loss_bar(
 
 def _most_blocks(place: int, wanted: int) -> int:
     """Blocks of the longest burst of an MCS, at most `wanted`."""
-    scheme, robust = mcs.MCS_TABLE[place], mcs.is_robust(place)
+    scheme = mcs.MCS_TABLE[place]
     sizes = range(wanted, 1, -1)
-    fitting = (
-        n
-        for n in sizes
-        if framing.burst_samples(n, scheme, robust=robust) <= framing.MAX_BURST_SAMPLES
-    )
+    fitting = (n for n in sizes if framing.burst_samples(n, scheme) <= framing.MAX_BURST_SAMPLES)
     return next(fitting, 1)
 
 
@@ -224,7 +220,7 @@ def _goodput_bar(goodput: Mapping[str, Any]) -> Bar:
         (0.62, 0.65) if scheme.index >= 15 else (0.58, 0.62) if scheme.index >= 13 else (0.54, 0.58)
     )
     bar, reach = _GOODPUT_BAR.get(scheme.bits_per_symbol, by_index)
-    robust = mcs.is_robust(goodput["place"])
+    robust = scheme.robust
     passed = rate(goodput["blocks"] - goodput["lost"], goodput["blocks"])
     share = goodput["lossless_share"]
     return Bar(

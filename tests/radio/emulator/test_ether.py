@@ -12,6 +12,7 @@ from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings, Tone
 from radio.link import receiver
 from radio.modem import framing, sync
+from radio.modem.mcs import MCS_TABLE
 
 RATE = 2e6
 LO = 2.4e9
@@ -327,7 +328,7 @@ def burst(mcs=3, n_blocks=3):
     header = framing.BurstHeader(
         session=1,
         burst=0,
-        mcs=mcs,
+        mcs=MCS_TABLE[mcs],
         basis=0,
         first=0,
         block_count=n_blocks,

@@ -94,13 +94,13 @@ def test_report_equals_what_an_observer_counts(snr_db):
     seen = headers(air.transmitted)
     samples = sum(map(len, air.transmitted))
     blocks = sum(header.block_count for header in seen)
-    bits = sum(h.block_count * framing.LONG.coded_bits(h.scheme) for h in seen if h.block_count)
+    bits = sum(h.block_count * framing.LONG.coded_bits(h.mcs) for h in seen if h.block_count)
     assert all(
         header.n_samples == len(iq) for header, iq in zip(seen, air.transmitted, strict=True)
     )
     assert report.bits_on_air == bits
     assert report.blocks_sent == blocks == sum(report.blocks_by_mcs.values())
-    assert {h.scheme.name for h in seen if h.block_count} == set(report.blocks_by_mcs)
+    assert {h.mcs.name for h in seen if h.block_count} == set(report.blocks_by_mcs)
     assert report.bursts_sent == len(seen)
     assert report.header_bits_on_air == sum(
         192 * 2 * framing.header_symbols(h.robust) for h in seen
@@ -207,7 +207,7 @@ def test_a_channel_worse_than_its_snr_says_is_met_with_a_slower_scheme():
         rng = np.random.default_rng(97)
 
         def _accept(self, reception, sample_rate_hz):
-            if reception.blocks is not None and reception.header.scheme.efficiency > 4:
+            if reception.blocks is not None and reception.header.mcs.efficiency > 4:
                 reception.blocks.passed[self.rng.random(len(reception.blocks.passed)) < 0.3] = False
             return super()._accept(reception, sample_rate_hz)
 

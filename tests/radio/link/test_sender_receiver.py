@@ -11,9 +11,10 @@ from radio.channel import Awgn
 from radio.link import combining, reassembly
 from radio.link.adaptation import Adaptation
 from radio.link.block_store import BlockStore
+from radio.link.burst_size import BURST_SAMPLES, robust_sounding, sounding_samples
 from radio.link.feedback import Feedback
 from radio.link.receiver import Receiver, receive_burst
-from radio.link.sender import BURST_SAMPLES, Sender, robust_sounding, sounding_samples
+from radio.link.sender import Sender
 from radio.modem import framing, mcs, sync
 
 RATE_HZ = 2e6
@@ -82,12 +83,12 @@ def test_without_an_snr_the_sender_sounds_first():
     answered(tx, rx)
     assert tx.snr_db == pytest.approx(22.0, abs=0.7)
     chosen = next(iter(tx.window(ALL))).header
-    assert chosen.mcs == mcs.fastest(tx.snr_db - tx.snr_std_db)
+    assert chosen.mcs.place == mcs.fastest(tx.snr_db - tx.snr_std_db)
     assert not chosen.robust
 
 
 def test_soundings_are_robust_where_the_snr_is_unknown_or_low():
-    low = mcs.MCS_TABLE[mcs.ROBUST].threshold_db
+    low = mcs.slowest(robust=False).threshold_db
     assert robust_sounding([float("nan"), -10.0, low, 15.0]).tolist() == [True, True, True, False]
     for snr_db in (float("nan"), low, 15.0):
         (burst,) = Sender(b"", session=1, adaptation=Adaptation(), snr_db=snr_db).window(ALL)
@@ -133,7 +134,7 @@ def test_a_truncated_burst_gives_its_whole_blocks():
     tx, rx = sender(), Receiver(epoch=1)
     header = next(iter(tx.window(ALL))).header
     iq = next(iter(sender().window(ALL))).iq
-    ten_blocks = framing.burst_samples(10, header.scheme, robust=False)
+    ten_blocks = framing.burst_samples(10, header.mcs, robust=False)
     rx.feed(Awgn(22.0)(iq[: ten_blocks + 100], np.random.default_rng(83)), RATE_HZ)
     assert rx.feedback() is None  # the rest might still come
     assert rx.mid_burst
@@ -250,8 +251,8 @@ def test_an_answer_within_a_window_steers_its_mcs_and_is_not_taken_for_the_last_
     answered(tx, rx)
     assert adaptation.loss < 0.01
     rest = list(window)
-    assert {b.header.mcs for b in first} == {13}
-    assert {b.header.mcs for b in rest} == {15}
+    assert {b.header.mcs.place for b in first} == {13}
+    assert {b.header.mcs.place for b in rest} == {15}
     assert {b.header.basis for b in rest} == {0}  # places in the list with which the window began
     assert sum(b.header.block_count for b in rest) == 203 - 64
     (poll,) = tx.window(ALL)
@@ -337,7 +338,7 @@ def test_a_payload_that_fails_its_hash_is_never_handed_over():
     header = framing.BurstHeader(
         session=5,
         burst=0,
-        mcs=13,
+        mcs=mcs.MCS_TABLE[13],
         basis=0,
         first=0,
         block_count=3,

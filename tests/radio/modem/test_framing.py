@@ -10,7 +10,7 @@ from radio.modem.equaliser import Symbols
 HEADER = framing.BurstHeader(
     session=0x01020304,
     burst=0x0506,
-    mcs=7,
+    mcs=mcs.MCS_TABLE[7],
     basis=0x0708,
     first=4,
     block_count=3,
@@ -100,7 +100,7 @@ def test_header_survives_below_the_slowest_scheme_behind_the_same_preamble(robus
     rng = np.random.default_rng(31)
     header = dataclasses.replace(HEADER, block_count=0, first=0, robust=robust)
     grid = sent_grid(header, np.zeros((0, 1), np.uint8), [])
-    slowest = mcs.MCS_TABLE[0 if robust else mcs.ROBUST]
+    slowest = mcs.slowest(robust=robust)
     read = [
         framing.read_header(over_noise(rng, grid, slowest.threshold_db - 1), robust=robust)
         for _ in range(100)
@@ -125,15 +125,20 @@ def test_blocks_cross_with_every_scheme_at_its_threshold_and_some(place, n_bytes
     payload = random_payload(n_bytes)
     blocks = framing.split(payload)
     count = min(2, len(blocks))
-    robust = mcs.is_robust(place)
+    robust = mcs.MCS_TABLE[place].robust
     header = dataclasses.replace(
-        HEADER, mcs=place, first=0, block_count=count, payload_bytes=n_bytes, robust=robust
+        HEADER,
+        mcs=mcs.MCS_TABLE[place],
+        first=0,
+        block_count=count,
+        payload_bytes=n_bytes,
+        robust=robust,
     )
     grid = sent_grid(header, blocks[:count], range(count))
     assert len(grid) == header.n_symbols
     margin_db = 2.0 if n_bytes > 1000 else 4.0  # short codewords need more
     decoded = framing.decode_blocks(
-        framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db + margin_db), header),
+        framing.soft_blocks(over_noise(rng, grid, header.mcs.threshold_db + margin_db), header),
         header,
     )
     assert decoded.passed.all()
@@ -141,7 +146,7 @@ def test_blocks_cross_with_every_scheme_at_its_threshold_and_some(place, n_bytes
     np.testing.assert_array_equal(decoded.payload, blocks[:count])
     sent, known = framing.known_symbols(header, decoded, len(grid))
     np.testing.assert_array_equal(sent[known], grid[known])
-    per_block = header.layout.coded_bits(header.scheme) // header.scheme.bits_per_symbol
+    per_block = header.layout.coded_bits(header.mcs) // header.mcs.bits_per_symbol
     assert known.sum() == framing.header_symbols(robust) * ofdm.N_DATA + count * per_block
 
 
@@ -161,9 +166,7 @@ def test_any_set_of_blocks_crosses_and_a_cut_burst_gives_the_whole_ones():
 def test_a_damaged_block_is_alone_and_not_among_the_known_symbols():
     blocks = framing.split(random_payload(10_000))
     grid = sent_grid(HEADER, blocks[:3], range(3)).copy()
-    per_block = (
-        HEADER.layout.coded_bits(HEADER.scheme) / HEADER.scheme.bits_per_symbol / ofdm.N_DATA
-    )
+    per_block = HEADER.layout.coded_bits(HEADER.mcs) / HEADER.mcs.bits_per_symbol / ofdm.N_DATA
     middle = slice(4 + int(1.2 * per_block), 4 + int(1.8 * per_block))
     grid[middle] *= -1
     decoded = framing.decode_blocks(framing.soft_blocks(symbols(grid), HEADER), HEADER)
@@ -187,11 +190,11 @@ def test_blocks_of_another_payload_never_pass():
 
 def test_two_copies_that_fail_alone_pass_together():
     rng = np.random.default_rng(34)
-    header = dataclasses.replace(HEADER, mcs=QPSK_HALF)
+    header = dataclasses.replace(HEADER, mcs=mcs.MCS_TABLE[QPSK_HALF])
     blocks = framing.split(random_payload(10_000))
     grid = sent_grid(header, blocks[:3], range(3))
     copies = [
-        framing.soft_blocks(over_noise(rng, grid, header.scheme.threshold_db - 2), header)
+        framing.soft_blocks(over_noise(rng, grid, header.mcs.threshold_db - 2), header)
         for _ in range(2)
     ]
     assert not any(framing.decode_blocks(copy, header).passed.any() for copy in copies)
@@ -202,9 +205,9 @@ def test_a_block_is_spread_over_the_whole_band():
     blocks = framing.split(random_payload(10_000))
     other = blocks.copy()
     other[0] ^= 0xFF
-    header = dataclasses.replace(HEADER, mcs=17)
+    header = dataclasses.replace(HEADER, mcs=mcs.MCS_TABLE[17])
     one, two = (sent_grid(header, b[:3], range(3)) for b in (blocks, other))
-    per_block = header.layout.coded_bits(header.scheme) / 8 / ofdm.N_DATA
+    per_block = header.layout.coded_bits(header.mcs) / 8 / ofdm.N_DATA
     row = framing.header_symbols(False) + int(per_block)  # shared by blocks 0 and 1
     touched = np.flatnonzero(one[row] != two[row])
     assert 10 < len(touched) < 190

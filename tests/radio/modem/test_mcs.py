@@ -53,4 +53,6 @@ def test_names_are_unique_and_speak():
     names = [scheme.name for scheme in mcs.MCS_TABLE]
     assert len(set(names)) == 18
     assert names[2] == "MCS 2 QPSK 0.30"
-    assert [mcs.is_robust(i) for i in range(4)] == [True, True, False, False]
+    assert [entry.robust for entry in mcs.MCS_TABLE] == [True] * 2 + [False] * 16
+    assert [entry.place for entry in mcs.MCS_TABLE] == list(range(18))
+    assert [mcs.slowest(robust=robust).index for robust in (True, False)] == [0, 2]
