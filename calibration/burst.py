@@ -16,7 +16,7 @@ from hil.contract import IQ, Transceiver
 from radio.channel.loopback import Loopback
 from radio.clocks import VirtualClock
 from radio.link.receiver import Reception, receive_burst
-from radio.modem import framing, ofdm, sync
+from radio.modem import framing, ofdm, preamble, sync
 from radio.modem.mcs import MCS_TABLE
 
 TransceiverFactory = Callable[[float, np.random.Generator], Transceiver]
@@ -37,7 +37,7 @@ def loopback_factory(sample_rate_hz: float = 2e6) -> TransceiverFactory:
     samples."""
 
     def make(snr_db: float, rng: np.random.Generator) -> Loopback:
-        cfo_hz = float(rng.uniform(-0.95, 0.95)) * sync.MAX_CFO * sample_rate_hz
+        cfo_hz = float(rng.uniform(-0.95, 0.95)) * preamble.MAX_CFO * sample_rate_hz
         return Loopback(
             clock=VirtualClock(),
             rng=rng,

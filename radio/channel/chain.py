@@ -16,7 +16,7 @@ class Medium(Protocol):
     ended.
 
     Attributes:
-        sample_rate_hz: of the samples, > 0; may be changed between calls.
+        sample_rate_hz: rate of the samples, > 0; may be changed between calls.
     """
 
     sample_rate_hz: float
@@ -55,8 +55,13 @@ class Chain:
     @property
     def media(self) -> tuple[Medium, ...]:
         """Those of them that remember, in chains within this one as well."""
-        nested = (model.media if isinstance(model, Chain) else (model,) for model in self.models)
-        return tuple(model for models in nested for model in models if isinstance(model, Medium))
+        found: list[Medium] = []
+        for model in self.models:
+            if isinstance(model, Chain):
+                found += model.media
+            elif isinstance(model, Medium):
+                found.append(model)
+        return tuple(found)
 
     @property
     def tail_samples(self) -> int:

@@ -25,7 +25,7 @@ class ClockOffset:
 
     Attributes:
         ppm: may be changed between calls.
-        sample_rate_hz: of the samples, > 0; tells how far the clocks drift apart in a pause.
+        sample_rate_hz: rate of the samples, > 0; tells how far the clocks drift apart in a pause.
     """
 
     tail_samples = TAPS - BEFORE

@@ -36,7 +36,7 @@ class PlaneWaves:
     Args:
         n_paths: paths, ≥ 1.
         rng: source of angles and phases.
-        n_waves: on each path.
+        n_waves: plane waves on each path.
     Source: Clarke, Bell System Technical Journal 47(6), 1968; Zheng and Xiao, IEEE Trans. Commun.
     51(6), 2003.
     """
@@ -63,8 +63,8 @@ class TappedDelayLine:
     evaluated at knots and drawn straight between them, within a burst as well.
 
     Attributes:
-        sample_rate_hz: of the samples, > 0; may be changed between calls: paths and gains stay the
-            same.
+        sample_rate_hz: rate of the samples, > 0; may be changed between calls: paths and gains
+            stay the same.
         profile: delays and mean powers.
     """
 
@@ -81,8 +81,8 @@ class TappedDelayLine:
         """A channel.
 
         Args:
-            name: of the profile: "flat", "TDL-A" to "TDL-E".
-            sample_rate_hz: of the samples.
+            name: the profile's: "flat", "TDL-A" to "TDL-E".
+            sample_rate_hz: rate of the samples.
             rng: source of the realisation.
             delay_spread_ns: rms; without meaning for "flat".
             doppler_hz: largest shift, ≥ 0; 0 = the channel stands still.
@@ -107,7 +107,7 @@ class TappedDelayLine:
 
     @property
     def sample_rate_hz(self) -> float:
-        """Of the samples."""
+        """Rate of the samples."""
         return self._sample_rate_hz
 
     @sample_rate_hz.setter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -28,7 +27,8 @@ class Loopback:
     All attributes may be changed between transmissions, for example round by round.
 
     Attributes:
-        sample_rate_hz: of both directions, > 0; a transmission takes samples / rate on the clock.
+        sample_rate_hz: rate of both directions, > 0; a transmission takes samples / rate on the
+            clock.
         snr_db: mean Es/N0 per used subcarrier (channel.Awgn).
         max_delay_samples: each transmission comes 0..this many samples late, uniform; less than
             link.GUARD_SAMPLES.
@@ -129,12 +129,7 @@ class Loopback:
         """Nothing to open."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Samples not yet received are dropped."""
         self._air.clear()
 

@@ -18,8 +18,8 @@ class FrequencyOffset:
 
     Attributes:
         cfo_hz: the offset now; a value that is set drifts on from there.
-        sample_rate_hz: of the samples, > 0; may be changed between calls.
-        drift_hz_s: by how much the offset rises in a second.
+        sample_rate_hz: rate of the samples, > 0; may be changed between calls.
+        drift_hz_s: rise of the offset in a second.
     """
 
     tail_samples = 0
@@ -56,7 +56,7 @@ class PhaseNoise:
     plateau. Both are a first-order recursion.
 
     Attributes:
-        sample_rate_hz: of the samples, > 0; may be changed between calls.
+        sample_rate_hz: rate of the samples, > 0; may be changed between calls.
 
     Source: Demir, Mehrotra and Roychowdhury, Phase noise in oscillators, IEEE Trans. Circuits Syst.
     I 47(5), 2000.
@@ -76,7 +76,7 @@ class PhaseNoise:
 
         Args:
             level_dbc_hz: single-sideband noise density at offset_hz from the carrier.
-            sample_rate_hz: of the samples.
+            sample_rate_hz: rate of the samples.
             offset_hz: > 0.
             pll_bandwidth_hz: B, ≥ 0; 0 = free running.
 

@@ -35,16 +35,17 @@ class Figures:
         k_factor_db: power of a line of sight over all scattered power; None = the profile's own.
         cfo_hz: carrier offset; where rounds draw theirs, it lies uniformly within ± this.
         cfo_drift_hz_s: drift of the carrier offset.
-        clock_offset_ppm: by how much the transmitter's sample clock runs faster.
+        clock_offset_ppm: excess of the transmitter's sample clock over the receiver's.
         phase_noise_dbc_hz: single-sideband density at phase_noise_offset_hz; -200 = none.
         phase_noise_offset_hz: > 0.
-        pll_bandwidth_hz: of the loop that holds the oscillator; 0 = free running.
-        tx_iq_gain_db, tx_iq_phase_deg, tx_dc_dbfs: of the transmitter's mixer, DC -200 = none.
+        pll_bandwidth_hz: bandwidth of the loop that holds the oscillator; 0 = free running.
+        tx_iq_gain_db, tx_iq_phase_deg, tx_dc_dbfs: errors of the transmitter's mixer, DC -200 =
+            none.
         pa_backoff_db: saturation power over mean transmit power; 60 = linear.
         pa_smoothness: p of Rapp's model.
-        iq_gain_db, iq_phase_deg, dc_dbfs: of the receiver's mixer.
+        iq_gain_db, iq_phase_deg, dc_dbfs: errors of the receiver's mixer.
         clip_dbfs: level at which the receiver limits I and Q; 20 = never.
-        adc_bits: of the receiver's converter; 0 = none.
+        adc_bits: resolution of the receiver's converter; 0 = none.
     """
 
     profile: str = "none"

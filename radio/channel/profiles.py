@@ -21,7 +21,7 @@ class PowerDelayProfile:
     Attributes:
         delays_s: float64[n_paths], ≥ 0, of the scattered paths; a line of sight has delay 0.
         powers: float64[n_paths], mean powers of the scattered paths.
-        sight_power: of the line of sight, 0 without one.
+        sight_power: power of the line of sight, 0 without one.
     """
 
     delays_s: NDArray[np.float64]

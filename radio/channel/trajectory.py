@@ -56,8 +56,8 @@ def gauss_markov(
     The walk itself is not limited, only what is read from it, so that it does not stick to a limit.
 
     Args:
-        mean: of the unlimited walk, which starts from its stationary distribution.
-        std: of the unlimited walk, ≥ 0.
+        mean: the unlimited walk's, which starts from its stationary distribution.
+        std: standard deviation of the unlimited walk, ≥ 0.
         correlation: ρ of one round and the next, 0..1.
         low: smallest value.
         high: largest value, ≥ low.

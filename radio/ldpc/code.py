@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from hil.contract import ConfigError
@@ -82,7 +83,5 @@ def code_for(info_bits: int, base_graph: int) -> LdpcCode:
         columns = next(
             columns for longer_than, columns in _BG2_COLUMNS_IN_USE if info_bits > longer_than
         )
-    lifting_size = min(
-        size for sizes in LIFTING_SETS for size in sizes if size * columns >= info_bits
-    )
+    lifting_size = min(size for size in chain(*LIFTING_SETS) if size * columns >= info_bits)
     return LdpcCode(base_graph=base_graph, info_bits=info_bits, lifting_size=lifting_size)

@@ -66,7 +66,7 @@ def decode(code: LdpcCode, llr: Soft, max_iterations: int = 20) -> Decoded:
         code: the code.
         llr: int16[n, n_buffer] from rate_recover or combine; values beyond ±511 (32 nats) count as
             that.
-        max_iterations: at least 1.
+        max_iterations: limit on the iterations, ≥ 1.
 
     Raises:
         ConfigError: another shape or no iterations.
@@ -261,6 +261,7 @@ def _decode_blocks(
     converged: NDArray[np.bool_],
     iterations: NDArray[np.int32],
 ) -> None:
+    # longer than a screen: one loop over the blocks, and the work arrays that all its steps share
     n_rows = row_start.size - 1
     n_columns = decided.shape[1] // size + n_rows
     lanes = np.uint64(size)

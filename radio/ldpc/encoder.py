@@ -1,4 +1,4 @@
-"""From information bits to the circular buffer (3GPP TS 38.212 §5.3.2).
+"""LDPC encoding: information bits to the circular buffer (3GPP TS 38.212 §5.3.2).
 
 A bit is a byte and a base column a row of Z bytes, written twice, so that a shifted column is one
 contiguous read and sums run in vector registers. Added up, the core rows leave only the first

@@ -35,7 +35,7 @@ def rate_match(
         code: the code.
         buffer: uint8[n, n_buffer] from encode.
         n_coded: bits to send for a block, a multiple of bits_per_symbol.
-        bits_per_symbol: of the modulation, for the bit interleaver.
+        bits_per_symbol: the modulation's, for the bit interleaver.
         rv: redundancy version 0 to 3.
 
     Raises:
@@ -56,8 +56,8 @@ def rate_recover(
     Args:
         code: the code.
         llr: float32[n, n_coded] in nats.
-        bits_per_symbol: as in rate_match.
-        rv: as in rate_match.
+        bits_per_symbol: rate_match's.
+        rv: rate_match's.
 
     Raises:
         ConfigError: a shape, length or redundancy version that cannot be.

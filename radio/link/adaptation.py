@@ -34,7 +34,7 @@ class Adaptation:
     Attributes:
         margin_db: taken off the measured SNR before the table is read, 0..MAX_MARGIN_DB.
         loss: share of blocks lost lately, the target before the first.
-        table: what each scheme loses at an SNR: a bench's own, if it was calibrated.
+        table: what each MCS loses at an SNR: a bench's own, if it was calibrated.
     """
 
     margin_db: float = 0.0
@@ -44,7 +44,7 @@ class Adaptation:
     UP_DB: Final = 0.1
     DOWN_DB: Final[float] = UP_DB * TARGET_LOSS / (1 - TARGET_LOSS)
     MAX_STEP_DB: Final = 1.5
-    """Of one answer, about the distance of two entries of the table."""
+    """Largest change of the margin by one answer: about the distance of two entries."""
     MAX_MARGIN_DB: Final = 6.0
     MEMORY_BLOCKS: Final = 100.0
 

@@ -37,7 +37,8 @@ class BlockStore:
 
     Attributes:
         directory: where the files lie.
-        max_bytes: of all files; the sessions written to longest ago are removed until this holds.
+        max_bytes: limit on all files together; the sessions written to longest ago are removed
+            until it holds.
     """
 
     def __init__(self, directory: Path, *, max_bytes: int = 2**28) -> None:

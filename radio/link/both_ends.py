@@ -18,7 +18,7 @@ from radio.link.budget import airtime_s, payload_bits
 from radio.link.receiver import Receiver
 from radio.link.sender import Sender
 from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
-from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, SendingSession, Sounding
 from radio.modem import framing
 
 __all__ = [
@@ -58,8 +58,8 @@ class Link(SenderDriver):
 
         Args:
             transceiver: transmitter and receiver with the air between them.
-            feedback: from the receiver to the sender.
-            clock: of the transceiver and the feedback path.
+            feedback: path from the receiver to the sender.
+            clock: time of the transceiver and the feedback path.
             first_session: number of the first session; the receiver's epoch is the same. A link
                 that starts again with it goes on with the payloads that its store holds in part.
             store: keeps what the receiver verified over a restart.
@@ -68,7 +68,7 @@ class Link(SenderDriver):
         self.receiver = Receiver(epoch=first_session, store=store)
         self._answered_at_samples = 0
         self._answered_at_s = math.nan
-        self._said = math.inf
+        self._newest_sequence = math.inf
 
     def sound(self, limits: Limits | None = None, *, attempts: int = 2) -> Sounding:
         """Measure the channel with a header-only burst; a second one if the first was not answered.
@@ -118,11 +118,15 @@ class Link(SenderDriver):
 
     def _open(
         self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
-    ) -> Session:
-        self._answered_at_samples, self._answered_at_s, self._said = 0, math.nan, math.inf
+    ) -> SendingSession:
+        self._answered_at_samples, self._answered_at_s, self._newest_sequence = (
+            0,
+            math.nan,
+            math.inf,
+        )
         return super()._open(payload, limits, sounding)
 
-    def _turn(self, session: Session) -> bool:
+    def _turn(self, session: SendingSession) -> bool:
         rate = self.transceiver.sample_rate_hz
         sent, bursts_before = session.sender.sent, session.sender.sent.bursts
         more = False
@@ -144,20 +148,20 @@ class Link(SenderDriver):
             self._round_trip_s = self.clock.now() - self._answered_at_s
         return True
 
-    def _weary(self, session: Session, idle: int) -> str:
+    def _give_up_reason(self, session: SendingSession, idle: int) -> str:
         return session.idle_reason(f"{idle} turns") if idle >= session.limits.idle_turns else ""
 
-    def _pause(self, session: Session, idle: int) -> None:
+    def _pause(self, session: SendingSession, idle: int) -> None:
         now_s = self.clock.now()
         self.clock.sleep_until(
             now_s + min(PAUSE_S * 2**idle, max(0.0, session.elapsed_left_s(now_s)))
         )
 
-    def _take(self, session: Session, timeout_s: float) -> bool:
+    def _take(self, session: SendingSession, timeout_s: float) -> bool:
         """Take answers until the newest is taken, or the wait is over; True if it was taken."""
         sender, until_s = session.sender, self.clock.now() + timeout_s
         for _ in range(MAX_MESSAGES):
-            if sender.sequence == self._said:
+            if sender.sequence == self._newest_sequence:
                 return True
             message = self.feedback.receive(max(0.0, until_s - self.clock.now()))
             if message is None:
@@ -168,7 +172,7 @@ class Link(SenderDriver):
     # ---------------------------------------------------------------------------------------------
     # the receiver's end
 
-    def _answer_is_due(self, session: Session) -> bool:
+    def _answer_is_due(self, session: SendingSession) -> bool:
         """True when the receiver should answer without waiting for the window's end."""
         air_s = (
             session.sender.sent.samples - self._answered_at_samples
@@ -177,7 +181,7 @@ class Link(SenderDriver):
             self._answered_at_samples == 0 or air_s >= ANSWER_EVERY_S
         ) and not self.receiver.mid_burst
 
-    def _answer(self, session: Session) -> None:
+    def _answer(self, session: SendingSession) -> None:
         """Say what was heard since the last answer."""
         self._answered_at_samples, self._answered_at_s = (
             session.sender.sent.samples,
@@ -185,7 +189,7 @@ class Link(SenderDriver):
         )
         answer = self.receiver.feedback()
         if answer is not None:
-            self._said = answer.sequence
+            self._newest_sequence = answer.sequence
             if session.sender.concerns(
                 answer
             ):  # one that heard nothing of this session speaks of an older one's

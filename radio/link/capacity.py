@@ -48,14 +48,14 @@ class ShannonLink:
     def bits(
         self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
     ) -> NDArray[np.int64]:
-        """See LinkModel."""
+        """Most payload bits within an airtime, whole bits."""
         fitting = np.floor(np.asarray(airtime_s, np.float64) * self._rate_bps(snr_db, bandwidth_hz))
         return fitting.astype(np.int64)
 
     def airtime_s(
         self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
     ) -> NDArray[np.float64]:
-        """See LinkModel."""
+        """Airtime of a payload in seconds."""
         payload, rate = np.broadcast_arrays(
             np.asarray(bits, np.float64), self._rate_bps(snr_db, bandwidth_hz)
         )
@@ -87,7 +87,7 @@ class ModemLink:
     def bits(
         self, airtime_s: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
     ) -> NDArray[np.int64]:
-        """See LinkModel; a whole number of blocks."""
+        """Most payload bits within an airtime, a whole number of blocks."""
         rate_hz = sample_rate_hz(bandwidth_hz)
         return budget.payload_bits(
             airtime_s, snr_db, rate_hz, margin_db=self._margin_db, round_trip_s=self._round_trip_s
@@ -96,7 +96,7 @@ class ModemLink:
     def airtime_s(
         self, bits: ArrayLike, snr_db: ArrayLike, bandwidth_hz: ArrayLike
     ) -> NDArray[np.float64]:
-        """See LinkModel; a payload that is no whole number of bytes is rounded up."""
+        """Expected airtime of a payload in seconds; bits are rounded up to bytes."""
         n_bytes = np.ceil(np.asarray(bits, np.float64) / 8)
         rate_hz = sample_rate_hz(bandwidth_hz)
         seconds = budget.airtime_s(

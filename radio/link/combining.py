@@ -47,9 +47,9 @@ class SoftCopies:
         the others are kept.
 
         Args:
-            indices: of blocks that did not pass by themselves.
+            indices: blocks that did not pass by themselves.
             soft: their newest copies, int16[len(indices), n_buffer].
-            header: of the burst they came in.
+            header: the burst's in which they came.
         """
         known = [place for place, index in enumerate(indices) if index in self._kept]
         recovered: dict[int, NDArray[np.uint8]] = {}

@@ -38,15 +38,15 @@ class Feedback:
         sequence: rising within an epoch.
         session: session it answers; with `tag` zero and no blocks, all it heard was soundings or
             unreadable headers.
-        tag: of that session's payload.
+        tag: first bytes of the SHA-256 of that session's payload.
         last_burst: highest number among the session's bursts that were found; 0 if there were none.
         bursts_found: distinct bursts of the session whose header passed.
         blocks_passed: copies of blocks that passed their CRC by themselves in those bursts.
-        snr_db, snr_std_db, flat_snr_db, data_aided: as snr.SnrMeasurement, over the bursts since
+        snr_db, snr_std_db, flat_snr_db, data_aided: an snr.SnrMeasurement of the bursts since
             the last message.
         evm_rms: NaN if no header passed.
         cfo_hz: carrier frequency offset.
-        clock_offset_ppm: by how much the sender's sample clock is faster than the receiver's; NaN
+        clock_offset_ppm: excess of the sender's sample clock over the receiver's; NaN
             if no header passed.
         block_error_rate: share of copies lost in the bursts since the last message, 0..1.
         wanted: how many more blocks, whichever of those that are missing or repair blocks, complete

@@ -18,7 +18,7 @@ class OutgoingPayload:
     Attributes:
         n_bytes: its length.
         tag: names it in every header; zeros for an empty one.
-        layout: of its blocks.
+        layout: its blocks' layout.
         n_blocks: source blocks.
         n_repair: repair blocks that it can have.
     """

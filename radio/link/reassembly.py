@@ -96,7 +96,7 @@ class Assembly:
         added up.
 
         Args:
-            header: of the burst.
+            header: the burst's.
             blocks, soft: its blocks, decoded each by itself, and their soft values.
         """
         gained = {int(blocks.index[k]): blocks.payload[k] for k in np.flatnonzero(blocks.passed)}

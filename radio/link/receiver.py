@@ -14,12 +14,12 @@ from radio.iq import require_samples
 from radio.link.block_store import BlockStore
 from radio.link.feedback import NO_TAG, Feedback
 from radio.link.reassembly import Assembly, basis_of
-from radio.modem import equaliser, framing, ofdm, snr, sync
+from radio.modem import equaliser, framing, ofdm, preamble, snr, sync
 
 _MAX_SESSIONS: Final = 4
 _LEAD_SAMPLES: Final = 512
 """Kept before a burst that is not whole yet: its start is known roughly only."""
-_TAIL_SAMPLES: Final = len(sync.ROBUST_PREAMBLE) + _LEAD_SAMPLES
+_TAIL_SAMPLES: Final = len(preamble.ROBUST.iq) + _LEAD_SAMPLES
 """Kept at the end of what was searched: a preamble may lie across two calls."""
 _CLOCK_DRIFT: Final = 50e-6
 """Share by which a burst may come out longer than it was sent: two clocks of 25 ppm."""

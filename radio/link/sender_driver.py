@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from hil.contract import Clock, ConfigError, FeedbackPath, Transceiver
 from radio.link.adaptation import Adaptation
 from radio.link.sender import Sender
-from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, Session, Sounding
+from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, SendingSession, Sounding
 from radio.modem import ofdm
 
 MAX_MESSAGES: int = 64
@@ -57,7 +57,7 @@ class SenderDriver(ABC):
 
     def _open(
         self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
-    ) -> Session:
+    ) -> SendingSession:
         number = self._next_session
         sender = Sender(
             payload,
@@ -67,7 +67,7 @@ class SenderDriver(ABC):
             snr_std_db=sounding.snr_std_db if sounding else 0.0,
         )
         self._next_session += 1
-        return Session(
+        return SendingSession(
             number=number,
             sender=sender,
             payload_bytes=len(payload),
@@ -78,7 +78,7 @@ class SenderDriver(ABC):
 
     def _carry(
         self, payload: bytes, limits: Limits | None, sounding: Sounding | None
-    ) -> tuple[Session, str]:
+    ) -> tuple[SendingSession, str]:
         """A session of a payload, turn after turn, and why it ended: "" when the sender knows all
         blocks to be held."""
         if not payload:
@@ -96,27 +96,27 @@ class SenderDriver(ABC):
             elif sender.sent.blocks > blocks or sender.unusable or not sender.informed:
                 # a sounding that found a usable channel is neither progress nor a turn in vain
                 idle += 1
-            reason = self._weary(session, idle)
+            reason = self._give_up_reason(session, idle)
             if reason:
                 return session, reason
             if idle and (sender.unusable or not sender.informed):
                 self._pause(session, idle)
         return session, ""
 
-    def _room(self, session: Session, from_s: float) -> int:
+    def _room(self, session: SendingSession, from_s: float) -> int:
         """Samples of air that the limits leave from from_s on."""
         rate = self.transceiver.sample_rate_hz
         left_s = min(session.airtime_left_s(rate), session.elapsed_left_s(from_s), 3600.0)
         return math.floor(left_s * rate + 1e-6)
 
     @abstractmethod
-    def _turn(self, session: Session) -> bool:
+    def _turn(self, session: SendingSession) -> bool:
         """One window and its answer; False if no burst fits the limits any more."""
 
     @abstractmethod
-    def _weary(self, session: Session, idle: int) -> str:
+    def _give_up_reason(self, session: SendingSession, idle: int) -> str:
         """Why no more turns are made after so many in vain, "" to go on."""
 
     @abstractmethod
-    def _pause(self, session: Session, idle: int) -> None:
+    def _pause(self, session: SendingSession, idle: int) -> None:
         """Wait after so many turns in vain."""

@@ -18,14 +18,14 @@ from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
 from radio.link.burst_size import BURST_SAMPLES
 from radio.link.feedback import Feedback
 from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
-from radio.link.session import Limits, Session, Sounding
+from radio.link.session import Limits, SendingSession, Sounding
 from radio.modem import framing
 
 LEAD_S = 0.2
 """Air that the transmitter is kept supplied with: enough to build the next burst, little enough to
 be steered."""
 _LONGEST_PAUSE_S = 0.5
-"""With the wait for an answer about one second from sounding to sounding."""
+"""Longest pause between soundings: with the wait for an answer, one goes out about each second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class BurstSent:
 
     Attributes:
         session, burst: its numbers.
-        indices: of its blocks; none is a sounding, and repair blocks come after the payload's last
-            block.
-        at_s: on the link's clock.
+        indices: its blocks' places; none is a sounding, and repair blocks come after the payload's
+            last block.
+        at_s: time on the link's clock.
     """
 
     session: int
@@ -53,7 +53,7 @@ class AnswerTaken:
         session: that it was taken in.
         epoch, sequence: its numbers.
         held: bool[n_blocks], which blocks the sender knows to be held.
-        at_s: on the link's clock.
+        at_s: time on the link's clock.
     """
 
     session: int
@@ -113,7 +113,7 @@ class SendingEnd(SenderDriver):
         session = self._open(b"", limits)
         sender = session.sender
         while self._turn(session) and not sender.answered:
-            if sender.sent.bursts == attempts or self._weary(session, sender.sent.bursts):
+            if sender.sent.bursts == attempts or self._give_up_reason(session, sender.sent.bursts):
                 break
             self._pause(session, sender.sent.bursts)
         return session.measured(self.transceiver.sample_rate_hz, self.clock.now())
@@ -152,14 +152,14 @@ class SendingEnd(SenderDriver):
 
     def _open(
         self, payload: bytes, limits: Limits | None, sounding: Sounding | None = None
-    ) -> Session:
+    ) -> SendingSession:
         for _ in range(MAX_MESSAGES):  # what still waits there speaks of earlier sessions
             if self.feedback.receive(0.0) is None:
                 break
         self._moved_s = self.clock.now()
         return super()._open(payload, limits, sounding)
 
-    def _turn(self, session: Session) -> bool:
+    def _turn(self, session: SendingSession) -> bool:
         sender, bursts_before = session.sender, session.sender.sent.bursts
         self._send_window(session)
         if sender.sent.bursts == bursts_before:
@@ -169,7 +169,7 @@ class SendingEnd(SenderDriver):
         )
         return True
 
-    def _send_window(self, session: Session) -> None:
+    def _send_window(self, session: SendingSession) -> None:
         """Transmit bursts until nothing is left to send, or nothing is heard of those before."""
         sender, rate = session.sender, self.transceiver.sample_rate_hz
         heard_s = self.clock.now()
@@ -200,7 +200,7 @@ class SendingEnd(SenderDriver):
             self._air_free_s - ends_s
         )  # patience is with the other end, not with this radio
 
-    def _listen(self, session: Session, until_s: float) -> None:
+    def _listen(self, session: SendingSession, until_s: float) -> None:
         """Take answers until one covers what was sent, at most until until_s."""
         sender = session.sender
         until_s = min(until_s, session.began_s + session.limits.elapsed_s)
@@ -223,7 +223,7 @@ class SendingEnd(SenderDriver):
                 trip_s = max(0.0, now_s - self._air_free_s)
                 self._round_trip_s = min(trip_s, session.limits.feedback_timeout_s)
 
-    def _note(self, session: Session, answer: Feedback, now_s: float) -> None:
+    def _note(self, session: SendingSession, answer: Feedback, now_s: float) -> None:
         session.count(answer, now_s)
         self.watch(
             AnswerTaken(
@@ -235,11 +235,11 @@ class SendingEnd(SenderDriver):
             )
         )
 
-    def _weary(self, session: Session, idle: int) -> str:
+    def _give_up_reason(self, session: SendingSession, idle: int) -> str:
         waited = self.clock.now() - self._moved_s >= self.patience_s
         return session.idle_reason(f"{self.patience_s:g} s") if waited and idle else ""
 
-    def _pause(self, session: Session, idle: int) -> None:
+    def _pause(self, session: SendingSession, idle: int) -> None:
         until_s = self.clock.now() + min(PAUSE_S * 2 ** min(idle, 10), _LONGEST_PAUSE_S)
         if session.sender.informed:
             until_s = min(until_s, session.began_s + session.limits.elapsed_s)

@@ -42,8 +42,8 @@ class Sounding:
         flat_snr_db: SNR of a channel without fading of the same capacity: what can be carried goes
             by this.
         data_aided: False if only the preamble could be used.
-        evm_rms, cfo_hz: as in LinkReport.
-        measured_at_s: on the link's clock.
+        evm_rms, cfo_hz: LinkReport's.
+        measured_at_s: time on the link's clock.
         airtime_s, elapsed_s, header_bits_on_air, bursts_sent, bursts_lost, feedback_bytes: what it
             cost.
     """
@@ -86,20 +86,20 @@ class Sounding:
 
 
 @dataclass(slots=True, kw_only=True)
-class Session:
-    """One sender's dealings, as they add up.
+class SendingSession:
+    """What one session of a sender has cost and brought so far.
 
     Attributes:
-        number: of the session.
-        sender: of its payload.
+        number: the session's number.
+        sender: the payload's sender.
         payload_bytes: its length; 0 for a sounding.
         limits: when to give up.
-        began_s: on the link's clock.
+        began_s: start on the link's clock.
         sounding: made just before and counted in, or None.
         answer: the latest that is counted.
         measurements: SNR of each answer that is counted.
-        bursts_found, blocks_passed: as the answers count them.
-        feedback_bytes: of the answers.
+        bursts_found, blocks_passed: what the receiver found, as its answers count it.
+        feedback_bytes: length of all answers.
         measured_at_s: when the latest answer was counted.
     """
 

@@ -78,7 +78,7 @@ def fit_channel(long_symbols: ofdm.Grid, pilots: ofdm.Grid, noise_variance: floa
     Args:
         long_symbols: complex64[n_long, 200], Zadoff-Chu symbols divided by what was sent.
         pilots: complex64[n, 8], likewise.
-        noise_variance: on a subcarrier, > 0.
+        noise_variance: noise on a subcarrier, > 0.
     """
     if len(pilots) < ofdm.PILOT_PERIOD:
         return _fit_static(long_symbols, pilots, noise_variance)

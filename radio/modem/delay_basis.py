@@ -30,11 +30,10 @@ def whole() -> Basis:
 def windows() -> tuple[Basis, ...]:
     """Bases of windows of delay of several lengths and places, whole() last, smaller ranks first
     within a place."""
-    found = [
-        _basis(float(first), length)
-        for length in _WINDOW_LENGTHS[:-1]
-        for first in range(0, MAX_DELAY - length + 1, 1 if length < 9 else 2)
-    ]
+    found: list[Basis] = []
+    for length in _WINDOW_LENGTHS[:-1]:
+        firsts = range(0, MAX_DELAY - length + 1, 1 if length < 9 else 2)
+        found += [_basis(float(first), length) for first in firsts]
     return (*found, whole())
 
 

@@ -1,4 +1,4 @@
-"""From a burst's samples to equalised symbols: DC and image out, clocks followed, the channel
+"""Equalised symbols of a burst from its samples: DC and image out, clocks followed, the channel
 fitted and divided out.
 
 Two passes. The first (radio.modem.tracking) goes through the burst in pieces and takes out what
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hil.contract import IQ
 from radio.compiled import compiled
-from radio.modem import ofdm, sync, tracking
+from radio.modem import ofdm, preamble, sync, tracking
 from radio.modem.channel_fit import fit_channel
 from radio.modem.front import FrontEnd
 
@@ -44,7 +44,7 @@ class Symbols:
             the channel's.
         n_reference: known subcarrier values that the estimate rests on.
         residual_cfo: carrier offset beyond the acquisition's, cycles per sample, burst mean.
-        clock_offset_ppm: by how much the transmitter's sample clock runs faster.
+        clock_offset_ppm: excess of the transmitter's sample clock over the receiver's.
     """
 
     data: ofdm.Grid
@@ -61,14 +61,14 @@ def receive_symbols(iq: IQ, found: sync.Acquisition, n_symbols: int) -> Symbols:
 
     Args:
         iq: the samples that `found` refers to.
-        found: from sync.find_bursts.
+        found: the burst, from sync.find_bursts.
         n_symbols: ≥ 0.
     """
     n = min(n_symbols, (len(iq) - found.body + ofdm.WINDOW_BACKOFF) // ofdm.SYMBOL_SAMPLES)
     if n <= 0:
         return _nothing()
     front = FrontEnd(iq, found, n)
-    long = front.read(sync.long_starts(found)) * sync.zadoff_chu(found.robust).conj()
+    long = front.read(sync.long_starts(found)) * preamble.zadoff_chu(found.robust).conj()
     noise = max(tracking.noise_of(long), _FLOOR)
     track = tracking.follow(front, long, noise, n)
     places = ofdm.pilot_places(n)

@@ -33,7 +33,7 @@ class FrontEnd:
         Args:
             iq: samples that `found` refers to.
             found: the burst.
-            n_symbols: of the burst's body, ≥ 1: DC and image are measured there.
+            n_symbols: symbols of the burst's body, ≥ 1: DC and image are measured there.
         """
         self._iq = np.ascontiguousarray(iq, np.complex64)
         self.body = found.body

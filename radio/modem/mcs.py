@@ -41,8 +41,8 @@ class Mcs:
     """A modulation and coding scheme.
 
     Attributes:
-        place: in MCS_TABLE, 0..17, rising in rate; what a burst header names it by.
-        index: in TS 38.214 table 5.1.3.1-2; what reports name it by.
+        place: its place in MCS_TABLE, 0..17, rising in rate; burst headers hold it.
+        index: its number in TS 38.214 table 5.1.3.1-2; reports print it.
         bits_per_symbol: 2, 4, 6 or 8.
         code_rate: information bits per coded bit, 0..1.
         threshold_db: Es/N0 at which 10 % of the data blocks are lost, whole receiver, AWGN.
@@ -63,7 +63,7 @@ class Mcs:
 
     @property
     def name(self) -> str:
-        """As reports print it: index, modulation, code rate."""
+        """Index, modulation and code rate, as reports print them."""
         return f"MCS {self.index} {_MODULATIONS[self.bits_per_symbol]} {self.code_rate:.2f}"
 
     @property

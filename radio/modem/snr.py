@@ -74,7 +74,7 @@ def measure(
     """The SNR before equalisation from symbols whose content is known.
 
     Args:
-        symbols: as received.
+        symbols: the received symbols.
         sent: complex64[n, 192], unit mean energy; n may be less than there are symbols.
         known: bool[n, 192]; at least two are.
         data_aided: what the measurement is flagged as.
@@ -116,7 +116,7 @@ def _energy(values: NDArray[np.complex64]) -> float:
 
 
 def _relative_variance(snr: float, noise_count: float, signal_count: float) -> float:
-    """Of the ratio, when noise and signal power rest on so many complex values."""
+    """Relative variance of an SNR whose noise and signal power rest on so many complex values."""
     return 1 / noise_count + 2 / (max(snr, _LOWEST) * signal_count)
 
 

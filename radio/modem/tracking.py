@@ -64,9 +64,9 @@ def follow(front: FrontEnd, long: ofdm.Grid, noise_variance: float, n_symbols: i
     """A burst's body with carrier and sample clock taken out.
 
     Args:
-        front: of the burst.
+        front: the burst's front end.
         long: complex64[n_long, 200], Zadoff-Chu symbols divided by what was sent.
-        noise_variance: on a subcarrier, > 0.
+        noise_variance: noise on a subcarrier, > 0.
         n_symbols: ≥ 1.
     """
     basis = delay_basis.whole()
@@ -125,7 +125,7 @@ def _smooth(
     Args:
         middles: float64[pieces, 4], time, phase, turn and delay in the middle of each piece.
         drift: delay gained per sample.
-        n_symbols: of the burst.
+        n_symbols: the burst's symbols.
     """
     symbols = np.arange(n_symbols)
     times, phases, turns, delays = middles.T
@@ -167,7 +167,7 @@ def _turn_peak(seen: NDArray[np.complex128], anchor: float, gap: float) -> float
     Args:
         seen: complex[n, 8], pilots times the expected channel's conjugate.
         anchor: energy of the preamble's phasor, whose phase is 0 `gap` symbols before the first.
-        gap: see there.
+        gap: symbols between the preamble's middle and the first.
     """
     turns = np.linspace(-0.5, 0.5, 201)
     time = np.arange(len(seen))
@@ -205,7 +205,7 @@ def _correct(
         seen: complex[n, 8], pilots times the expected channel's conjugate.
         power: float[n, 8], squared magnitude of that channel.
         subcarriers: intp[n, 8].
-        noise_variance: on a subcarrier.
+        noise_variance: noise on a subcarrier.
     """
     time = np.arange(len(seen), dtype=np.float64)[:, None]
     slopes = np.stack([_expected(unit, time, subcarriers).ravel() for unit in np.eye(4)])

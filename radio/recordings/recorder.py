@@ -10,7 +10,6 @@ import hashlib
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -104,7 +103,7 @@ class RecordingTransceiver:
     """A Transceiver whose calls and received samples go onto a tape.
 
     Attributes:
-        sample_rate_hz: of the recording; the inner transceiver must keep to it.
+        sample_rate_hz: the recording's rate; the inner transceiver must keep to it.
     """
 
     def __init__(self, inner: Transceiver, tape: Tape) -> None:
@@ -139,13 +138,8 @@ class RecordingTransceiver:
         self._inner.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._inner.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
 
 
 class RecordingFeedback:
@@ -245,7 +239,7 @@ class RecordingLink(Link):
         *,
         first_session: int = 1,
     ) -> None:
-        """As Link."""
+        """A link whose calls are recorded; the arguments are Link's."""
         super().__init__(transceiver, feedback, clock, first_session=first_session)
         self._first_session = first_session
         self._inner = (transceiver, feedback, clock)
@@ -311,7 +305,7 @@ class RecordingLink(Link):
             ) from error
 
     def sound(self, limits: Limits | None = None, *, attempts: int = 2) -> Sounding:
-        """As Link.sound."""
+        """Sound the channel as Link.sound does, and record it."""
         if self._recording is None:
             return super().sound(limits, attempts=attempts)
         limits = limits or Limits()
@@ -323,7 +317,7 @@ class RecordingLink(Link):
     def deliver(
         self, payload: bytes, limits: Limits | None = None, *, sounding: Sounding | None = None
     ) -> tuple[LinkReport, bytes | None]:
-        """As Link.deliver; the payload is written beside the samples."""
+        """Deliver as Link.deliver does; the payload is written beside the samples."""
         if self._recording is None:
             return super().deliver(payload, limits, sounding=sounding)
         limits = limits or Limits()

@@ -46,7 +46,7 @@ _LEAD_SAMPLES: Final = 4096
 """Kept before a burst, and at the end of a window, where the search goes on from there; longer than
 any preamble."""
 _SLACK_SAMPLES: Final = 64
-"""By which the longest burst ends later if its sender's clock is 50 ppm slow."""
+"""Samples by which the longest burst ends later if its sender's clock is 50 ppm slow."""
 
 
 class RecordingError(HilError):
@@ -59,9 +59,9 @@ class Setup:
     """What a recording is made with: for its readers; replay does not need it.
 
     Attributes:
-        hardware: in words.
+        hardware: the radios in words.
         frequency_hz: centre of the received band; 0 for a simulated channel.
-        gain_db: of the receiver.
+        gain_db: the receiver's gain.
         notes: what else describes it; must turn into JSON.
     """
 
@@ -125,8 +125,8 @@ def write_recording(stem: Path, setup: Setup, session: Json, sha512: str) -> Pat
     Args:
         stem: path of its files without their endings.
         setup: what it was made with.
-        session: as Recording.session, without its format.
-        sha512: of the samples' file, hex.
+        session: Recording.session without its format.
+        sha512: SHA-512 of the samples' file, hex.
     """
     rate_hz = session["sample_rate_hz"]
     session = {"format": FORMAT, **session}
@@ -160,7 +160,7 @@ def write_recording(stem: Path, setup: Setup, session: Json, sha512: str) -> Pat
 
 
 def _digest(session: Json) -> str:
-    """Of what replay rests on, however it is laid out in the file."""
+    """SHA-256 of what replay rests on, however it is laid out in the file."""
     return hashlib.sha256(json.dumps(session, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -251,7 +251,7 @@ def read_recording(path: Path) -> Recording:
     """A recording, checked against its hashes.
 
     Args:
-        path: of its metadata or data, or of both without the ending.
+        path: its metadata or data, or the name of both without the ending.
     Raises:
         RecordingError: it is missing, damaged or cut, or was not made by this program.
     """

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -37,7 +36,7 @@ class Replayed:
     """One sounding or delivery, as recorded and as replayed.
 
     Attributes:
-        name: of its recording.
+        name: its recording's.
         kind: "sound" or "deliver".
         recorded, replayed: the fields of its Sounding or LinkReport, length and hash of what the
             receiver handed over, and how many of its answers were not the recorded ones.
@@ -135,12 +134,12 @@ class _Playback:
 
     @property
     def name(self) -> str:
-        """Of the recording."""
+        """The recording's name."""
         return self._recording.stem.name
 
     @property
     def sample_rate_hz(self) -> float:
-        """Of the recording."""
+        """The recording's sample rate."""
         return float(self._recording.session["sample_rate_hz"])
 
     @property
@@ -244,12 +243,7 @@ class ReplayTransceiver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing to close."""
 
 

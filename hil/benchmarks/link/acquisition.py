@@ -28,15 +28,12 @@ def detection_tasks(quick: bool) -> list[Task]:
     """Soundings at many SNRs behind both preambles."""
     bursts = 150 if quick else 1000
     shown = {False: (-3, 0, 5), True: (-8, -5)} if quick else _DETECTION_DB
-    return [
-        Task(
-            burst_trials.acquire,
-            {"snr_db": float(s), "bursts": bursts, "robust": robust},
-            1 + 2 * robust,
-        )
-        for robust, levels in shown.items()
-        for s in levels
-    ]
+    tasks = []
+    for robust, levels in shown.items():
+        for snr_db in levels:
+            settings = {"snr_db": float(snr_db), "bursts": bursts, "robust": robust}
+            tasks.append(Task(burst_trials.acquire, settings, 1 + 2 * robust))
+    return tasks
 
 
 def detection_bars(results: Results) -> Summary:
@@ -107,12 +104,12 @@ _SOURCES: Final = {
 
 def false_alarm_tasks(quick: bool) -> list[Task]:
     """Noise, tones and another system's OFDM."""
-    parts = {source: n // (10 if quick else 1) for source, n in _FALSE_ALARMS.items()}
-    return [
-        Task(burst_trials.false_alarms, {"source": source, "samples": min(n, 5_000_000)}, 2)
-        for source, n in parts.items()
-        for _ in range(ceil_div(n, 5_000_000))
-    ]
+    tasks = []
+    for source, in_all in _FALSE_ALARMS.items():
+        n = in_all // 10 if quick else in_all
+        settings = {"source": source, "samples": min(n, 5_000_000)}
+        tasks += [Task(burst_trials.false_alarms, settings, 2)] * ceil_div(n, 5_000_000)
+    return tasks
 
 
 def false_alarm_bars(results: Results) -> Summary:
@@ -226,11 +223,9 @@ def snr_bars(results: Results) -> Summary:
 
 def _blind_bars(blind: Sequence[Mapping[str, Any]]) -> list[Bar]:
     """Bursts of which no block passes: by whether the header did, which is known data as well."""
-    rows = [
-        row
-        for r in blind
-        for row in zip(*(r[k] for k in ("error_db", "std_db", "aided", "read")), strict=True)
-    ]
+    rows: list[tuple[Any, ...]] = []
+    for r in blind:
+        rows += zip(*(r[k] for k in ("error_db", "std_db", "aided", "read")), strict=True)
     present = sum(math.isfinite(error) and std > 0 for error, std, _, _ in rows)
     unread = [row for row in rows if not row[3]]
     flagged = sum(not aided for _, _, aided, _ in unread)

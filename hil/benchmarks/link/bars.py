@@ -37,7 +37,7 @@ class Bar:
         study: the study that measured it.
         name: what the figure is.
         estimate: figure and interval.
-        unit: of figure, bar and reach; "" for a rate.
+        unit: the unit of figure, bar and reach; "" for a rate.
         trials: independent things tried (bursts, blocks, samples, repetitions).
         of: what was tried, for example "bursts".
         bar: the bound; None where the figure is measured only.
@@ -59,7 +59,7 @@ class Bar:
 
     @property
     def verdict(self) -> Verdict:
-        """By the figure itself; the interval says how sure that is."""
+        """How the figure itself stands to its bounds; the interval says how sure that is."""
         if self.bar is None and self.reach is None:
             return "measured"
         if self._meets(self.reach):

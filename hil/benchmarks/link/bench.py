@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
-from hil.benchmarks.link import acquisition, coding
-from hil.benchmarks.link import sessions as session
+from hil.benchmarks.link import acquisition, coding, sessions, speeds
 from hil.benchmarks.link.bars import Bar, number
 from hil.benchmarks.link.report import write_report
 from hil.benchmarks.link.speed import machine
@@ -46,14 +47,14 @@ STUDIES: Final[Mapping[str, Study]] = {
     "chain": Study(coding.chain_tasks, coding.chain_bars),
     "harsh": Study(coding.harsh_tasks, coding.harsh_bars),
     "chase": Study(coding.chase_tasks, coding.chase_bars),
-    "fades": Study(session.fade_tasks, session.fade_bars),
-    "delivery": Study(session.delivery_tasks, session.delivery_bars),
-    "sessions": Study(session.session_tasks, session.session_bars),
-    "goodput": Study(session.goodput_tasks, session.goodput_bars),
-    "repair": Study(session.repair_tasks, session.repair_bars),
-    "speed": Study(session.speed_tasks, session.speed_bars, alone=True),
+    "fades": Study(sessions.fade_tasks, sessions.fade_bars),
+    "delivery": Study(sessions.delivery_tasks, sessions.delivery_bars),
+    "sessions": Study(sessions.session_tasks, sessions.session_bars),
+    "goodput": Study(sessions.goodput_tasks, sessions.goodput_bars),
+    "repair": Study(sessions.repair_tasks, sessions.repair_bars),
+    "speed": Study(speeds.speed_tasks, speeds.speed_bars, alone=True),
 }
-"""By name, in the order of the report."""
+"""The studies by name, in the order of the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +139,12 @@ def _results(
 ) -> dict[str, list[Any]]:
     """Results by study, in the order of its tasks; a stage may look at those before it."""
     results: dict[str, list[Any]] = {}
-    together = [(name, task) for name in chosen for task in STUDIES[name].tasks(quick)]
-    total, done = len(together), 0
-    numbers = dict.fromkeys(chosen, 0)
     jobs: dict[bool, list[Job]] = {False: [], True: []}
-    for name, task in together:
-        jobs[STUDIES[name].alone].append(Job(name, numbers[name], task))
-        numbers[name] += 1
-        results.setdefault(name, []).append(None)
+    for name in chosen:
+        tasks = STUDIES[name].tasks(quick)
+        results[name] = [None] * len(tasks)
+        jobs[STUDIES[name].alone] += [Job(name, k, task) for k, task in enumerate(tasks)]
+    total, done = sum(map(len, results.values())), 0
     for alone, waiting in jobs.items():
         # the longest first, so that no process is left waiting for one that began late
         waiting.sort(key=lambda job: -job.task.weight)
@@ -178,38 +177,41 @@ def write_json(done: LinkBench, path: Path) -> None:
     path.write_text(json.dumps(done.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def bar_table(done: LinkBench) -> Table:
-    """One line a bar, for the terminal."""
-    kind = "short form" if done.quick else "long form"
+def bar_table(done: LinkBench) -> RenderableType:
+    """Every bar with its verdict, for a terminal of any width."""
     where = done.machine
-    load = (
-        f"load average {where['load_average']} "
-        f"({'idle' if where['idle'] else 'NOT idle: timings are worth little'})"
-    )
-    table = Table(
-        title=f"link bench, {kind}, {done.took_s:.0f} s, {where['cores']} cores of "
-        f"{where['cpu']}, {load}",
-        title_justify="left",
-    )
-    for head in ("figure of", "figure [95 %]", "trials", "bar", "reach", "verdict"):
-        table.add_column(
-            head,
-            justify="left" if head in ("figure of", "verdict") else "right",
-            no_wrap=head != "figure of",
-        )
+    load = "idle" if where["idle"] else "NOT idle: timings are worth little"
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    study = ""
     for bar in done.bars:
-        low, high = bar.estimate.low, bar.estimate.high
-        interval = f" [{number(low)}, {number(high)}]" if low == low and high == high else ""
-        sign = "≥" if bar.higher else "≤"
-        bounds = [
-            "" if bound is None else f"{sign} {number(bound)}" for bound in (bar.bar, bar.reach)
-        ]
+        if bar.study != study:
+            study = bar.study
+            table.add_row("", "")
+            table.add_row("", f"[bold]{study}[/]")
         colour = _COLOURS[bar.verdict]
-        table.add_row(
-            f"{bar.study}: {bar.name}",
-            f"{number(bar.estimate.figure)}{interval} {bar.unit}".rstrip(),
-            f"{bar.trials:,} {bar.of}",
-            *bounds,
-            f"[{colour}]{bar.verdict}[/]",
-        )
-    return table
+        table.add_row(f"[{colour}]{bar.verdict}[/]", escape(bar.name))
+        table.add_row("", escape(_figures(bar)))
+    return Group(
+        f"link bench, {'short' if done.quick else 'long'} form, {done.took_s:.0f} s",
+        f"{where['cores']} cores of {escape(where['cpu'])}",
+        f"load average {where['load_average']} ({load})",
+        "SNR: Es/N0 per used subcarrier, in dB; intervals: 95 %",
+        table,
+    )
+
+
+def _figures(bar: Bar) -> str:
+    """A bar's figure with its interval, what it rests on, and its bounds."""
+    low, high = bar.estimate.low, bar.estimate.high
+    interval = f" [{number(low)}, {number(high)}]" if low == low and high == high else ""
+    unit = f" {bar.unit}" if bar.unit else ""
+    sign = "≥" if bar.higher else "≤"
+    bounds = [
+        f"{name} {sign} {number(bound)}"
+        for name, bound in (("bar", bar.bar), ("reach", bar.reach))
+        if bound is not None
+    ]
+    figure = f"{number(bar.estimate.figure)}{interval}{unit}"
+    return "; ".join([figure, *bounds, f"{bar.trials:,} {bar.of}"])

@@ -20,7 +20,7 @@ from hil.contract import Floats
 from radio.modem import qam
 
 _NODES = 64
-"""Of the Gauss-Hermite quadrature over the noise."""
+"""Nodes of the Gauss-Hermite quadrature over the noise."""
 _SEARCH_DB = (-25.0, 45.0)
 
 
@@ -59,7 +59,7 @@ def finite_length_db(rate: float, n: int, bler: float, bits_per_symbol: int | No
         rate: bits per symbol, below bits_per_symbol.
         n: symbols of a block.
         bler: share of blocks lost, 0..1.
-        bits_per_symbol: of the constellation; None: any input.
+        bits_per_symbol: the constellation's; None: any input.
     """
 
     def excess(snr_db: float) -> float:

@@ -3,13 +3,15 @@ capacity, combining."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from hil.benchmarks.link import bounds, burst_trials
+from hil.benchmarks.link import bounds
+from hil.benchmarks.link import curves as error_curves
 from hil.benchmarks.link.bars import Bar, Estimate, Point, number, point_json, rate, threshold
 from hil.benchmarks.link.study import (
     REFERENCE_DB,
@@ -41,10 +43,10 @@ def genie_tasks(quick: bool) -> list[Task]:
     """A curve of every MCS without receiver."""
     return [
         Task(
-            burst_trials.genie_curve,
+            error_curves.genie_curve,
             {
                 "place": k,
-                "walk": burst_trials.Walk(
+                "walk": error_curves.Walk(
                     start_db=start_db(k) - 0.5,
                     step_db=0.2 if quick else 0.1,
                     blocks=_WALK_BLOCKS[quick] * (1 + quick),
@@ -108,11 +110,11 @@ def _curve_json(place: int, points: Sequence[Point]) -> dict[str, Any]:
 def chain_trial(rng: np.random.Generator, **settings: Any) -> dict[str, Any]:
     """A curve over the clean channel, then the goodput 1 dB above its own threshold."""
     goodput_bursts = settings.pop("goodput_bursts")
-    curve = burst_trials.chain_curve(rng, **settings)
+    curve = error_curves.chain_curve(rng, **settings)
     own = threshold(curve["points"])
     if not math.isfinite(own.figure):
         return {**curve, "goodput": None}
-    goodput = burst_trials.burst_goodput(
+    goodput = error_curves.burst_goodput(
         rng,
         place=curve["place"],
         snr_db=own.figure + 1,
@@ -122,9 +124,9 @@ def chain_trial(rng: np.random.Generator, **settings: Any) -> dict[str, Any]:
     return {**curve, "goodput": goodput}
 
 
-def _chain_walk(place: int, quick: bool, offset_db: float, span_db: float) -> burst_trials.Walk:
+def _chain_walk(place: int, quick: bool, offset_db: float, span_db: float) -> error_curves.Walk:
     # a lost burst takes all its blocks with it: many more blocks than errors are needed
-    return burst_trials.Walk(
+    return error_curves.Walk(
         start_db=start_db(place) + offset_db,
         step_db=0.4 if quick else 0.2,
         blocks=64 if quick else 1024,
@@ -211,7 +213,7 @@ def _most_blocks(place: int, wanted: int) -> int:
 
 
 def _efficiency(place: int) -> float:
-    return burst_trials.burst_efficiency(place, _most_blocks(place, BURST_BLOCKS))
+    return error_curves.burst_efficiency(place, _most_blocks(place, BURST_BLOCKS))
 
 
 def _goodput_bar(goodput: Mapping[str, Any]) -> Bar:
@@ -265,7 +267,7 @@ def harsh_tasks(quick: bool) -> list[Task]:
     places = (3, 9, 11) if quick else range(len(mcs.MCS_TABLE))
     return [
         Task(
-            burst_trials.chain_curve,
+            error_curves.chain_curve,
             {
                 "place": k,
                 "walk": _chain_walk(k, quick, 0.6, 8.0),
@@ -304,24 +306,17 @@ def harsh_bars(results: Results) -> Summary:
 
 def chase_tasks(quick: bool) -> list[Task]:
     """Curves of one transmission, and of two added up."""
-    return [
-        Task(
-            burst_trials.genie_curve,
-            {
-                "place": place,
-                "copies": copies,
-                "walk": burst_trials.Walk(
-                    start_db=start_db(place) - 0.5 - 3.0 * (copies - 1),
-                    step_db=0.2,
-                    blocks=100 if quick else 2000,
-                    floor=0.05,
-                ),
-            },
-            weight=10,
+    tasks = []
+    for place, copies in itertools.product((6,) if quick else (3, 6, 11), (1, 2)):
+        walk = error_curves.Walk(
+            start_db=start_db(place) - 0.5 - 3.0 * (copies - 1),
+            step_db=0.2,
+            blocks=100 if quick else 2000,
+            floor=0.05,
         )
-        for place in ((6,) if quick else (3, 6, 11))
-        for copies in (1, 2)
-    ]
+        settings = {"place": place, "copies": copies, "walk": walk}
+        tasks.append(Task(error_curves.genie_curve, settings, weight=10))
+    return tasks
 
 
 def chase_bars(results: Results) -> Summary:

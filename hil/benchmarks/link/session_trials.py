@@ -99,14 +99,14 @@ def deliver(
     """One payload over a new link.
 
     Args:
-        rng: of payload and channel.
+        rng: source of payload and channel.
         snr_db: mean Es/N0.
         payload_bytes: its length.
-        preset: of the channel; noise alone if none is named.
-        place: of the only MCS that is used; else the link adapts.
+        preset: the channel's; noise alone if none is named.
+        place: the only MCS that is used; else the link adapts.
         restart_after_s: the receiver is replaced by one that knows nothing, once this much was on
             the air.
-        elapsed_limit_s: for the link, on its own clock.
+        elapsed_limit_s: longest time on the link's own clock.
         case: handed through.
 
     Returns:
@@ -168,10 +168,10 @@ def one_window(
     blocks to be lost.
 
     Args:
-        rng: of payloads, MCS and channel.
-        payload_bytes: of each.
+        rng: source of payloads, MCS and channel.
+        payload_bytes: length of each.
         payloads: how many.
-        places: of the MCS that each payload draws its own from.
+        places: MCS among which each payload draws its own.
         loss: share of blocks that the table expects to be lost at the SNR, which the sender knows.
         repair: waiting 50 ms for an answer counts as air, so that repair blocks pay; else nothing
             is sent in excess.

@@ -1,26 +1,24 @@
-"""Studies of the link: payloads delivered, fades, repair blocks; and of speed."""
+"""Studies of the link: payloads delivered, fades, repair blocks."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from hil.benchmarks.link import session_trials, speed
+from hil.benchmarks.link import session_trials
 from hil.benchmarks.link.bars import (
     Bar,
-    Estimate,
     Point,
     mean,
-    median,
     number,
     point_json,
     rate,
     threshold,
 )
-from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ
 from hil.benchmarks.link.study import Results, Summary, Task
 from radio.modem import mcs
 
@@ -41,13 +39,11 @@ _BLER: Final = 0.01
 def delivery_tasks(quick: bool) -> list[Task]:
     """2 MB at a fixed MCS and 1 % of blocks lost; and adapting."""
     snr_db = round(mcs.MCS_TABLE[_DELIVERY_PLACE].threshold_db + _ONE_PER_CENT_DB, 2)
-    return [
-        Task(
-            session_trials.deliver, {"snr_db": snr_db, "payload_bytes": 2 * _MB, "place": place}, 60
-        )
-        for place in ((_DELIVERY_PLACE,) if quick else (_DELIVERY_PLACE, None))
-        for _ in range(1 if quick else 6)
-    ]
+    tasks = []
+    for place in (_DELIVERY_PLACE,) if quick else (_DELIVERY_PLACE, None):
+        settings = {"snr_db": snr_db, "payload_bytes": 2 * _MB, "place": place}
+        tasks += [Task(session_trials.deliver, settings, 60)] * (1 if quick else 6)
+    return tasks
 
 
 def delivery_bars(results: Results) -> Summary:
@@ -221,16 +217,13 @@ def _delivered_bar(
 
 def goodput_tasks(quick: bool) -> list[Task]:
     """An adapting link over noise alone, at many SNRs."""
-    levels = (0, 15) if quick else range(-6, 31, 2)
-    return [
-        Task(
-            session_trials.deliver,
-            {"snr_db": float(s), "payload_bytes": 40_000 if quick or s < 0 else 400_000},
-            30 / (2 + max(s, 0)),
-        )
-        for s in levels
-        for _ in range(1 if quick else 2)
-    ]
+    tasks = []
+    for snr_db in (0, 15) if quick else range(-6, 31, 2):
+        size = 40_000 if quick or snr_db < 0 else 400_000
+        settings = {"snr_db": float(snr_db), "payload_bytes": size}
+        task = Task(session_trials.deliver, settings, 30 / (2 + max(snr_db, 0)))
+        tasks += [task] * (1 if quick else 2)
+    return tasks
 
 
 def goodput_bars(results: Results) -> Summary:
@@ -305,7 +298,7 @@ def fade_bars(results: Results) -> Summary:
     limits = results["fades"][-2:]
     points = []
     for snr_db, own in groups.items():
-        lost = tuple(n for r in own for n in r["lost"])
+        lost = tuple(itertools.chain.from_iterable(r["lost"] for r in own))
         points.append(Point(snr_db, lost, (own[0]["n_blocks"],) * len(lost)))
     name = mcs.MCS_TABLE[_FADE_PLACE].name
     top = next(p for p in points if p.snr_db == _FLOOR_DB)
@@ -348,15 +341,11 @@ def fade_bars(results: Results) -> Summary:
 def repair_tasks(quick: bool) -> list[Task]:
     """50 kB payloads, one window each, with repair blocks and without."""
     size = {"payload_bytes": 50_000, "payloads": 10 if quick else 250}
-    return [
-        Task(
-            session_trials.one_window,
-            {**size, "places": (3, 6, 9, 14), "loss": _BLER, "repair": repair},
-            15,
-        )
-        for repair in (False, True)
-        for _ in range(1 if quick else 4)
-    ]
+    tasks = []
+    for repair in (False, True):
+        settings = {**size, "places": (3, 6, 9, 14), "loss": _BLER, "repair": repair}
+        tasks += [Task(session_trials.one_window, settings, 15)] * (1 if quick else 4)
+    return tasks
 
 
 def repair_bars(results: Results) -> Summary:
@@ -365,8 +354,8 @@ def repair_bars(results: Results) -> Summary:
     for repair, words in ((False, "without repair blocks"), (True, "with repair blocks")):
         own = [r for r in results["repair"] if r["repair"] == repair]
         payloads, complete = sum(r["payloads"] for r in own), sum(r["complete"] for r in own)
-        airtime = mean([t for r in own for t in r["airtime_s"]])
-        blocks = mean([n for r in own for n in r["blocks"]])
+        airtime = mean(np.concatenate([r["airtime_s"] for r in own]))
+        blocks = mean(np.concatenate([r["blocks"] for r in own]))
         bars.append(
             Bar(
                 study="repair",
@@ -379,118 +368,3 @@ def repair_bars(results: Results) -> Summary:
             )
         )
     return bars, {}
-
-
-# ------------------------------------------------------------------------------------------------
-# speed
-
-_SPEED_PLACES: Final = (3, 8, 13, 17)
-
-
-def speed_tasks(quick: bool) -> list[Task]:
-    """Decoder on one core and two; transmitter and receiver for one MCS of each modulation."""
-    repeats = 5 if quick else 9
-    tasks = [
-        Task(speed.decoder_speed, {"blocks": 64, "threads": threads, "repeats": repeats})
-        for threads in (1, 2)
-    ]
-    for place in _SPEED_PLACES:
-        settings = {
-            "place": place,
-            "snr_db": mcs.MCS_TABLE[place].threshold_db + 1.5,
-            "n_blocks": 32,
-        }
-        tasks.append(
-            Task(
-                speed.modem_speed,
-                {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 1},
-            )
-        )
-    settings = {
-        "place": _SPEED_PLACES[-1],
-        "snr_db": mcs.MCS_TABLE[_SPEED_PLACES[-1]].threshold_db + 1.5,
-        "n_blocks": 32,
-    }
-    tasks.append(
-        Task(
-            speed.modem_speed,
-            {**settings, "bursts": 2 if quick else 6, "repeats": repeats, "threads": 2},
-        )
-    )
-    return tasks
-
-
-def speed_bars(results: Results) -> Summary:
-    """Medians; how much faster than the air where samples are counted."""
-    decoders, modems = results["speed"][:2], results["speed"][2:]
-    bars = []
-    for r, bar, reach in zip(decoders, (20.0, None), (None, 50.0), strict=True):
-        note = f"{number(r['iterations'])} iterations on average"
-        bars.append(
-            _speed_bar(
-                r,
-                "bits_per_s",
-                "decoder, R = 1/2, 1 dB above threshold",
-                "Mbit/s",
-                bar,
-                reach,
-                note,
-            )
-        )
-    for r in modems:
-        passed = f"{r['passed']} of {r['blocks']} blocks passed"
-        two = r["threads"] > 1
-        name = f"receive, everything, {r['name']}"
-        bars.append(
-            _speed_bar(
-                r,
-                "receive_samples_per_s",
-                name,
-                "MS/s",
-                None if two else 2.0,
-                4.0 if two else None,
-                passed,
-            )
-        )
-        if not two:
-            bars.append(
-                _speed_bar(
-                    r, "transmit_samples_per_s", f"transmit, {r['name']}", "MS/s", 10.0, None, ""
-                )
-            )
-    return bars, {"decoder": decoders, "modem": modems}
-
-
-def _speed_bar(
-    r: dict[str, Any],
-    key: str,
-    name: str,
-    unit: str,
-    bar: float | None,
-    reach: float | None,
-    note: str,
-) -> Bar:
-    """One thread: per second of its own computing, which other load does not slow; several: by the
-    clock."""
-    one = r["threads"] == 1
-    by_cpu, by_clock = median(r[f"{key}_cpu"]), median(r[key])
-    speed = by_cpu if one else by_clock
-    notes = [
-        note,
-        f"{number(speed.figure / SAMPLE_RATE_HZ)} times real time at {SAMPLE_RATE_HZ / 1e6:g} MS/s"
-        if unit == "MS/s"
-        else "",
-        f"by the clock {number(by_clock.figure / 1e6)} {unit}" if one else "by the clock",
-        f"load average {r['started']['load_average']}",
-    ]
-    return Bar(
-        study="speed",
-        name=f"{name}, " + ("a core" if one else f"{r['threads']} threads"),
-        estimate=Estimate(speed.figure / 1e6, speed.low / 1e6, speed.high / 1e6),
-        unit=unit,
-        trials=len(r[key]),
-        of="timings",
-        bar=bar,
-        reach=reach,
-        note="; ".join(part for part in notes if part),
-    )

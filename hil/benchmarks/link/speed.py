@@ -84,7 +84,7 @@ def decoder_speed(
     """Information bits a second of the LDPC decoder at R = 1/2, QPSK, 1 dB above the threshold.
 
     Args:
-        rng: of blocks and noise.
+        rng: source of blocks and noise.
         blocks: decoded by each thread at a time.
         threads: that decode side by side.
         repeats: timings.
@@ -130,11 +130,11 @@ def modem_speed(
     equaliser, decoder, SNR.
 
     Args:
-        rng: of content and channel.
-        place: of the MCS in mcs.MCS_TABLE.
+        rng: source of content and channel.
+        place: the MCS's in mcs.MCS_TABLE.
         snr_db: that the receiver hears.
-        n_blocks: of each burst.
-        bursts: in a run.
+        n_blocks: blocks of each burst.
+        bursts: number of bursts in a run.
         repeats: timings.
         threads: receivers that run side by side, each on the whole stream.
     """

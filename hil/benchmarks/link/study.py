@@ -53,7 +53,7 @@ class Task:
 
     Attributes:
         trial: (rng, **settings) → plain values; a function that other processes can import.
-        settings: of the trial.
+        settings: the trial's settings.
         weight: about how long it takes, in any unit; longest first.
     """
 

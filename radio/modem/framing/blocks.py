@@ -52,7 +52,7 @@ class Layout:
 LONG: Final = Layout(block_bytes=1056, code=ldpc.code_for(8448, 1), max_code_rate=1.0)
 """Base graph 1 at its largest."""
 SHORT: Final = Layout(block_bytes=160, code=ldpc.code_for(1280, 2), max_code_rate=2 / 3)
-"""For payloads that would leave most of a long block empty."""
+"""The layout of payloads that would leave most of a long block empty."""
 SHORT_PAYLOAD_BYTES: Final = LONG.block_bytes // SHORT.block_bytes * SHORT.block_payload_bytes
 MAX_PAYLOAD_BYTES: Final = MAX_BLOCKS * LONG.block_payload_bytes
 

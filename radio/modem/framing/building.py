@@ -1,4 +1,4 @@
-"""From blocks to a burst's samples: code, scramble, map, spread, modulate."""
+"""A burst's samples, built from its blocks: code, scramble, map, spread, modulate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hil.contract import IQ
 from radio import ldpc
-from radio.modem import ofdm, qam, sync
+from radio.modem import ofdm, preamble, qam
 from radio.modem.framing.blocks import pack_blocks
 from radio.modem.framing.header import HEADER_BYTES, BurstHeader, header_symbols
 from radio.modem.pn import pn_bits
@@ -31,7 +31,7 @@ class Burst:
 
     Attributes:
         header: what it says of itself.
-        indices: of its blocks in their payload, repair blocks from block_count_of(payload) on.
+        indices: its blocks' places in their payload, repair blocks from block_count_of(payload) on.
         iq: its samples.
     """
 
@@ -46,10 +46,10 @@ def build_burst(header: BurstHeader, blocks: NDArray[np.uint8], indices: Sequenc
     Args:
         header: its block_count equals len(indices).
         blocks: uint8[block_count, block_payload_bytes].
-        indices: of each block in its payload, repair blocks from block_count_of(payload) on.
+        indices: each block's place in its payload, repair blocks from block_count_of(payload) on.
     """
     grid = burst_grid(header, blocks, indices)
-    iq = np.concatenate([sync.preamble(header.robust), ofdm.modulate(grid)])
+    iq = np.concatenate([preamble.samples(header.robust), ofdm.modulate(grid)])
     return Burst(header=header, indices=tuple(indices), iq=iq)
 
 

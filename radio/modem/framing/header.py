@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hil.rounding import ceil_div
-from radio.modem import ofdm, sync
+from radio.modem import ofdm, preamble
 from radio.modem.framing.blocks import (
     LONG,
     MAX_PAYLOAD_BYTES,
@@ -47,15 +47,15 @@ def burst_samples(
 
     Args:
         block_count: data blocks; 0 for a sounding.
-        mcs: of the data blocks.
+        mcs: the data blocks' MCS.
         layout: the payload's.
-        robust: behind the repeated preamble; None = as the MCS needs it.
+        robust: True behind the repeated preamble; None = as the MCS needs it.
     """
     robust = mcs.robust if robust is None else robust
     n_symbols = header_symbols(robust) + (
         data_symbols(block_count, mcs, layout) if block_count else 0
     )
-    return len(sync.preamble(robust)) + n_symbols * ofdm.SYMBOL_SAMPLES
+    return len(preamble.samples(robust)) + n_symbols * ofdm.SYMBOL_SAMPLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class BurstHeader:
     @property
     def n_symbols(self) -> int:
         """OFDM symbols after the preamble, header included."""
-        return (self.n_samples - len(sync.preamble(self.robust))) // ofdm.SYMBOL_SAMPLES
+        return (self.n_samples - len(preamble.samples(self.robust))) // ofdm.SYMBOL_SAMPLES
 
     @property
     def n_samples(self) -> int:

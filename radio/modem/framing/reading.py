@@ -1,4 +1,4 @@
-"""From equalised symbols back to a burst's header and blocks."""
+"""A burst's header and blocks, read from its equalised symbols."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_header(symbols: Symbols, *, robust: bool) -> BurstHeader | None:
 
     Args:
         symbols: header_symbols(robust) of them or more.
-        robust: as the preamble says.
+        robust: True behind the repeated preamble.
     """
     n = header_symbols(robust)
     if len(symbols.data) < n:
@@ -79,7 +79,7 @@ def soft_blocks(symbols: Symbols, header: BurstHeader) -> NDArray[np.int16]:
     """Soft values int16[k, n_buffer] of the burst's blocks; k < block_count if the burst was cut.
 
     Args:
-        symbols: of the burst from its first header symbol on.
+        symbols: the burst's, from its first header symbol on.
         header: the burst's.
     """
     layout, mcs = header.layout, header.mcs
@@ -95,8 +95,8 @@ def decode_blocks(soft: NDArray[np.int16], header: BurstHeader) -> DecodedBlocks
     """Blocks int16[k, n_buffer] decoded and checked.
 
     Args:
-        soft: from soft_blocks, or sums of several copies.
-        header: of any burst of that payload.
+        soft: values from soft_blocks, or sums of several copies.
+        header: any burst's of that payload.
     """
     packed = np.packbits(ldpc.decode(header.layout.code, soft).bits, axis=1)
     n_blocks = block_count_of(header.payload_bytes) + MAX_REPAIR_BLOCKS
@@ -115,7 +115,7 @@ def known_symbols(
     chosen.
 
     Args:
-        header: of the burst.
+        header: the burst's.
         blocks: its blocks by place; None without.
         n_symbols: received after the preamble.
 

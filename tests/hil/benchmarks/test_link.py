@@ -3,6 +3,7 @@ workers without effect."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from hil.benchmarks.link import bench, bounds
 from hil.benchmarks.link.bars import Bar, Estimate, Point, quantile, rate, rms, threshold
-from hil.benchmarks.link.bench import measure
-from hil.benchmarks.link.burst_trials import Walk, genie_curve, measure_curve
+from hil.benchmarks.link.bench import LinkBench, bar_table, measure
 from hil.benchmarks.link.coding import chase_bars
+from hil.benchmarks.link.curves import Walk, genie_curve, measure_curve
 from hil.benchmarks.link.study import Study, Task
 from hil.contract import ConfigError
 from radio.modem import qam
@@ -252,3 +254,41 @@ def _draw(rng: np.random.Generator, *, n: int) -> dict[str, Any]:
 def test_an_unknown_study_is_named_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"nonsense.*detection.*speed"):
         measure(quick=True, only=["nonsense"])
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_table_fits_the_terminal_with_nothing_cut(width: int) -> None:
+    long_name = "robust bursts found at -6.5 dB, any carrier offset, any delay, and any phase"
+    bars = [
+        Bar(
+            study="detection",
+            name=long_name,
+            estimate=Estimate(0.12345, 1.234e-4, 0.98765),
+            unit="subcarriers",
+            trials=30_000_000,
+            of="samples",
+            bar=1.234e-4,
+            reach=5.678e-5,
+            higher=False,
+        ),
+        Bar(study="speed", name="a [b]", estimate=Estimate(2.0), trials=9, of="timings", reach=3.0),
+    ]
+    done = LinkBench(
+        bars=tuple(bars),
+        curves={},
+        machine={"cpu": "A CPU with a long name @ 3.14 GHz", "cores": 64, "load_average": 12.34}
+        | {"idle": False},
+        quick=True,
+        took_s=63.4,
+    )
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(bar_table(done))
+    text = console.export_text()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+    words = text.split()
+    for part in (long_name, "a [b]", "0.1235 [1.23e-04, 0.9877] subcarriers;", "bar ≤ 1.23e-04;"):
+        pieces = part.split()
+        assert any(words[k : k + len(pieces)] == pieces for k in range(len(words))), part
+    assert "reach missed" in text
+    assert text.count("Es/N0 per used subcarrier") == 1

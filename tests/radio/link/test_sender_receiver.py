@@ -44,11 +44,9 @@ def hear(receiver, bursts, snr_db=22.0, seed=82):
     """The bursts one after another with pauses, in one capture."""
     rng = np.random.default_rng(seed)
     pause = np.zeros(500, np.complex64)
-    parts = [
-        part
-        for burst in bursts
-        for part in (pause, burst if isinstance(burst, np.ndarray) else burst.iq)
-    ]
+    parts = []
+    for burst in bursts:
+        parts += [pause, burst if isinstance(burst, np.ndarray) else burst.iq]
     receiver.feed(Awgn(snr_db)(np.concatenate([*parts, pause]), rng), RATE_HZ)
     receiver.flush(RATE_HZ)
 
@@ -155,11 +153,11 @@ def test_a_burst_that_was_cut_off_by_the_next_one_costs_neither():
 def test_a_stream_may_come_in_pieces(chunk):
     tx, rx = sender(PAYLOAD[:6000]), Receiver(epoch=1)
     pause = np.zeros(1111, np.complex64)
-    iq = np.concatenate(
-        [part for burst in tx.window(ALL) for part in (pause, burst.iq, pause, burst.iq)]
-    )
-    iq = Awgn(22.0)(iq, np.random.default_rng(84))
-    heard = [r for k in range(0, len(iq), chunk) for r in rx.feed(iq[k : k + chunk], RATE_HZ)]
+    twice = [np.concatenate([pause, burst.iq, pause, burst.iq]) for burst in tx.window(ALL)]
+    iq = Awgn(22.0)(np.concatenate(twice), np.random.default_rng(84))
+    heard = []
+    for k in range(0, len(iq), chunk):
+        heard += rx.feed(iq[k : k + chunk], RATE_HZ)
     heard += rx.flush(RATE_HZ)
     assert len(heard) == 2
     assert rx.payload(5) == PAYLOAD[:6000]

@@ -3,7 +3,7 @@ import pytest
 from scipy import signal
 from scipy.interpolate import CubicSpline
 
-from radio.modem import equaliser, ofdm, sync
+from radio.modem import equaliser, ofdm, preamble, sync
 
 LEVELS = {2: 2, 4: 4, 6: 8, 8: 16}
 
@@ -27,9 +27,9 @@ def receive(
     """(symbols, what was sent, true carrier offset less the acquisition's) of a burst in noise at
     Es/N0 = snr_db."""
     sent = draw(rng, n, bits)
-    iq = np.concatenate([sync.preamble(robust), ofdm.modulate(sent)])
+    iq = np.concatenate([preamble.samples(robust), ofdm.modulate(sent)])
     iq = np.concatenate([np.zeros(600), alter(iq, rng), np.zeros(600)])
-    cfo = rng.uniform(-1, 1) * sync.MAX_CFO if cfo is None else cfo
+    cfo = rng.uniform(-1, 1) * preamble.MAX_CFO if cfo is None else cfo
     iq = iq * np.exp(2j * np.pi * (cfo * np.arange(len(iq)) + rng.uniform()))
     sigma = ofdm.AMPLITUDE * 10 ** (-snr_db / 20) / 2**0.5
     iq = after(iq + sigma * (rng.standard_normal((len(iq), 2)) @ [1, 1j])).astype(np.complex64)
@@ -160,7 +160,7 @@ def test_noise_on_some_subcarriers_and_in_some_symbols_is_told():
 def test_a_cut_burst_gives_the_symbols_that_are_whole():
     rng = np.random.default_rng(28)
     sent = draw(rng, 40, 2)
-    iq = np.concatenate([np.zeros(50), sync.PREAMBLE, ofdm.modulate(sent)]).astype(np.complex64)
+    iq = np.concatenate([np.zeros(50), preamble.PLAIN.iq, ofdm.modulate(sent)]).astype(np.complex64)
     iq += (1e-3 * rng.standard_normal((len(iq), 2)) @ [1, 1j]).astype(np.complex64)
     cut = iq[: 50 + 832 + 20 * 288 + 200]
     (found,) = sync.find_bursts(cut)
@@ -173,7 +173,7 @@ def test_a_cut_burst_gives_the_symbols_that_are_whole():
 
 
 def test_a_preamble_that_nothing_follows_gives_finite_symbols():
-    iq = np.concatenate([np.zeros(50), sync.PREAMBLE, np.zeros(288 * 60)]).astype(np.complex64)
+    iq = np.concatenate([np.zeros(50), preamble.PLAIN.iq, np.zeros(288 * 60)]).astype(np.complex64)
     (found,) = sync.find_bursts(iq)
     symbols = equaliser.receive_symbols(iq, found, 50)
     assert np.isfinite(symbols.data).all()

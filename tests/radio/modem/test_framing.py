@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from radio import ldpc
-from radio.modem import framing, mcs, ofdm, pn, sync
+from radio.modem import framing, mcs, ofdm, pn, preamble
 from radio.modem.equaliser import Symbols
 
 HEADER = framing.BurstHeader(
@@ -222,5 +222,5 @@ def test_lengths_are_those_of_the_layout():
     assert framing.layout_of(834) is framing.SHORT
     assert framing.layout_of(835) is framing.LONG
     sounding = dataclasses.replace(HEADER, block_count=0, first=0)
-    assert sounding.n_samples == sync.PREAMBLE_SAMPLES + 4 * ofdm.SYMBOL_SAMPLES
+    assert sounding.n_samples == len(preamble.PLAIN.iq) + 4 * ofdm.SYMBOL_SAMPLES
     assert bytes(framing.split(b"abc")[0][:4]) == b"abc\0"

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from radio.modem import equaliser, ofdm, snr, sync
+from radio.modem import equaliser, ofdm, preamble, snr, sync
 
 
 def receive(rng, n, snr_db, *, robust=False, paths=(1.0,)):
     """(symbols, acquisition, sent) of a QPSK burst through `paths` (unit power) in noise at Es/N0 =
     snr_db."""
     sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
-    iq = np.convolve(np.concatenate([sync.preamble(robust), ofdm.modulate(sent)]), paths)
+    iq = np.convolve(np.concatenate([preamble.samples(robust), ofdm.modulate(sent)]), paths)
     iq = np.concatenate([np.zeros(500), iq, np.zeros(500)]) * np.exp(2j * np.pi * rng.uniform())
     sigma = ofdm.AMPLITUDE * 10 ** (-snr_db / 20) / 2**0.5
     iq = (iq + sigma * (rng.standard_normal((len(iq), 2)) @ [1, 1j])).astype(np.complex64)
@@ -40,7 +40,7 @@ def test_a_fading_channel_is_no_noise():
     rng = np.random.default_rng(42)
     n = 1000
     sent = ((rng.integers(0, 2, (n, 192, 2)) * 2 - 1) @ [1, 1j] / 2**0.5).astype(np.complex64)
-    iq = np.concatenate([sync.PREAMBLE, ofdm.modulate(sent)])
+    iq = np.concatenate([preamble.PLAIN.iq, ofdm.modulate(sent)])
     fade = 1 + 0.5 * np.exp(2j * np.pi * 1.5 * np.arange(len(iq)) / len(iq))
     noise = (
         ofdm.AMPLITUDE

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from radio.modem import delay_basis, ofdm, sync
+from radio.modem import delay_basis, ofdm, preamble, search, sync
 
 
 def burst(rng, robust=False):
     bits = rng.integers(0, 2, (8, 192, 2)) * 2 - 1
     data = (bits @ [1, 1j] / 2**0.5).astype(np.complex64)
-    return np.concatenate([sync.preamble(robust), ofdm.modulate(data)])
+    return np.concatenate([preamble.samples(robust), ofdm.modulate(data)])
 
 
 def on_air(rng, iq, snr_db, cfo, delay):
@@ -36,13 +36,13 @@ def test_bursts_are_found_at_any_offset_and_delay_near_the_cramer_rao_bound(robu
     rng = np.random.default_rng(11)
     iq, n, errors = burst(rng, robust), 120, []
     for _ in range(n):
-        cfo, delay = rng.uniform(-1, 1) * sync.MAX_CFO, rng.uniform(0, 1500)
+        cfo, delay = rng.uniform(-1, 1) * preamble.MAX_CFO, rng.uniform(0, 1500)
         found = sync.find_bursts(on_air(rng, iq, snr_db, cfo, delay))
         right = [b for b in found if abs(b.start - delay) <= 8 and b.robust == robust]
         errors.extend((b.cfo - cfo) * ofdm.N_FFT for b in right)
     assert n * 0.97 <= len(errors) <= n
     rms = np.sqrt(np.mean(np.square(errors)))
-    bound = cramer_rao(snr_db, len(sync.preamble(robust)))
+    bound = cramer_rao(snr_db, len(preamble.samples(robust)))
     assert 0.8 * bound < rms < 1.6 * bound
 
 
@@ -61,7 +61,7 @@ def test_a_carrier_gets_few_looks(frequency):
         rng.standard_normal((n, 2)) @ [1, 1j]
     )
     assert sync.find_bursts(tone.astype(np.complex64)) == []
-    assert len(list(sync._candidates(tone.astype(np.complex64)))) <= 2 * n / 4096 + 4
+    assert len(list(search.candidates(tone.astype(np.complex64)))) <= 2 * n / 4096 + 4
 
 
 def test_a_burst_is_found_on_a_carrier_of_equal_power():
@@ -76,7 +76,7 @@ def test_a_burst_is_found_on_a_carrier_of_equal_power():
 def test_a_receivers_constant_does_not_disturb():
     rng = np.random.default_rng(15)
     for _ in range(20):
-        cfo = rng.uniform(-1, 1) * sync.MAX_CFO
+        cfo = rng.uniform(-1, 1) * preamble.MAX_CFO
         iq = on_air(rng, burst(rng), 5.0, cfo, 700) + np.complex64(0.1 - 0.2j)
         (found,) = sync.find_bursts(iq)
         assert found.start == pytest.approx(700, abs=4)
@@ -103,7 +103,7 @@ def test_bursts_of_both_kinds_in_one_capture_are_found_in_order():
     found = sync.find_bursts(np.concatenate(parts))
     assert [b.robust for b in found] == kinds
     np.testing.assert_allclose([b.start for b in found], begins, atol=3)
-    assert [b.body - b.start for b in found] == [len(sync.preamble(kind)) for kind in kinds]
+    assert [b.body - b.start for b in found] == [len(preamble.samples(kind)) for kind in kinds]
 
 
 def test_a_burst_far_above_the_noise_before_it_is_found():
