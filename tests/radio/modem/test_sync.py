@@ -34,7 +34,7 @@ def cramer_rao(snr_db, n):
 )
 def test_bursts_are_found_at_any_offset_and_delay_near_the_cramer_rao_bound(robust, snr_db):
     rng = np.random.default_rng(11)
-    iq, n, errors = burst(rng, robust), 120, []
+    iq, n, errors = burst(rng, robust), 60, []
     for _ in range(n):
         cfo, delay = rng.uniform(-1, 1) * preamble.MAX_CFO, rng.uniform(0, 1500)
         found = sync.find_bursts(on_air(rng, iq, snr_db, cfo, delay))
