@@ -13,7 +13,7 @@ import numpy as np
 from calibration import levels
 from calibration.bench import Bench
 from hil.contract import IQ, Transceiver
-from radio.channel.loopback import Loopback
+from radio.channel import Loopback
 from radio.clocks import VirtualClock
 from radio.link.receiver import Reception, receive_burst
 from radio.modem import framing, ofdm, preamble, sync

@@ -25,13 +25,16 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 import numba
-from numba.core import caching, event
+from numba.core import caching, config, event
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 _KERNELS: Final[set[Callable[..., Any]]] = set()
 """The functions that compiled() was asked for: other packages' kernels are not announced."""
+# half of numba has types
+_numba_caching: Final[Any] = caching
+_numba_config: Final[Any] = config
 _CACHE_DIR: Final = "NUMBA_CACHE_DIR"
 _DIGEST_BYTES: Final = 32
 _QUIET_S: Final = 3.0
@@ -68,7 +71,7 @@ def compiled(
 # the cache on disk
 
 
-class _CheckedFile(caching.IndexDataCacheFile):  # type: ignore[misc]  # numba has no types
+class _CheckedFile(_numba_caching.IndexDataCacheFile):  # type: ignore[misc]  # it has type Any
     """Numba's index and data files, each with its SHA-256 behind what numba reads."""
 
     @contextmanager
@@ -97,7 +100,7 @@ def _check(path: Path) -> None:
         raise ValueError(f"{path} is damaged")
 
 
-class _LastingCache(caching.FunctionCache):  # type: ignore[misc]  # numba has no types
+class _LastingCache(_numba_caching.FunctionCache):  # type: ignore[misc]  # it has type Any
     """A kernel's cache that deletes what it cannot read and does without what it cannot write."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -129,7 +132,7 @@ class _LastingCache(caching.FunctionCache):  # type: ignore[misc]  # numba has n
                 path.unlink()
 
 
-def _cache_of(function: Callable[..., Any]) -> caching._Cache:
+def _cache_of(function: Callable[..., Any]) -> Any:
     """A cache beside the source, else in the user's cache folder, else in a temporary one, else
     none."""
     try:
@@ -137,13 +140,13 @@ def _cache_of(function: Callable[..., Any]) -> caching._Cache:
     except RuntimeError:  # numba found no folder that can be written
         folder = _temporary_folder()
     if folder is None:
-        return caching.NullCache()
+        return _numba_caching.NullCache()
     # the environment, so that child processes share the folder and say nothing
-    os.environ[_CACHE_DIR] = numba.config.CACHE_DIR = str(folder)
+    os.environ[_CACHE_DIR] = _numba_config.CACHE_DIR = str(folder)
     try:
         return _LastingCache(function)
     except RuntimeError:
-        return caching.NullCache()
+        return _numba_caching.NullCache()
 
 
 _fallback: list[Path | None] = []

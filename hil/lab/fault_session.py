@@ -31,9 +31,7 @@ from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether
 from radio.emulator.faults import Faults
 from radio.emulator.front_end import NodeSpec
-from radio.link.receiving_end import ReceivingEnd
-from radio.link.sending_end import AnswerTaken, BurstSent, SendingEnd
-from radio.link.session import Limits
+from radio.link import AnswerTaken, BurstSent, Limits, ReceivingEnd, SendingEnd
 from radio.pluto.process import Pluto
 
 Kind = Literal["dropped connection", "timeout", "busy", "lost block", "away for 5 s"]

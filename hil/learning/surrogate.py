@@ -18,7 +18,7 @@ from hil.contract import Bools, ConfigError, Floats, Ints, ModelError, TextState
 from hil.learning.stream_table import Knots, StreamTable, synthetic_table, table_of
 from hil.radio_kinds.conditions import conditions, seeded
 from hil.settings import Settings
-from radio.link.capacity import LinkModel, ModemLink, ShannonLink
+from radio.link import LinkModel, ModemLink, ShannonLink
 from radio.modem.mcs import LOOPBACK
 
 __all__ = [

@@ -18,8 +18,7 @@ from hil.radio_kinds.pluto_devices import open_receiver, real_radio, warm_up
 from hil.settings import ControlSettings, Settings
 from hil.system.signals import until_signalled
 from radio.clocks import MonotonicClock
-from radio.link.block_store import BlockStore
-from radio.link.receiving_end import ReceivingEnd
+from radio.link import BlockStore, ReceivingEnd
 
 _LISTEN_S: Final = 0.05
 """Air between two looks at the control channel."""

@@ -36,7 +36,7 @@ from hil.loop.rows import Round, Row, to_row
 from hil.radio_kinds.round_radio import RoundRadio
 from hil.reporting.run_folder import RunLog
 from hil.settings import Settings, to_toml
-from radio.link.both_ends import Sounding
+from radio.link import Sounding
 
 
 @dataclass(slots=True)

@@ -10,10 +10,9 @@ from hil.contract import LinkReport
 from hil.radio_kinds.conditions import seeded
 from hil.reporting.run_folder import Run, Value
 from hil.settings.pluto import PlutoRadio
-from radio.channel import figures
-from radio.channel.loopback import Loopback, QueueFeedback
+from radio.channel import Loopback, QueueFeedback, figures
 from radio.clocks import VirtualClock
-from radio.link.both_ends import Link
+from radio.link import Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

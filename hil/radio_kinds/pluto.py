@@ -17,9 +17,7 @@ from hil.radio_kinds.thresholds import thresholds_of
 from hil.settings import CalibrationSettings
 from hil.settings.pluto import PlutoRadio
 from radio.clocks import MonotonicClock
-from radio.link.adaptation import Adaptation
-from radio.link.both_ends import Limits, Sounding
-from radio.link.sending_end import SendingEnd
+from radio.link import Adaptation, Limits, SendingEnd, Sounding
 from radio.pluto.pair import PlutoPair
 from radio.pluto.settings import DeviceIdentity
 from radio.recordings.recorder import RecordingLink

@@ -7,7 +7,7 @@ from typing import Final
 from hil.contract import ConfigError
 from hil.settings import Settings
 from hil.settings.pluto import PlutoRadio
-from radio.link.adaptation import Adaptation
+from radio.link import Adaptation
 from radio.link.receiver import Receiver
 from radio.link.sender import Sender
 from radio.pluto.permission import Band, Permission

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hil.contract import Budget, Clock, LinkReport, Transceiver
-from radio.link.adaptation import Adaptation
-from radio.link.both_ends import Limits, Sounding
-from radio.link.budget import airtime_s, payload_bits
+from radio.link import Adaptation, Limits, Sounding, airtime_s, payload_bits
 from radio.recordings.recorder import RecordingLink
 from radio.recordings.recording import Setup
 

@@ -11,10 +11,10 @@ from hil.control.bus import Bus, BusFeedback
 from hil.radio_kinds.conditions import conditions, seeded
 from hil.radio_kinds.round_radio import LinkRadio, Provenance
 from hil.settings.radio import LoopbackRadio
+from radio.channel import Loopback
 from radio.channel import figures as channel_figures
-from radio.channel.loopback import Loopback
 from radio.clocks import VirtualClock
-from radio.link.both_ends import OCCUPIED_SUBCARRIERS, Limits
+from radio.link import OCCUPIED_SUBCARRIERS, Limits
 from radio.modem.ofdm import N_FFT
 from radio.recordings.recorder import RecordingLink
 from radio.recordings.recording import Setup

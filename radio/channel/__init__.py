@@ -5,6 +5,7 @@ from radio.channel.chain import Chain, Medium, RandomDelay
 from radio.channel.clock_offset import ClockOffset
 from radio.channel.fading import PlaneWaves, TappedDelayLine
 from radio.channel.frontend import Clipping, DcOffset, IqImbalance, Quantisation, RappAmplifier
+from radio.channel.loopback import Loopback, QueueFeedback
 from radio.channel.noise import Awgn
 from radio.channel.oscillator import FrequencyOffset, PhaseNoise
 from radio.channel.presets import PRESETS, Figures, figures
@@ -19,10 +20,12 @@ __all__ = [
     "Figures",
     "FrequencyOffset",
     "IqImbalance",
+    "Loopback",
     "Medium",
     "PhaseNoise",
     "PlaneWaves",
     "Quantisation",
+    "QueueFeedback",
     "RandomDelay",
     "RappAmplifier",
     "TappedDelayLine",

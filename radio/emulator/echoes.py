@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from hil.contract import IQ
+from radio.channel import Figures
 from radio.channel.chain import Medium
-from radio.channel.presets import Figures, multipath
+from radio.channel.presets import multipath
 
 
 class Echoes:

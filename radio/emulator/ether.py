@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from hil.contract import ConfigError
-from radio.channel.presets import NOISE_ALONE, Figures
+from radio.channel import Figures
+from radio.channel.presets import NOISE_ALONE
 from radio.emulator import front_end
 from radio.emulator.clock import Clock
 from radio.emulator.front_end import NodeSpec, RfSettings, Tone

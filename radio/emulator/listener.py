@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
+from radio.channel import Figures
 from radio.channel.frontend import IqImbalance
-from radio.channel.presets import NO_DC_DBFS, Figures, multipath, transmit_end
+from radio.channel.presets import NO_DC_DBFS, multipath, transmit_end
 from radio.emulator.echoes import Echoes
 from radio.emulator.front_end import CODES, NodeSpec, noise_dbfs, received_dbfs
 from radio.emulator.propagation import STRETCH, receive_path, window

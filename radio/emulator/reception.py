@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
+from radio.channel import Figures
 from radio.channel.oscillator import PhaseNoise
-from radio.channel.presets import NO_NOISE_DBC_HZ, Figures
+from radio.channel.presets import NO_NOISE_DBC_HZ
 from radio.compiled import compiled
 from radio.emulator.front_end import CODES
 from radio.emulator.station import Codes

@@ -4,8 +4,8 @@
 transceiver, one feedback path and one clock: a window of bursts, an answer, the holes again. In a
 long window the receiver also answers on the way, which nobody waits for: what comes back steers the
 MCS of the bursts that are left. It always ends: by success, by a limit on airtime or time, or when
-several turns in a row bring nothing new. Where each end has a process of its own,
-sending.SendingEnd and receiving.ReceivingEnd drive them.
+several turns in a row bring nothing new. Where each end has a process of its own, SendingEnd and
+ReceivingEnd drive them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,10 @@ import math
 
 from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
 from radio.link.block_store import BlockStore
-from radio.link.budget import airtime_s, payload_bits
 from radio.link.receiver import Receiver
-from radio.link.sender import Sender
 from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
-from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, SendingSession, Sounding
+from radio.link.session import Limits, SendingSession, Sounding
 from radio.modem import framing
-
-__all__ = [
-    "OCCUPIED_SUBCARRIERS",
-    "Limits",
-    "Link",
-    "Receiver",
-    "Sender",
-    "Sounding",
-    "airtime_s",
-    "payload_bits",
-]
 
 GUARD_SAMPLES = 4096
 """Samples received beyond those sent: room for delay."""

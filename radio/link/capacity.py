@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radio.link import budget
-from radio.link.both_ends import OCCUPIED_SUBCARRIERS
+from radio.link.session import OCCUPIED_SUBCARRIERS
 from radio.modem.ofdm import N_FFT
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hil.contract import IQ, Clock, FeedbackPath, LinkReport, Transceiver
-from radio.link.both_ends import Limits, Link, Sounding
+from radio.link import Limits, Link, Sounding
 from radio.recordings.recording import (
     SAMPLE,
     Json,

@@ -28,7 +28,7 @@ import sigmf
 from numpy.typing import NDArray
 
 from hil.contract import HilError
-from radio.link.both_ends import OCCUPIED_SUBCARRIERS
+from radio.link import OCCUPIED_SUBCARRIERS
 from radio.link.receiver import Reception, peek_header, receive_burst
 from radio.modem import framing, ofdm, sync
 

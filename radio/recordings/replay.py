@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hil.contract import IQ
-from radio.link.both_ends import Limits, Link, Sounding
+from radio.link import Limits, Link, Sounding
 from radio.recordings.recorder import SAME_BURST, fingerprint, outcome_of
 from radio.recordings.recording import (
     Json,

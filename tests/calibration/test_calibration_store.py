@@ -10,7 +10,7 @@ from calibration.record import CalibrationRecord, with_spread
 from calibration.result import Calibration
 from calibration.store import file_of, load, save
 from hil.contract import CalibrationError
-from radio.link.adaptation import Adaptation
+from radio.link import Adaptation
 from radio.modem import mcs
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

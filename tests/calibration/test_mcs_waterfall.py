@@ -3,7 +3,7 @@ import pytest
 
 from calibration import mcs as calibration
 from hil.contract import CalibrationError
-from radio.channel.loopback import Loopback
+from radio.channel import Loopback
 from radio.clocks import VirtualClock
 from radio.modem import mcs
 

@@ -5,7 +5,7 @@ import pytest
 
 from calibration import burst, snr
 from hil.contract import ConfigError
-from radio.channel.loopback import Loopback
+from radio.channel import Loopback
 from radio.clocks import VirtualClock
 
 

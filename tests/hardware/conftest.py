@@ -24,7 +24,7 @@ from hil.contract import IQ
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.link.both_ends import Limits
+from radio.link import Limits
 from radio.pluto.permission import Band, Permission
 from radio.pluto.settings import PlutoSettings
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, DeviceError
-from radio.channel.loopback import QueueFeedback
+from radio.channel import QueueFeedback
 from radio.clocks import MonotonicClock
-from radio.link.both_ends import Link
+from radio.link import Link
 from radio.pluto.pair import PlutoPair
 from radio.pluto.process import Pluto
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from hil.contract import IQ
 from hil.rounding import ceil_div
-from radio.channel import Awgn, FrequencyOffset, figures
-from radio.channel.loopback import Loopback
+from radio.channel import Awgn, FrequencyOffset, Loopback, figures
 from radio.clocks import VirtualClock
 from radio.link.receiver import Reception, receive_burst
 from radio.modem import framing, mcs, ofdm, preamble, qam, sync

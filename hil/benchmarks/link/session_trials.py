@@ -13,13 +13,11 @@ import numpy as np
 from hil.benchmarks.link import bounds
 from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ, air, hear, make_burst, preset_air
 from hil.contract import IQ, LinkReport
-from radio.channel import Figures, figures
-from radio.channel.loopback import Loopback, QueueFeedback
+from radio.channel import Figures, Loopback, QueueFeedback, figures
 from radio.channel.presets import NOISE_ALONE
 from radio.channel.profiles import power_delay_profile
 from radio.clocks import VirtualClock
-from radio.link.adaptation import Adaptation
-from radio.link.both_ends import Limits, Link
+from radio.link import Adaptation, Limits, Link
 from radio.link.receiver import Receiver
 from radio.link.sender import Sender
 from radio.modem import framing, mcs, ofdm, sync

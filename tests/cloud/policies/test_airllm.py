@@ -44,7 +44,7 @@ from hil.contract import (
 )
 from hil.model_folder import OptComputation, expected_module_shapes
 from hil.settings import FinetuneSettings, ModelSettings, load_settings
-from radio.link.capacity import ShannonLink
+from radio.link import ShannonLink
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,7 @@ import pytest
 
 from hil.lab.chaos import ChaosOutcome
 from hil.lab.fault_session import FaultOutcome, SessionOutcome, Watch
-from radio.link.sending_end import AnswerTaken, BurstSent
+from radio.link import AnswerTaken, BurstSent
 
 
 class Recorded:

@@ -23,7 +23,7 @@ from hil.learning.environment import (
 )
 from hil.learning.surrogate import synthetic_table
 from hil.settings import Settings, load_settings, parse_settings
-from radio.link.capacity import ModemLink
+from radio.link import ModemLink
 
 SHIPPED = Path(__file__).parents[3] / "hil.toml"
 AIR = ["budget.scope=episode", "budget.airtime_s=0.2", "radio.channel.snr_db=18"]

@@ -15,7 +15,7 @@ from hil.contract import BaseSpec, ConfigError, LoraUpdate, LowRankFactors, Mode
 from hil.learning.surrogate import BatchRounds, Knots, synthetic_table, table_of
 from hil.radio_kinds.conditions import conditions
 from hil.settings import parse_settings
-from radio.link.capacity import ModemLink, ShannonLink
+from radio.link import ModemLink, ShannonLink
 from radio.modem.mcs import LOOPBACK
 
 RICH = {"budget": {"airtime_s": 60.0}, "radio": {"deadline_s": 600.0}}

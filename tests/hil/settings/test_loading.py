@@ -13,7 +13,7 @@ from hil.reporting.run_folder import RunLog
 from hil.settings import Settings, load_settings, parse_settings, to_toml
 from hil.settings.channel import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
 from hil.settings.policy import FixedPolicy
-from radio.channel.presets import PRESETS, Figures, figures
+from radio.channel import PRESETS, Figures, figures
 from radio.channel.profiles import SCATTERED
 
 SHIPPED = Path(__file__).parents[3] / "hil.toml"

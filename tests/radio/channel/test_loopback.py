@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio.channel import PRESETS, Figures
-from radio.channel.loopback import Loopback, QueueFeedback
+from radio.channel import PRESETS, Figures, Loopback, QueueFeedback
 from radio.clocks import VirtualClock
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio.channel.presets import Figures
+from radio.channel import Figures
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings, Tone
 from radio.link import receiver

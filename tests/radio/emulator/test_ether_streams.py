@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio.channel.presets import PRESETS
+from radio.channel import PRESETS
 from radio.emulator.clock import Cancelled, RealTime, VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings, Tone
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radio.link.adaptation import Adaptation, usable
+from radio.link import Adaptation, usable
 from radio.modem.mcs import MCS_TABLE, block_error_rate
 
 

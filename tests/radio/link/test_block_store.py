@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hil.contract import DeviceError
-from radio.link.block_store import BlockStore
+from radio.link import BlockStore
 from radio.modem import framing
 
 TAG = b"abcdef"

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError, DeviceError
-from radio.channel.loopback import Loopback, QueueFeedback
+from radio.channel import Loopback, QueueFeedback
 from radio.clocks import VirtualClock
-from radio.link import receiver
-from radio.link.block_store import BlockStore
-from radio.link.both_ends import Limits, Link
+from radio.link import BlockStore, Limits, Link, receiver
 from radio.modem import framing, mcs, sync
 
 PAYLOAD = np.random.default_rng(91).bytes(40_000)

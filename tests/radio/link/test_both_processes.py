@@ -12,14 +12,20 @@ import pytest
 from hil.contract import ConfigError, LinkReport
 from radio.channel.noise import Awgn
 from radio.clocks import MonotonicClock
-from radio.link import receiver
-from radio.link.adaptation import Adaptation
-from radio.link.block_store import BlockStore
+from radio.link import (
+    Adaptation,
+    AnswerTaken,
+    BlockStore,
+    BurstSent,
+    Limits,
+    ReceivingEnd,
+    SendingEnd,
+    Sounding,
+    receiver,
+)
 from radio.link.feedback import Feedback
-from radio.link.receiving_end import STEP_S, ReceivingEnd
+from radio.link.receiving_end import STEP_S
 from radio.link.sender import Sender
-from radio.link.sending_end import AnswerTaken, BurstSent, SendingEnd
-from radio.link.session import Limits, Sounding
 from radio.modem import framing, sync
 
 RATE_HZ = 500e3

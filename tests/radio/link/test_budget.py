@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from radio.channel.loopback import Loopback, QueueFeedback
+from radio.channel import Loopback, QueueFeedback
 from radio.clocks import VirtualClock
-from radio.link import budget
-from radio.link.both_ends import Limits, Link
+from radio.link import Limits, Link, budget
 from radio.modem import framing, mcs
 
 DELAY_S = 0.02

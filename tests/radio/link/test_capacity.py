@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from radio.link import budget
-from radio.link.capacity import ModemLink, ShannonLink, sample_rate_hz
+from radio.link import ModemLink, ShannonLink, budget, sample_rate_hz
 
 BANDWIDTH_HZ = 1_570_312.5
 

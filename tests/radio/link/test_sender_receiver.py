@@ -8,9 +8,7 @@ import pytest
 
 from hil.contract import ConfigError, DeviceError
 from radio.channel import Awgn
-from radio.link import combining, reassembly
-from radio.link.adaptation import Adaptation
-from radio.link.block_store import BlockStore
+from radio.link import Adaptation, BlockStore, combining, reassembly
 from radio.link.burst_size import BURST_SAMPLES, robust_sounding, sounding_samples
 from radio.link.feedback import Feedback
 from radio.link.receiver import Receiver, receive_burst

@@ -84,11 +84,11 @@ def test_a_header_with_one_or_two_flipped_bits_is_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        {"mcs": len(mcs.MCS_TABLE)},
+        {"mcs": dataclasses.replace(mcs.MCS_TABLE[0], place=len(mcs.MCS_TABLE))},
         {"payload_bytes": framing.MAX_PAYLOAD_BYTES + 1},
         {"first": 10 + framing.MAX_REPAIR_BLOCKS - 2},
         {"payload_bytes": 0},
-        {"mcs": 0, "block_count": 20},  # longer than any burst may be
+        {"mcs": mcs.MCS_TABLE[0], "block_count": 20},  # longer than any burst may be
     ],
 )
 def test_headers_that_say_what_no_sender_says_are_refused(change):

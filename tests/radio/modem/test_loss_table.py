@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hil.contract import CalibrationError
-from radio.link.adaptation import usable
+from radio.link import usable
 from radio.modem import mcs
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from hil.contract import IQ, ConfigError, LinkReport
-from radio.channel.loopback import QueueFeedback
-from radio.channel.presets import PRESETS
+from radio.channel import PRESETS, QueueFeedback
 from radio.clocks import VirtualClock
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
-from radio.link.both_ends import Link
+from radio.link import Link
 from radio.pluto.driver import PlutoDevice
 from radio.pluto.pair import OneShotPair
 from radio.pluto.permission import Band, Permission

@@ -13,9 +13,9 @@ import pytest
 import sigmf
 
 from hil.contract import DeviceError
-from radio.channel.loopback import QueueFeedback
+from radio.channel import QueueFeedback
 from radio.clocks import VirtualClock
-from radio.link.both_ends import Limits, Link
+from radio.link import Limits, Link
 from radio.modem.ofdm import AMPLITUDE
 from radio.recordings import recording
 from radio.recordings.recorder import SAME_BURST, RecordingLink, fingerprint
