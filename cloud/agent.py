@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.finetuning.directions import Directions, cut_update, spectra
+from cloud.finetuning.directions import Directions, cut_update, leading, spectra
 from cloud.finetuning.finetuner import Branch, FineTuner
 from cloud.finetuning.importance import Curvature, residuals
 from cloud.finetuning.trial import measure_plans, trial_examples
 from cloud.finetuning.within_plan import within_plan
 from cloud.model.base_model import BaseModel
 from cloud.policies.baselines import make_policy
-from cloud.streams.scorer import leading
 from cloud.text.lexicon import measure_text
 from cloud.text.sources import Domain, DomainSampler, Example
 from hil import codec

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from cloud.finetuning.directions import Directions, nothing
+from cloud.finetuning.directions import Directions, leading, nothing
 from cloud.finetuning.importance import MOMENT_EXAMPLES, Curvature, CurvatureRecorder
 from cloud.finetuning.peft_methods import (
     ADAPTER,
@@ -38,7 +38,6 @@ from cloud.finetuning.peft_methods import (
 from cloud.model.base_model import BaseModel
 from cloud.model.encoding import EncodedExample, encode_examples, model_inputs, padded
 from cloud.text.sources import Example
-from hil.codec import cut, directions
 from hil.contract import LowRankFactors, ModelError, ScoreSet
 from hil.settings import FinetuneSettings, ModelSettings
 from hil.settings.policy import Method
@@ -176,11 +175,9 @@ class FineTuner:
         return RoundTraining(float(np.mean(losses[-max(1, len(losses) // 4) :])), branch)
 
     def _copied(self) -> dict[str, LowRankFactors]:
-        found = {name: low_rank(layer) for name, layer in adapted_layers(self._model).items()}
-        return {
-            name: LowRankFactors(a=found[name][0].copy(), b=found[name][1].copy())
-            for name in self.module_shapes
-        }
+        adapted = adapted_layers(self._model)
+        found = {name: low_rank(adapted[name]) for name in self.module_shapes}
+        return {name: LowRankFactors(a=f.a.copy(), b=f.b.copy()) for name, f in found.items()}
 
     def train_within(
         self,
@@ -204,8 +201,7 @@ class FineTuner:
         Returns:
             Every module of `ranks` → its directions, as many as it has ranks.
         """
-        whole = {name: directions(branch.factors[name].a, branch.factors[name].b) for name in ranks}
-        sent = {name: cut(u, s, vt, min(ranks[name], len(s))) for name, (u, s, vt) in whole.items()}
+        sent = {name: Directions.of(branch.factors[name]).cut(rank) for name, rank in ranks.items()}
         with self._set_aside():
             self._hold({**kept, **sent})
             # Directions beyond a rank are zero in both factors, and so are their gradients.
@@ -220,11 +216,9 @@ class FineTuner:
                 on_step()
             # Here, for what low_rank gives shares the memory of the parameters.
             adapted = adapted_layers(self._model)
-            ab = {name: low_rank(adapted[name]) for name in sent}
-            r = {name: factors.rank for name, factors in sent.items()}
             return {
-                name: Directions(*directions(a[: r[name]], b[:, : r[name]]))
-                for name, (a, b) in ab.items()
+                name: Directions.of(leading(low_rank(adapted[name]), factors.rank))
+                for name, factors in sent.items()
             }
 
     @contextmanager
@@ -393,13 +387,10 @@ class FineTuner:
         Only directions that live: AdaLoRA's masked ones and EVA's modules of rank 0 have none.
         """
         adapted = adapted_layers(self._model)
-        found: dict[str, Directions] = {}
-        for name, (d_out, d_in) in self.module_shapes.items():
-            if name in adapted and len((ab := low_rank(adapted[name]))[0]):
-                found[name] = Directions(*directions(*ab))
-            else:
-                found[name] = Directions(np.zeros((d_out, 0)), np.zeros(0), np.zeros((0, d_in)))
-        return found
+        return {
+            name: Directions.of(low_rank(adapted[name]) if name in adapted else nothing(*shape))
+            for name, shape in self.module_shapes.items()
+        }
 
     # -------------------------------------------------------------------------------------- resume
 

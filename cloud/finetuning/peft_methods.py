@@ -17,7 +17,6 @@ from typing import Any, Final, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import (
     AdaLoraConfig,
     EvaConfig,
@@ -126,9 +125,11 @@ def adapted_layers(model: PeftModel) -> dict[str, Any]:
     }
 
 
-def low_rank(layer: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A layer's update as a float32[r, d_in] and b float32[d_out, r], every scale in b; masked
-    directions left out."""
+def low_rank(layer: Any) -> LowRankFactors:
+    """A layer's update, every scale in b, masked directions left out.
+
+    The arrays may share the memory of the layer's parameters: copy what must outlive a step.
+    """
     masked = isinstance(layer, SVDLinear)
     if masked:
         e = layer.lora_E[ADAPTER].detach()[:, 0]
@@ -142,7 +143,7 @@ def low_rank(layer: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     else:
         a = layer.lora_A[ADAPTER].weight.detach()
         b = layer.lora_B[ADAPTER].weight.detach() * layer.scaling[ADAPTER]
-    return a.float().cpu().numpy(), b.float().cpu().numpy()
+    return LowRankFactors(a=a.float().cpu().numpy(), b=b.float().cpu().numpy())
 
 
 def set_low_rank(layer: Any, factors: LowRankFactors) -> None:

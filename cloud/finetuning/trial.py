@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
 from cloud.policies.allocator import allocate
-from cloud.streams.scorer import leading
 from cloud.text.sources import DomainSampler, Example
 from hil.contract import Floats, Ints, LowRankFactors, MeasuredLoss
 

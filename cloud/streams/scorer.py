@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud.finetuning.directions import leading
 from cloud.model.base_model import BaseModel
 from cloud.model.encoding import EncodedExample, encode_examples
 from cloud.text.sources import Example
@@ -279,8 +280,3 @@ def held_factors(stream: Stream, of_round: NDArray[np.int64], rank: NDArray[np.i
         if factors is not None:
             held[module] = (stream.digest, t, min(r, factors.rank)), leading(factors, r)
     return held
-
-
-def leading(factors: LowRankFactors, rank: int) -> LowRankFactors:
-    """The first `rank` directions, or all where there are fewer."""
-    return LowRankFactors(a=factors.a[:rank], b=factors.b[:, :rank])

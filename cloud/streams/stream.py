@@ -27,7 +27,7 @@ from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream_file import FORMAT, Stream, read_stream, write_stream
 from cloud.text.lexicon import measure_text
 from cloud.text.sources import Domain, DomainSampler, Example, default_domain, load_domains
-from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, cut, decode, encode
+from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, decode, encode
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 from hil.settings import DefaultText, FileText, FinetuneSettings, Settings
 from hil.settings.policy import Method
@@ -242,9 +242,7 @@ class _Rounds:
     def add(self, found: Mapping[str, Directions], curvature: Mapping[str, Curvature]) -> None:
         """One more round."""
         t = len(self.payloads)
-        whole = {
-            n: cut(d.u, d.s, d.vt, min(len(d.s), self._r_max)) for n, d in found.items() if len(d.s)
-        }
+        whole = {n: d.cut(self._r_max) for n, d in found.items() if d.rank}
         update = LoraUpdate(round_id=t, base_identity=self._spec.identity, factors=whole)
         self.payloads.append(encode(update, self._target, base=self._spec))
         received = decode(self.payloads[-1], self._spec).factors

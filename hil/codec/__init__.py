@@ -1,6 +1,5 @@
 """LoraUpdate ⇄ payload bytes: the only owner of the wire format, and what a plan costs in it."""
 
-from hil.codec.directions import cut, directions
 from hil.codec.layout import (
     BITS_PER_MODULE,
     KEPT_FROM_BITS,
@@ -17,10 +16,8 @@ __all__ = [
     "CodecTarget",
     "bits_by_rank",
     "bits_per_direction",
-    "cut",
     "decode",
     "digest",
-    "directions",
     "encode",
     "overhead_bits",
 ]

@@ -15,7 +15,7 @@ from hil.settings import Settings
 from hil.settings.policy import Method
 
 if TYPE_CHECKING:
-    from cloud.finetuning.within_plan import StreamBranches
+    from cloud.streams.branches import StreamBranches
     from cloud.streams.scorer import Held, MergedModel
     from cloud.streams.stream import Stream
 
@@ -92,7 +92,7 @@ class StreamBench:
         """See Bench."""
         if self._branches is None:
             return StreamRunner(self._stream, self._scorer, settings)
-        from cloud.finetuning.within_plan import BranchScorer
+        from cloud.streams.branches import BranchScorer
 
         return StreamRunner(self._stream, BranchScorer(self._scorer, self._branches), settings)
 
@@ -137,8 +137,8 @@ def open_stream_bench(
 def _branches(
     settings: Settings, stream: Stream, text_seed: int, train_seed: int
 ) -> StreamBranches:
-    from cloud.finetuning.within_plan import StreamBranches
     from cloud.model.base_model import open_base_model
+    from cloud.streams.branches import StreamBranches
 
     base = open_base_model(settings.model.base)
     return StreamBranches(settings, base, stream, text_seed=text_seed, train_seed=train_seed)

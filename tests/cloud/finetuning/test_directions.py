@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from hil.codec import cut, directions
-from hil.contract import CodecError
+from cloud.finetuning.directions import Directions
+from hil.contract import LowRankFactors, ModelError
+
+
+def directions(a, b):
+    found = Directions.of(LowRankFactors(a=a, b=b))
+    return found.u, found.s, found.vt
+
+
+def cut(u, s, vt, rank):
+    return Directions(u, s, vt).cut(rank)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +90,21 @@ def test_cut_is_balanced_and_in_falling_order() -> None:
     assert (np.diff(norm_a) < 0).all()
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_cut_refuses_a_rank_that_is_not_there(rank: int) -> None:
-    with pytest.raises(CodecError, match=f"rank {rank}: the update has 3 directions"):
-        cut(*directions(np.ones((3, 4)), np.ones((5, 3))), rank)
+def test_a_cut_gives_all_there_is_where_more_is_asked_for_and_nothing_for_rank_0():
+    found = Directions.of(LowRankFactors(a=np.ones((3, 4)), b=np.ones((5, 3))))
+    assert [found.cut(rank).rank for rank in (0, 2, 3, 4)] == [0, 2, 3, 3]
+    with pytest.raises(ValueError, match="rank -1"):
+        found.cut(-1)
+
+
+def test_factors_of_rank_0_have_no_directions() -> None:
+    found = Directions.of(LowRankFactors(a=np.zeros((0, 4)), b=np.zeros((5, 0))))
+    assert (found.u.shape, found.s.shape, found.vt.shape) == ((5, 0), (0,), (0, 4))
+    assert found.rank == 0
 
 
 def test_directions_refuse_factors_that_do_not_multiply_or_are_not_finite() -> None:
-    with pytest.raises(CodecError, match="are not \\[r, d_in\\] and \\[d_out, r\\]"):
+    with pytest.raises(ModelError, match="are not \\[r, d_in\\] and \\[d_out, r\\]"):
         directions(np.ones((3, 4)), np.ones((5, 2)))
-    with pytest.raises(CodecError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         directions(np.full((3, 4), np.nan), np.ones((5, 3)))

@@ -4,6 +4,7 @@ them promises."""
 import numpy as np
 import pytest
 
+from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
 from cloud.finetuning.importance import residuals
 from cloud.finetuning.trial import (
@@ -15,7 +16,7 @@ from cloud.finetuning.trial import (
     trial_plans,
 )
 from cloud.model.base_model import BaseModel, open_base_model
-from cloud.streams.scorer import MergedModel, leading
+from cloud.streams.scorer import MergedModel
 from cloud.text.sources import DomainSampler, default_domain
 from hil.codec import bits_by_rank
 from hil.contract import LabelQuestion, LowRankFactors, ScoreSet

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud.finetuning.directions import leading
 from cloud.policies.baselines import plan_bits, share_of
 from cloud.policies.rules import BURST, ConstantPrice, SpectralGreedy, Waterfill, paced_price
 from hil.codec import (
     BITS_PER_MODULE,
     CodecTarget,
     bits_per_direction,
-    cut,
-    directions,
     encode,
     overhead_bits,
 )
@@ -24,6 +23,7 @@ from hil.contract import (
     ConfigError,
     Keep,
     LoraUpdate,
+    LowRankFactors,
     ModelError,
     RankPolicy,
     Residuals,
@@ -468,8 +468,8 @@ def test_a_price_that_cannot_be_is_refused(
 def test_plan_bits_is_the_length_of_the_payload_that_the_codec_makes(held: dict[str, int]) -> None:
     rng, target = np.random.default_rng(3), CodecTarget(coefficient_bits=4)
     base = BaseSpec(identity="a" * 64, module_shapes={"a": (9, 13), "b": (13, 9), "c": (21, 5)})
-    svd = {
-        m: directions(rng.standard_normal((4, i)), rng.standard_normal((o, 4)))
+    whole = {
+        m: LowRankFactors(a=rng.standard_normal((4, i)), b=rng.standard_normal((o, 4)))
         for m, (o, i) in base.module_shapes.items()
     }
     obs = observe(
@@ -487,7 +487,9 @@ def test_plan_bits_is_the_length_of_the_payload_that_the_codec_makes(held: dict[
         round_id=1,
         base_identity=base.identity,
         factors={
-            m: cut(*svd[m], rank) for m, rank in plan.ranks.items() if rank != KEEP and rank > 0
+            m: leading(whole[m], rank)
+            for m, rank in plan.ranks.items()
+            if rank != KEEP and rank > 0
         },
         kept=kept,
         kept_from="b" * 64 if kept else None,

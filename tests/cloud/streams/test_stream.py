@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
-from cloud.streams.scorer import MergedModel, StreamScorer, leading
+from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import cached_stream, stream_domains, stream_key, train_stream
 from hil.codec import CodecTarget, decode, encode
 from hil.contract import LabelQuestion, LoraUpdate, ModelError, ScoreSet, TextError

@@ -3,7 +3,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from hil.codec import cut, directions
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors
 
 SHAPES = {
@@ -22,15 +21,20 @@ def base() -> BaseSpec:
 
 
 def random_factors(shape: tuple[int, int], rank: int, rng: np.random.Generator) -> LowRankFactors:
+    """Balanced singular directions in falling order, as the cloud sends them."""
     d_out, d_in = shape
-    return cut(
-        *directions(rng.standard_normal((rank, d_in)), rng.standard_normal((d_out, rank))), rank
+    a, b = rng.standard_normal((rank, d_in)), rng.standard_normal((d_out, rank))
+    u, s, vt = np.linalg.svd(b @ a, full_matrices=False)
+    root = np.sqrt(s[:rank])
+    return LowRankFactors(
+        a=(root[:, np.newaxis] * vt[:rank]).astype(np.float32),
+        b=(u[:, :rank] * root).astype(np.float32),
     )
 
 
 @pytest.fixture(scope="session")
 def make_update(base: BaseSpec) -> MakeUpdate:
-    """Makes an update of `base` from module → rank, in the SVD form that cut() gives."""
+    """Makes an update of `base` from module → rank, as balanced singular directions."""
 
     def make(
         ranks: Mapping[str, int],

@@ -356,7 +356,6 @@ def test_codec_imports_nothing_above_the_contract() -> None:
     loaded = set(run.stdout.split())
     assert {name for name in loaded if name.startswith("hil.")} <= {
         "hil.codec",
-        "hil.codec.directions",
         "hil.codec.layout",
         "hil.codec.payload",
         "hil.codec.quantiser",

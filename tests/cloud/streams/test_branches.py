@@ -1,0 +1,138 @@
+"""Streams whose rounds end within a plan: they hold what the loop sends, and follow an episode."""
+
+import numpy as np
+import pytest
+
+from cloud.agent import CloudHalf
+from cloud.finetuning.directions import leading
+from cloud.finetuning.finetuner import FineTuner
+from cloud.model.base_model import open_base_model
+from cloud.streams.branches import BranchScorer, StreamBranches
+from cloud.streams.stream import train_stream
+from cloud.text.sources import load_domains
+from hil.codec import decode, digest
+from hil.contract import KEEP, RankPlan
+from hil.settings import parse_settings
+
+DOMAINS = ["jargon40", "jargon40", "http"]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return open_base_model("default")
+
+
+def _settings(tmp_path, plan_share=0.5, policy=("largest",)):
+    return parse_settings(
+        {
+            "run": {"seed": 3},
+            "text": {
+                "stream": ["jargon40", "http"],
+                "dwell": 2,
+                "train_examples": 120,
+                "score_examples": 40,
+            },
+            "model": {"r_max": 4},
+            "finetune": {"steps": 6, "batch": 8, "threads": 1, "plan_share": plan_share},
+            "policy": dict(zip(("kind", "rank"), policy, strict=False)),
+            "streams": {"rounds": 3, "steps": 6, "batch": 8, "items": 12, "cache": str(tmp_path)},
+        },
+        source="test",
+    )
+
+
+def test_streams_hold_bit_for_bit_what_the_loop_sends(base, tmp_path):
+    settings = _settings(tmp_path)
+    seeds = {"text_seed": 3, "train_seed": 3}
+    branches = StreamBranches(
+        settings, base, train_stream(settings, **seeds, domains=DOMAINS, base=base), **seeds
+    )
+    cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
+    held, digest_held = {}, ""
+    for t, keeps in enumerate((False, True, True)):
+        trained = cloud.train(t, lambda: None)
+        ranks = {
+            n: KEEP if keeps and i % 3 == t else i % 4 for i, n in enumerate(cloud.module_shapes)
+        }
+        payload = cloud.encode(t, trained, RankPlan(ranks=ranks), digest_held)
+        digest_held = digest(payload)
+        cloud.confirm(payload, digest_held)
+        kept = {n: held[n] for n, r in ranks.items() if r == KEEP and n in held}
+        held = branches.after(t, kept, {n: r for n, r in ranks.items() if r != KEEP and r > 0})
+        sent = decode(payload, base.spec).factors
+        assert set(held) == {*sent, *kept}
+        for name, factors in sent.items():
+            np.testing.assert_array_equal(held[name][1].a, factors.a)
+            np.testing.assert_array_equal(held[name][1].b, factors.b)
+
+
+def test_a_method_that_trains_at_its_own_ranks_has_no_branch(base, tmp_path):
+    payloads = []
+    for share in (0.0, 0.5):
+        settings = _settings(tmp_path, share, ("adalora", 2))
+        cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
+        trained = cloud.train(0, lambda: None)
+        ranks = {name: len(d.s) for name, d in trained.directions.items()}
+        payloads.append(cloud.encode(0, trained, RankPlan(ranks=ranks), ""))
+    assert payloads[0] == payloads[1]
+
+
+@pytest.fixture(scope="module")
+def branches(base, tmp_path_factory):
+    settings = _settings(tmp_path_factory.mktemp("streams"))
+    stream = train_stream(settings, text_seed=1, train_seed=2, domains=DOMAINS, base=base)
+    return StreamBranches(settings, base, stream, text_seed=1, train_seed=2)
+
+
+class _Listener:
+    """A scorer that remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score_held(self, round_id, held):
+        self.asked.append((round_id, dict(held)))
+        return 0.5, 1.0
+
+
+def test_an_episode_is_followed_round_by_round_and_equal_ones_train_once(branches, monkeypatch):
+    trainings = []
+    train = FineTuner.train_within
+    monkeypatch.setattr(
+        FineTuner, "train_within", lambda *args: trainings.append(1) or train(*args)
+    )
+    modules = list(branches.stream.modules)
+    half = np.arange(28) % 2 == 0
+    states = [
+        (np.zeros(28, int), np.full(28, 2)),  # everything is sent
+        (np.where(half, 1, 0), np.where(half, 1, 2)),  # every other module is sent again
+        (np.where(half, 1, -1), np.where(half, 1, 0)),  # and those between are sent with rank 0
+    ]
+    runs = []
+    for _ in range(2):
+        listener = _Listener()
+        scorer = BranchScorer(listener, branches)
+        for t, (held_round, held_rank) in enumerate(states):
+            assert scorer.score(t, held_round, held_rank) == (0.5, 1.0)
+        runs.append(listener.asked)
+    assert len(trainings) == 2
+    assert runs[0] == runs[1]
+    (_, first), (_, second), (_, third) = runs[0]
+    assert set(first) == set(second) == set(modules)
+    assert set(third) == set(modules[::2])
+    for module in modules[1::2]:
+        assert second[module] == first[module]
+    for module in modules[::2]:
+        assert second[module][1].rank == 1
+        assert second[module][0] != first[module][0]
+        assert third[module] == second[module]
+        cut = leading(branches.stream.factors(1)[module], 1)
+        assert np.abs(second[module][1].b @ second[module][1].a - cut.b @ cut.a).max() > 0
+
+
+def test_a_round_that_begins_an_episode_remembers_nothing(branches):
+    listener = _Listener()
+    scorer = BranchScorer(listener, branches)
+    scorer.score(0, np.zeros(28, int), np.full(28, 2))
+    scorer.score(0, np.full(28, -1), np.zeros(28, int))
+    assert listener.asked[1] == (0, {})
