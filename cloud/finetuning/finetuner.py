@@ -41,6 +41,7 @@ from cloud.text.sources import Example
 from hil.contract import LowRankFactors, ModelError, ScoreSet
 from hil.settings import FinetuneSettings, ModelSettings
 from hil.settings.policy import Method
+from hil.system.threads import thread_count
 
 MOMENT_BATCH = 32
 LENGTH_GROUP = 8
@@ -109,7 +110,7 @@ class FineTuner:
         method: Method = "lora",
         target_rank: int | None = None,
     ) -> None:
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(thread_count(settings.threads))
         torch.manual_seed(seed)
         device = settings.device
         if device == "auto":

@@ -113,6 +113,12 @@ class ModelSettings(Table):
     target_modules: list[Projection] = Field(default=PROJECTIONS, min_length=1)
 
 
+def _threads(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= 256):
+        return value
+    raise ValueError("must be 'auto' or a whole number from 1 to 256")
+
+
 class FinetuneSettings(Table):
     """[finetune]: what the cloud does in a round."""
 
@@ -122,7 +128,9 @@ class FinetuneSettings(Table):
     alpha: float = Field(default=32.0, gt=0, le=4096)
     max_tokens: int = Field(default=128, ge=8, le=4096)
     """Longer examples are cut; a labelled one loses the front of its text."""
-    threads: int = Field(default=2, ge=1, le=256)
+    threads: Annotated[int | Literal["auto"], BeforeValidator(_threads)] = "auto"
+    """Of torch. "auto": OMP_NUM_THREADS where it is set, else one for each core that this process
+    may run on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plan_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns

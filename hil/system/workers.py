@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from hil.contract import DeviceError
+from hil.system.threads import usable_cores
 
 _THREAD_LIMITS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _GRACE_S: Final = 5.0  # for a worker that was told to end, before it is killed
@@ -36,7 +37,7 @@ def run_jobs(
     Args:
         function: of a module that other processes can import.
         jobs: that can be pickled; run in this order.
-        workers: processes; 0 = one a core.
+        workers: processes; 0 = one for each core of the affinity mask.
         timeout_s: longest time in which no job at all comes to its end.
         on_done: called here with every job and its result, in the order in which they end.
     Raises:
@@ -48,7 +49,7 @@ def run_jobs(
     before = set(multiprocessing.active_children())
     with _one_thread_each():
         context = multiprocessing.get_context("spawn")
-        count = min(workers or os.cpu_count() or 1, len(jobs))
+        count = min(workers or usable_cores(), len(jobs))
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_settle_in)
         try:
             waiting = {pool.submit(function, job): job for job in jobs}

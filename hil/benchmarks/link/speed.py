@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from hil.benchmarks.link.burst_trials import SAMPLE_RATE_HZ, air, make_burst
+from hil.system.threads import usable_cores
 from radio import ldpc
 from radio.link.receiver import Receiver
 from radio.modem import framing, mcs, qam
@@ -36,9 +37,7 @@ def machine() -> dict[str, Any]:
         )
     except (OSError, StopIteration):
         pass
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = usable_cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     return {
         "cpu": model,
