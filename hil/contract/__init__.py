@@ -46,6 +46,8 @@ from hil.contract.seams import (
     ChannelModel,
     Clock,
     FeedbackPath,
+    FeedbackReceiver,
+    FeedbackSender,
     RankPolicy,
     Transceiver,
 )
@@ -65,6 +67,8 @@ __all__ = [
     "ControlError",
     "DeviceError",
     "FeedbackPath",
+    "FeedbackReceiver",
+    "FeedbackSender",
     "Floats",
     "Floats32",
     "HilError",

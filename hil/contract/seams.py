@@ -59,17 +59,24 @@ class ChannelModel(Protocol):
         ...
 
 
-class FeedbackPath(Protocol):
-    """Carries the receiver's opaque messages back to the sender: a queue, MQTT, or a burst the
-    other way."""
+class FeedbackSender(Protocol):
+    """The receiver's end of the way back to the sender."""
 
     def send(self, message: bytes) -> None:
         """Hand a message over."""
         ...
 
+
+class FeedbackReceiver(Protocol):
+    """The sender's end of the way back from the receiver."""
+
     def receive(self, timeout_s: float) -> bytes | None:
         """The next message, or None when none came within the deadline."""
         ...
+
+
+class FeedbackPath(FeedbackSender, FeedbackReceiver, Protocol):
+    """Both ends of the way back: a queue, MQTT, or a burst the other way."""
 
 
 class RankPolicy(Protocol):

@@ -18,15 +18,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TypeVar, cast
 
-from hil.contract import Clock, ControlError
+from hil.contract import ControlError
 from hil.control.messages import (
     GONE,
-    MAX_FEEDBACK_BYTES,
     SPEAKER,
     WIRE_VERSION,
     AnyMessage,
     Envelope,
-    FeedbackMessage,
     Message,
     Role,
     StatusMessage,
@@ -44,8 +42,7 @@ M = TypeVar("M", bound=Message)
 _log = logging.getLogger(__name__)
 
 
-# -------------------------------------------------------------------------------------------- one
-# end
+# -------------------------------------------------------------------------------------- one end
 
 
 @dataclass(slots=True)
@@ -158,8 +155,8 @@ class Endpoint:
             self._counter += 1
             return self._seal(message, self._counter)
 
-    def farewell(self) -> tuple[str, bytes]:
-        """Topic and payload of what is said once this edge is gone, by whoever notices."""
+    def last_will(self) -> tuple[str, bytes]:
+        """Topic and payload of the status that the other side gets once this edge is gone."""
         return self._seal(GONE, 0)
 
     def _seal(self, message: AnyMessage, counter: int) -> tuple[str, bytes]:
@@ -335,7 +332,7 @@ class InProcessBus:
     def close(self) -> None:
         """Leave the bus; the cloud hears of a closed edge."""
         if not self._closed and self._endpoint.role == "edge":
-            self._peer.accept(*self._endpoint.farewell())
+            self._peer.accept(*self._endpoint.last_will())
         self._closed = True
 
     def _check_open(self) -> None:
@@ -354,89 +351,3 @@ class InProcessBus:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class BusFeedback:
-    """contract.FeedbackPath over the control channel: the edge sends, the cloud receives.
-
-    On two machines each side has its own, with its own end; an answer that the bus does not take
-    soon is then lost, as on the radio, and the link asks again. Where one driver runs both sides in
-    turns, one object gets both ends: it then knows whether a message is on its way, waits for that
-    one, and for nothing else. So the link's clock alone decides about time-outs, however fast the
-    bus is.
-
-    Args:
-        clock: the link's clock; a time-out passes on it.
-        delay_s: simulated travel time of each message on the link's clock, ≥ 0; needs both ends
-            here.
-        edge: the end to send on.
-        cloud: the end to receive on.
-    """
-
-    _TRANSIT_LIMIT_S: Final = 10.0  # real time; a confirmed message takes milliseconds
-    _SEND_S: Final = 0.5  # by the edge's end alone: nobody reads the radio meanwhile
-
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        edge: Bus | None = None,
-        cloud: Bus | None = None,
-        delay_s: float = 0.0,
-    ) -> None:
-        self._clock = clock
-        self._delay_s = delay_s
-        self._edge = edge
-        self._cloud = cloud
-        self._due_s: deque[float] = deque()
-
-    def send(self, message: bytes) -> None:
-        """Send on the edge's end.
-
-        Raises:
-            ControlError: no such end here, a message beyond MAX_FEEDBACK_BYTES, or, with both ends
-                here, as Bus.publish.
-        """
-        if self._edge is None:
-            raise ControlError(
-                "feedback: this half only receives; give BusFeedback the edge's end to send"
-            )
-        if len(message) > MAX_FEEDBACK_BYTES:
-            raise ControlError(
-                f"feedback of {len(message)} bytes: at most {MAX_FEEDBACK_BYTES} can be sent"
-            )
-        if self._cloud is None:
-            try:
-                self._edge.publish(FeedbackMessage(data=message), timeout_s=self._SEND_S)
-            except ControlError as error:
-                _log.warning("an answer of the link is lost: %s", error)
-            return
-        self._edge.publish(FeedbackMessage(data=message))
-        self._due_s.append(self._clock.now() + self._delay_s)
-
-    def receive(self, timeout_s: float) -> bytes | None:
-        """The next message at the cloud's end, or None when none came within timeout_s of the
-        link's clock.
-
-        Raises:
-            ControlError: no such end here, or as Bus.receive.
-        """
-        if self._cloud is None:
-            raise ControlError(
-                "feedback: this half only sends; give BusFeedback the cloud's end to receive"
-            )
-        deadline_s = self._clock.now() + timeout_s
-        due_s = self._due_s[0] if self._due_s else deadline_s
-        if self._edge is not None:
-            if not self._due_s or due_s > deadline_s:
-                self._clock.sleep_until(deadline_s)
-                return None
-            timeout_s = self._TRANSIT_LIMIT_S
-        message = self._cloud.receive(FeedbackMessage, timeout_s=timeout_s)
-        if message is None:
-            self._due_s.clear()
-            self._clock.sleep_until(deadline_s)
-            return None
-        if self._due_s:
-            self._clock.sleep_until(self._due_s.popleft())
-        return message.data

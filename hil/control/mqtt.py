@@ -188,7 +188,7 @@ class MqttBus:
             client.username_pw_set(*credentials)
         if self._endpoint.role == "edge":
             properties = _properties(PacketTypes.WILLMESSAGE, WillDelayInterval=WILL_DELAY_S)
-            client.will_set(*self._endpoint.farewell(), qos=1, retain=True, properties=properties)
+            client.will_set(*self._endpoint.last_will(), qos=1, retain=True, properties=properties)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect

@@ -10,7 +10,7 @@ from typing import Final
 
 from edge_device.bundle import load_bundle
 from hil.contract import ControlError
-from hil.control.bus import BusFeedback
+from hil.control.feedback import EdgeFeedback
 from hil.control.mqtt import MqttBus
 from hil.control.opening import open_bus
 from hil.loop.edge_server import READY, EdgeHalf
@@ -56,9 +56,7 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
         _open_bus(settings.control) as bus,
         open_receiver(radio) as pluto,
     ):
-        end = ReceivingEnd(
-            pluto, BusFeedback(clock, edge=bus), clock, epoch=secrets.randbits(32), store=store
-        )
+        end = ReceivingEnd(pluto, EdgeFeedback(bus), clock, epoch=secrets.randbits(32), store=store)
         with EdgeHalf(
             bundle,
             state_dir / "updates",

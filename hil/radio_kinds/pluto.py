@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from hil.contract import LinkReport
-from hil.control.bus import Bus, BusFeedback
+from hil.control.bus import Bus
+from hil.control.feedback import CloudFeedback, LocalFeedback
 from hil.radio_kinds.conditions import seeded, values
 from hil.radio_kinds.pluto_devices import open_receiver, open_transmitter, warm_up
 from hil.radio_kinds.round_radio import LinkRadio, Provenance, RoundRadio
@@ -85,7 +86,7 @@ class PlutoPairRadio(LinkRadio):
         )
         clock = MonotonicClock()
         cloud, edge = buses
-        link = RecordingLink(self._pair, BusFeedback(clock, cloud=cloud, edge=edge), clock)
+        link = RecordingLink(self._pair, LocalFeedback(edge, cloud, clock), clock)
         super().__init__(link, clock, _limits(settings), _ROUND_TRIP_S, iq_dir)
 
     def __enter__(self) -> Self:
@@ -171,7 +172,7 @@ class PlutoSendingRadio(RoundRadio):
         clock = MonotonicClock()
         self._link = SendingEnd(
             self._pluto,
-            BusFeedback(clock, cloud=bus),
+            CloudFeedback(bus, clock),
             clock,
             first_session=1
             + secrets.randbelow(2**31),  # the edge may remember sessions of earlier runs

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hil.contract import ConfigError
-from hil.control.bus import Bus, BusFeedback
+from hil.control.bus import Bus
+from hil.control.feedback import LocalFeedback
 from hil.radio_kinds.conditions import conditions, seeded
 from hil.radio_kinds.round_radio import LinkRadio, Provenance
 from hil.settings.radio import LoopbackRadio
@@ -58,7 +59,7 @@ class SimulatedRadio(LinkRadio):
             figures=figures,
         )
         cloud, edge = buses
-        feedback = BusFeedback(clock, cloud=cloud, edge=edge, delay_s=channel.feedback_delay_s)
+        feedback = LocalFeedback(edge, cloud, clock, delay_s=channel.feedback_delay_s)
         limits = Limits(
             airtime_s=settings.deadline_s,
             elapsed_s=4 * settings.deadline_s,

@@ -32,6 +32,8 @@ class Link(SenderDriver):
         adaptation: the choice of MCS, kept from payload to payload.
     """
 
+    feedback: FeedbackPath
+
     def __init__(
         self,
         transceiver: Transceiver,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from hil.contract import IQ, Clock, FeedbackPath, Transceiver
+from hil.contract import IQ, Clock, FeedbackSender, Transceiver
 from radio.link.block_store import BlockStore
 from radio.link.receiver import Receiver, Reception
 from radio.link.sender_driver import ANSWER_EVERY_S
@@ -33,7 +33,7 @@ class ReceivingEnd:
     def __init__(
         self,
         transceiver: Transceiver,
-        feedback: FeedbackPath,
+        feedback: FeedbackSender,
         clock: Clock,
         *,
         epoch: int,

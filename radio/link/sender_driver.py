@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-from hil.contract import Clock, ConfigError, FeedbackPath, Transceiver
+from hil.contract import Clock, ConfigError, FeedbackReceiver, Transceiver
 from radio.link.adaptation import Adaptation
 from radio.link.sender import Sender
 from radio.link.session import OCCUPIED_SUBCARRIERS, Limits, SendingSession, Sounding
@@ -32,7 +32,7 @@ class SenderDriver(ABC):
     def __init__(
         self,
         transceiver: Transceiver,
-        feedback: FeedbackPath,
+        feedback: FeedbackReceiver,
         clock: Clock,
         *,
         first_session: int = 1,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hil.contract import Clock, FeedbackPath, LinkReport, Transceiver
+from hil.contract import Clock, FeedbackReceiver, LinkReport, Transceiver
 from radio.link.burst_size import BURST_SAMPLES
 from radio.link.feedback import Feedback
 from radio.link.sender_driver import ANSWER_EVERY_S, MAX_MESSAGES, PAUSE_S, SenderDriver
@@ -84,7 +84,7 @@ class SendingEnd(SenderDriver):
     def __init__(
         self,
         transceiver: Transceiver,
-        feedback: FeedbackPath,
+        feedback: FeedbackReceiver,
         clock: Clock,
         *,
         first_session: int = 1,

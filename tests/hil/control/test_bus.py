@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hil.contract import ControlError, Receipt
-from hil.control.bus import MAX_QUEUED, WINDOW, BusFeedback, CounterWindow, Endpoint, InProcessBus
+from hil.control.bus import MAX_QUEUED, WINDOW, CounterWindow, Endpoint, InProcessBus
 from hil.control.messages import (
     MAX_FEEDBACK_BYTES,
     MAX_MESSAGE_BYTES,
@@ -387,17 +387,6 @@ def test_a_device_id_that_breaks_topics_is_refused(device_id: str) -> None:
 # buses
 
 
-class VirtualClock:
-    def __init__(self) -> None:
-        self.t_s = 100.0
-
-    def now(self) -> float:
-        return self.t_s
-
-    def sleep_until(self, t_s: float) -> None:
-        self.t_s = max(self.t_s, t_s)
-
-
 @pytest.mark.parametrize("kind", VECTORS)
 def test_in_process_round_trip(kind: str) -> None:
     message = VECTORS[kind][0]
@@ -439,57 +428,3 @@ def test_closing_tells_the_cloud_that_the_edge_is_gone_and_ends_the_verbs() -> N
         edge.publish(STATUS)
     with pytest.raises(ControlError, match="closed"):
         edge.receive(OfferMessage, timeout_s=0)
-
-
-def test_feedback_path_carries_bytes_and_lets_time_pass_only_on_the_links_clock() -> None:
-    cloud, edge = InProcessBus.pair()
-    clock = VirtualClock()
-    path = BusFeedback(clock, edge=edge, cloud=cloud)
-    path.send(b"one")
-    path.send(b"\x00" * MAX_FEEDBACK_BYTES)
-    assert path.receive(0.5) == b"one"
-    assert path.receive(0.5) == b"\x00" * MAX_FEEDBACK_BYTES
-    assert clock.now() == 100.0
-    assert path.receive(0.5) is None
-    assert clock.now() == 100.5
-    with pytest.raises(ControlError, match="at most"):
-        path.send(b"\x00" * (MAX_FEEDBACK_BYTES + 1))
-
-
-def test_feedback_path_holds_a_message_until_it_is_due() -> None:
-    cloud, edge = InProcessBus.pair()
-    clock = VirtualClock()
-    began_s = clock.now()
-    path = BusFeedback(clock, edge=edge, cloud=cloud, delay_s=0.2)
-    path.send(b"one")
-    assert path.receive(0.0) is None
-    assert path.receive(0.1) is None
-    assert clock.now() == pytest.approx(began_s + 0.1)
-    path.send(b"two")
-    assert path.receive(0.5) == b"one"
-    assert clock.now() == pytest.approx(began_s + 0.2)
-    assert path.receive(0.5) == b"two"
-    assert clock.now() == pytest.approx(began_s + 0.3)
-
-
-def test_feedback_path_with_one_end_says_which_is_missing() -> None:
-    cloud, edge = InProcessBus.pair()
-    BusFeedback(VirtualClock(), edge=edge).send(b"x")
-    assert BusFeedback(VirtualClock(), cloud=cloud).receive(1.0) == b"x"
-    with pytest.raises(ControlError, match="only receives"):
-        BusFeedback(VirtualClock(), cloud=cloud).send(b"x")
-    with pytest.raises(ControlError, match="only sends"):
-        BusFeedback(VirtualClock(), edge=edge).receive(1.0)
-
-
-def test_an_answer_that_no_broker_takes_is_lost_and_never_raises(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    cloud, edge = InProcessBus.pair()
-    path = BusFeedback(VirtualClock(), edge=edge)
-    path.send(b"first")
-    edge.close()
-    path.send(b"second")
-    assert "an answer of the link is lost" in caplog.text
-    heard = BusFeedback(VirtualClock(), cloud=cloud)
-    assert [heard.receive(0.0), heard.receive(0.0)] == [b"first", None]

@@ -18,7 +18,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from hil.contract import ControlError, Receipt
 from hil.control.broker import parse_url, read_secret
-from hil.control.bus import Bus, BusFeedback, Endpoint, InProcessBus
+from hil.control.bus import Bus, Endpoint, InProcessBus
+from hil.control.feedback import LocalFeedback
 from hil.control.messages import (
     MAX_MESSAGE_BYTES,
     AnyMessage,
@@ -165,7 +166,7 @@ def test_feedback_path_over_the_broker_does_not_depend_on_its_speed(
 
     with both_ends(broker, device_id) as (cloud, edge):
         clock = Standstill()
-        path = BusFeedback(clock, edge=edge, cloud=cloud)
+        path = LocalFeedback(edge, cloud, clock)
         for n in range(20):
             path.send(bytes([n]))
             assert path.receive(1e-6) == bytes([n])
