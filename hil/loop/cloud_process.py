@@ -9,7 +9,7 @@ from pathlib import Path
 from cloud.model.base_model import BaseModel
 from hil.contract import ScoreSet
 from hil.control.opening import open_bus
-from hil.loop.edge_client import EdgePeer
+from hil.loop.edge_client import EdgeClient
 from hil.loop.rounds import Bench, Watcher, run
 from hil.radio_kinds.pluto import PlutoSendingRadio
 from hil.radio_kinds.pluto_devices import real_radio
@@ -17,13 +17,12 @@ from hil.settings import Settings
 
 
 def run_cloud(settings: Settings, watcher: Watcher) -> Path:
-    """The closed loop with the edge of `hil edge`, from the first round to the last; the run's
-    folder.
+    """The folder of a run whose edge is a `hil edge` elsewhere, after its last round.
 
     Args:
-        settings: of the run; radio.uri is the radio here. The edge needs the same [radio] and
-            [control].
-        watcher: hears of its progress.
+        settings: the run's settings; radio.uri names the transmitter. The edge needs the same
+            [radio] and [control].
+        watcher: hears of the run's progress.
     Raises:
         ConfigError: [radio] is simulated, or [control] names no broker.
         ControlError: no edge answers within control.timeout_s, or one with another model or other
@@ -43,5 +42,7 @@ def sending_bench(
     rounds, seed = settings.run.rounds, settings.run.seed
     sending = stack.enter_context(PlutoSendingRadio(radio, settings.calibration, rounds, seed, bus))
     air = {"rate_hz": radio.rate_hz, "lo_hz": radio.lo_hz}
-    peer = EdgePeer(bus, settings.control.timeout_s)
-    return Bench(sending, peer, air, met=lambda status: sending.set_receiver(status.receiver))
+    edge = EdgeClient(bus, settings.control.timeout_s)
+    return Bench(
+        sending, edge, air, on_connected=lambda status: sending.set_receiver(status.receiver)
+    )

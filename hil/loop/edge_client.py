@@ -1,4 +1,4 @@
-"""The edge as the cloud knows it: what it holds, what it is told, and what it answers."""
+"""The cloud's end of the talk with an edge: it asks, and waits for the answer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from hil.control.messages import (
 )
 
 _REPEAT_S: Final = 5.0
-"""A hello or an offer is said again when nothing has answered it for so long: a broker may have
-died with it."""
+"""A question is repeated when no answer has come for so long: a broker may have died with it."""
 
 _PROVISION: Final = "provision the edge again with this configuration"
 _SUBJECTS: Final = {
@@ -33,49 +32,48 @@ _SUBJECTS: Final = {
 M = TypeVar("M", bound=Message)
 
 
-class EdgePeer:
-    """The cloud's side of the talk with one edge.
+class EdgeClient:
+    """Asks one edge, and remembers what it last said of itself.
 
     Attributes:
-        run: drawn for this run; every message of it carries it.
-        status: the latest of this run; GONE before the first.
+        run: random name of this run; every message carries it.
+        status: the edge's latest status in this run; GONE before the first.
 
     Args:
-        bus: the cloud's end.
+        bus: the cloud's end of the control channel.
         timeout_s: deadline of every answer.
-        attend: gives an edge in this process its turn after each message; nothing where the edge is
-            another process.
+        give_turn: called after each message, so that an edge in this process can answer it.
     """
 
     def __init__(
-        self, bus: Bus, timeout_s: float, attend: Callable[[], object] = lambda: None
+        self, bus: Bus, timeout_s: float, give_turn: Callable[[], object] = lambda: None
     ) -> None:
         self.run: Final = secrets.token_hex(4)
         self.status = GONE
-        self._bus, self._timeout_s, self._attend = bus, timeout_s, attend
+        self._bus, self._timeout_s, self._give_turn = bus, timeout_s, give_turn
 
     @property
     def control_bytes(self) -> int:
-        """Of all messages so far, both directions."""
+        """Bytes of all messages so far, both directions."""
         return self._bus.counters.control_bytes_sent + self._bus.counters.control_bytes_received
 
-    def meet(self, expected: Mapping[str, str | float]) -> None:
+    def connect(self, expected: Mapping[str, str | float]) -> None:
         """Say hello, and wait for an edge that answers.
 
         Args:
-            expected: what its status has to say, by the fields' names.
+            expected: fields of its status, and the values that they must have.
         Raises:
-            ControlError: none answered within the deadline, or one that says something else.
+            ControlError: no edge answered within the deadline, or a field has another value.
         """
         self._ask(HelloMessage(run=self.run), StatusMessage, self._is_ours)
         for name, value in expected.items():
-            if (said := getattr(self.status, name)) != value:
+            if (found := getattr(self.status, name)) != value:
                 subject, cure = _SUBJECTS[name]
                 raise ControlError(
-                    f"{subject}: the edge has {_short(said)}, the cloud {_short(value)}; {cure}"
+                    f"{subject}: the edge has {_short(found)}, the cloud {_short(value)}; {cure}"
                 )
 
-    def settle(
+    def offer(
         self,
         round_id: int,
         session_id: int,
@@ -84,13 +82,15 @@ class EdgePeer:
         *,
         failure: str = "",
     ) -> Receipt:
-        """Offer a round whose update the radio has carried, or not; the edge's receipt. See
-        OfferMessage.
+        """The edge's receipt for a round, whether the radio carried its update or not.
+
+        Args:
+            round_id, session_id, payload_sha256, score_set, failure: see OfferMessage.
 
         Raises:
             ControlError: no receipt within the deadline.
         """
-        offer = OfferMessage(
+        question = OfferMessage(
             run=self.run,
             round_id=round_id,
             session_id=session_id,
@@ -99,14 +99,14 @@ class EdgePeer:
             failure=failure,
         )
         answer = self._ask(
-            offer, ReceiptMessage, lambda m: m.run == self.run and m.round_id == round_id
+            question, ReceiptMessage, lambda m: m.run == self.run and m.round_id == round_id
         )
         while (status := self._bus.receive(StatusMessage, timeout_s=0.0)) is not None:
-            self._is_ours(status)  # said before the receipt
+            self._is_ours(status)  # sent before the receipt
         return answer.receipt()
 
     def _is_ours(self, status: StatusMessage) -> bool:
-        """Keep a status of this run; what a broker kept of an earlier one says nothing."""
+        """Whether a status belongs to this run; keeps one that does."""
         ours = status.run == self.run
         if ours:
             self.status = status
@@ -115,12 +115,12 @@ class EdgePeer:
     def _ask(
         self, question: HelloMessage | OfferMessage, kind: type[M], answers: Callable[[M], bool]
     ) -> M:
-        """Say something until it is answered."""
+        """The answer to a question, which is repeated until the answer comes."""
         deadline = time.monotonic() + self._timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             self._bus.publish(question, timeout_s=left_s)
-            self._attend()
-            message = self._await(kind, answers, min(deadline, time.monotonic() + _REPEAT_S))
+            self._give_turn()
+            message = self._next_answer(kind, answers, min(deadline, time.monotonic() + _REPEAT_S))
             if message is not None:
                 return message
         state = f"; it last said {self.status.state!r}" if self.status is not GONE else ""
@@ -131,7 +131,7 @@ class EdgePeer:
             "control.device?"
         )
 
-    def _await(self, kind: type[M], answers: Callable[[M], bool], until_s: float) -> M | None:
+    def _next_answer(self, kind: type[M], answers: Callable[[M], bool], until_s: float) -> M | None:
         while True:
             message = self._bus.receive(kind, timeout_s=max(0.0, until_s - time.monotonic()))
             if message is None or answers(message):

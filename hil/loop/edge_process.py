@@ -13,7 +13,7 @@ from hil.contract import ControlError
 from hil.control.feedback import EdgeFeedback
 from hil.control.mqtt import MqttBus
 from hil.control.opening import open_bus
-from hil.loop.edge_server import READY, EdgeHalf
+from hil.loop.edge_server import READY, EdgeServer
 from hil.radio_kinds.pluto_devices import open_receiver, real_radio, warm_up
 from hil.settings import ControlSettings, Settings
 from hil.system.signals import until_signalled
@@ -35,11 +35,11 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
     A cloud or a broker that goes away may come back at any time; a radio within radio.patience_s.
 
     Args:
-        settings: of which [radio], [control] and [edge] count; radio.receive_uri (or radio.uri) is
-            the radio here.
-        bundle_dir: of `hil provision`.
-        state_dir: what is installed, and blocks of updates that are not whole yet; belongs to this
-            process alone.
+        settings: the bench's settings; [radio], [control] and [edge] count. radio.receive_uri (or
+            radio.uri) names the receiver.
+        bundle_dir: folder that `hil provision` wrote.
+        state_dir: folder of installed updates, and of blocks of updates that are not whole yet; no
+            other process may use it.
     Raises:
         ConfigError: [radio] is simulated, or [control] names no broker.
         ModelError: the bundle is damaged, or its model cannot be served.
@@ -57,7 +57,7 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
         open_receiver(radio) as pluto,
     ):
         end = ReceivingEnd(pluto, EdgeFeedback(bus), clock, epoch=secrets.randbits(32), store=store)
-        with EdgeHalf(
+        with EdgeServer(
             bundle,
             state_dir / "updates",
             bus,
@@ -66,14 +66,14 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
             rate_hz=radio.rate_hz,
             lo_hz=radio.lo_hz,
             receiver=pluto.identity.serial,
-        ) as half:
+        ) as server:
             warm_up()
-            half.report_status(READY)
+            server.report_status(READY)
             _log.info("%s listens at %.6g MHz", pluto.identity.serial, radio.lo_hz / 1e6)
             pluto.restart_receive()
             while not ended.is_set():
                 end.listen(_LISTEN_S)
-                if half.attend(0.0):
+                if server.answer_next(0.0):
                     # what came meanwhile has waited too long to be answered
                     pluto.restart_receive()
                     end.receiver.flush(radio.rate_hz)
@@ -81,16 +81,16 @@ def run_edge(settings: Settings, bundle_dir: Path, state_dir: Path) -> None:
 
 
 def _open_bus(settings: ControlSettings) -> MqttBus:
-    """The edge's end; a broker that is not there yet is waited for."""
+    """The edge's end of the control channel; waits for a broker that is not there yet."""
     deadline = time.monotonic() + settings.timeout_s
-    said = ""
+    problem = ""
     while True:
         try:
             return open_bus(settings, "edge", reconnect_timeout_s=_FOREVER_S)
         except ControlError as error:
             if time.monotonic() + _RETRY_S > deadline:
                 raise
-            if str(error) != said:
-                said = str(error)
-                _log.info("%s; trying again for %g s", said, settings.timeout_s)
+            if str(error) != problem:
+                problem = str(error)
+                _log.info("%s; trying again for %g s", problem, settings.timeout_s)
         time.sleep(_RETRY_S)

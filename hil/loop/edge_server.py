@@ -1,7 +1,6 @@
-"""The edge half of the loop: an edge device behind its end of the control channel.
+"""The edge's end of the talk with the cloud: it answers what is asked, and installs what arrived.
 
-It needs no torch, no text and no policy: what the radio brought, what the cloud offers, and the
-edge's own model.
+It needs no torch, no text and no policy.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ READY: Final = "ready"
 _log = logging.getLogger(__name__)
 
 
-class EdgeHalf:
-    """Answers what the cloud says, and installs what the radio brought.
+class EdgeServer:
+    """Answers the cloud's hellos and offers.
 
     Args:
-        bundle: of `hil provision`.
-        state_dir: where installed updates live.
-        bus: the edge's end.
-        payload_of: what the radio link received in a session: whole, or None.
-        settings: [edge], of which threads and deadlines count.
-        rate_hz, lo_hz, receiver: of a real receiver, with its serial number.
+        bundle: what `hil provision` wrote.
+        state_dir: folder of the installed updates.
+        bus: the edge's end of the control channel.
+        payload_of: gives the payload that the link received in a session; None if it is not whole.
+        settings: [edge]: threads, deadline and the limits of an update.
+        rate_hz, lo_hz, receiver: sample rate, carrier and serial number of a real receiver.
     Raises:
         ModelError: llama.cpp cannot load the bundle's model.
         DeviceError: the model process does not start.
@@ -63,10 +62,14 @@ class EdgeHalf:
         self._answered: ReceiptMessage | None = None
 
     def report_status(self, state: str) -> None:
-        """Say what is held."""
+        """Publish what is held.
+
+        Args:
+            state: READY, or what is wrong.
+        """
         held = self.agent.held_update()
         bundle = self.agent.bundle
-        self._say(
+        self._publish(
             StatusMessage(
                 run=self._run,
                 base_identity=bundle.model.spec.identity,
@@ -82,7 +85,7 @@ class EdgeHalf:
             )
         )
 
-    def attend(self, timeout_s: float) -> bool:
+    def answer_next(self, timeout_s: float) -> bool:
         """Answer the next hello or offer; False if none came within the deadline.
 
         Raises:
@@ -98,7 +101,7 @@ class EdgeHalf:
         return message is not None
 
     def _answer(self, offer: OfferMessage) -> None:
-        """Send the receipt for an offer; for one that was answered before the same again."""
+        """Send the receipt for an offer; the same offer gets the same receipt again."""
         if offer.score_set not in self.agent.bundle.score_sets:
             self.report_status(
                 f"the bundle has no score set {offer.score_set!r}; provision it again"
@@ -106,21 +109,21 @@ class EdgeHalf:
             return
         known = self._answered
         if known is None or (known.run, known.round_id) != (offer.run, offer.round_id):
-            receipt = self._settle(offer)
+            receipt = self._apply(offer)
             _log.info("round %d: %s %s", receipt.round_id, receipt.status, receipt.reason)
             known = self._answered = ReceiptMessage.of(receipt, offer.run)
         self.report_status(known.status)
-        self._say(known)
+        self._publish(known)
 
-    def _say(self, message: StatusMessage | ReceiptMessage) -> None:
-        """Publish an answer; one that is not confirmed is asked for again by the cloud."""
+    def _publish(self, message: StatusMessage | ReceiptMessage) -> None:
+        """Publish an answer; the cloud asks again for one that is not confirmed."""
         try:
             self._bus.publish(message)
         except ControlError as error:
             _log.warning("the %s is not confirmed: %s", message.kind, error)
 
-    def _settle(self, offer: OfferMessage) -> Receipt:
-        """Apply what the radio brought for an offer."""
+    def _apply(self, offer: OfferMessage) -> Receipt:
+        """The receipt for an offer, after its update was applied."""
         if not offer.payload_sha256:
             return self.agent.apply(offer.round_id, None, offer.score_set, failure=offer.failure)
         payload = self._payload_of(offer.session_id)

@@ -15,10 +15,10 @@ from hil.settings import load_settings
 
 
 def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = None) -> Path:
-    """Write the last installed update of a run.
+    """Write the last installed update of a run; gives the path of what was written.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         form: "peft": a folder for PeftModel.from_pretrained; "gguf": a file for llama-server
             --lora.
         out: target; export-peft/ or export.gguf in the run's folder by default.

@@ -31,7 +31,7 @@ from hil.contract import (
 )
 from hil.control.messages import StatusMessage
 from hil.control.opening import open_buses
-from hil.loop.edge_client import EdgePeer
+from hil.loop.edge_client import EdgeClient
 from hil.loop.rows import Round, Row, to_row
 from hil.radio_kinds.round_radio import RoundRadio
 from hil.reporting.run_folder import RunLog
@@ -41,7 +41,7 @@ from radio.link import Sounding
 
 @dataclass(slots=True)
 class Watcher:
-    """What a user interface wants to hear of a run.
+    """Functions by which a user interface hears of a run.
 
     Attributes:
         on_stage: called with a round's number and the name of the stage that begins.
@@ -59,9 +59,9 @@ class _Opened:
     """A round between its two halves.
 
     Attributes:
-        sounding: of this round.
-        measured: the one that it is planned by: an earlier round's where this one's went
-            unanswered.
+        sounding: this round's sounding.
+        measured: the sounding that the round is planned by; an earlier round's where this one's
+            went unanswered.
     """
 
     obs: RoundObservation
@@ -73,25 +73,24 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the cloud half works with.
+    """The radio and the edge that a loop works with.
 
     Attributes:
-        radio: to the edge.
-        edge: in this process, or in another.
-        air: what its receiver has to be set to, where that is elsewhere: fields of the edge's
-            status.
-        met: called with the status of an edge that was found to fit.
+        radio: carries payloads to the edge.
+        edge: the talk with the edge, which may be another process.
+        air: what a receiver in another process must be set to: fields of the edge's status.
+        on_connected: called with the status of an edge whose model, texts and radio fit.
     """
 
     radio: RoundRadio
-    edge: EdgePeer
+    edge: EdgeClient
     air: Mapping[str, float] = field(default_factory=dict)
-    met: Callable[[StatusMessage], None] = lambda status: None
+    on_connected: Callable[[StatusMessage], None] = lambda status: None
 
 
 OpenBench = Callable[[Settings, Path, BaseModel, list[ScoreSet], ExitStack], Bench]
-"""Opens a bench for a run: settings, the run's folder, base model, score sets, and the stack that
-closes it."""
+"""A function that opens a bench: settings, the run's folder, base model, score sets, and the stack
+that closes it."""
 
 
 def whole_bench(
@@ -100,10 +99,10 @@ def whole_bench(
     """Both ends of the radio, and the edge, in this process.
 
     Raises:
-        HilError: any part of it cannot be set up.
+        HilError: a part of it cannot be set up.
     """
     # The cloud half alone needs neither llama.cpp nor both radios.
-    from hil.loop.edge_server import EdgeHalf
+    from hil.loop.edge_server import EdgeServer
     from hil.loop.provision import cached_bundle
     from hil.radio_kinds.opening import open_link_radio
 
@@ -111,10 +110,11 @@ def whole_bench(
     cloud, edge = open_buses(settings.control, stack)
     iq_dir = folder / "iq" if settings.radio.record else None
     radio = stack.enter_context(open_link_radio(settings, (cloud, edge), iq_dir))
-    half = EdgeHalf(bundle, folder / "edge", edge, radio.link.receiver.payload, settings.edge)
-    stack.enter_context(half)
+    received = radio.link.receiver.payload
+    server = EdgeServer(bundle, folder / "edge", edge, received, settings.edge)
+    stack.enter_context(server)
     timeout_s = settings.control.timeout_s
-    return Bench(radio, EdgePeer(cloud, timeout_s, lambda: half.attend(timeout_s)))
+    return Bench(radio, EdgeClient(cloud, timeout_s, lambda: server.answer_next(timeout_s)))
 
 
 class Loop:
@@ -124,8 +124,8 @@ class Loop:
         bench: radio and edge.
 
     Args:
-        settings: of the run.
-        folder: the run's; installed updates and the fine-tuning state are kept there.
+        settings: the run's settings.
+        folder: the run's folder; installed updates and the fine-tuning state are kept there.
         stack: closes what is opened.
         open_bench: opens radio and edge.
     Raises:
@@ -154,8 +154,8 @@ class Loop:
             "base_identity": base.spec.identity,
             "score_sets": ScoreSet.digest_of_all(score_sets),
         }
-        self._edge.meet({**same, **self.bench.air})
-        self.bench.met(self._edge.status)
+        self._edge.connect({**same, **self.bench.air})
+        self.bench.on_connected(self._edge.status)
 
     def round(self, round_id: int, watcher: Watcher) -> Row:
         """One round, and its row for rounds.jsonl."""
@@ -219,7 +219,7 @@ class Loop:
             report = self._radio.deliver(payload, sounding) if payload else sounding.as_report()
         watcher.on_stage(round_id, "installing and scoring")
         with self._watch("timing.edge_s"):
-            receipt = self._settle(round_id, session_id, payload, report)
+            receipt = self._offer(round_id, session_id, payload, report)
         if (
             receipt.status == "installed" and not report.delivered
         ):  # the last answer was lost, the update was not
@@ -261,7 +261,7 @@ class Loop:
         )
 
     def _budget(self, round_id: int, measured: Sounding) -> Budget:
-        """This round's share of its airtime, or what is left of the airtime of all rounds."""
+        """This round's airtime, or what is left of all rounds', and the bits that fit into it."""
         airtime_s, rounds = self._settings.budget.airtime_s, self._settings.run.rounds
         if self._settings.budget.scope == "episode":
             left_s = max(0.0, airtime_s * rounds - self._spent_s)
@@ -283,17 +283,15 @@ class Loop:
             goodput_bps=last.goodput_bps if last else float("nan"),
         )
 
-    def _settle(
-        self, round_id: int, session_id: int, payload: bytes, report: LinkReport
-    ) -> Receipt:
-        """Tell the edge what this round brought; its answer."""
+    def _offer(self, round_id: int, session_id: int, payload: bytes, report: LinkReport) -> Receipt:
+        """The edge's receipt for what this round sent."""
         on_air = (
             report.blocks_sent > 0
         )  # else there is nothing that could have arrived, or be held already
         unusable = report.reason and not on_air and self._settings.run.deliver
         failure = f"link unusable: {report.reason}" if unusable else ""
         digest = codec.digest(payload) if on_air else ""
-        return self._edge.settle(
+        return self._edge.offer(
             round_id, session_id, digest, self._cloud.domain_of(round_id), failure=failure
         )
 
@@ -320,8 +318,8 @@ def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_benc
     A run that is interrupted or fails leaves a folder that can be read, and no child process.
 
     Args:
-        settings: of the run.
-        watcher: hears of its progress.
+        settings: the run's settings.
+        watcher: hears of the run's progress.
         open_bench: opens radio and edge; both in this process unless told otherwise.
     Raises:
         HilError: the bench is broken.
@@ -344,7 +342,7 @@ def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_benc
 
 
 class _StopWatch:
-    """Wall-clock time by stage."""
+    """Measures the wall-clock time of each stage."""
 
     def __init__(self) -> None:
         self._start_s = time.perf_counter()

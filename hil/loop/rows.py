@@ -15,19 +15,19 @@ Row = dict[str, Value | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """All that one round came to.
+    """The inputs and results of one round.
 
     Attributes:
         obs: what the policy saw.
         plan: what it chose.
-        trained: what the plan was cut from.
+        trained: the update at r_max that the plan was cut from.
         payload: the encoded update; empty when nothing was sent.
-        predicted_airtime_s: what the link model said of it before; None when nothing was sent.
-        report: how it crossed the radio.
-        receipt: what the edge said.
-        policy_name: of the policy.
-        true_snr_db, true_cfo_hz: what the simulator was told.
-        control_bytes: of all messages of the round, both directions.
+        predicted_airtime_s: airtime that the link model expected; None when nothing was sent.
+        report: how the payload crossed the radio.
+        receipt: the edge's receipt.
+        policy_name: the policy's name.
+        true_snr_db, true_cfo_hz: the simulator's settings; NaN for real radios.
+        control_bytes: bytes of all messages of the round, both directions.
     """
 
     obs: RoundObservation

@@ -18,8 +18,8 @@ from hil import codec
 from hil.contract import ControlError, LoraUpdate, LowRankFactors, ScoreSet
 from hil.control.bus import InProcessBus
 from hil.control.messages import HelloMessage, OfferMessage, ReceiptMessage, StatusMessage
-from hil.loop.edge_client import EdgePeer
-from hil.loop.edge_server import READY, EdgeHalf
+from hil.loop.edge_client import EdgeClient
+from hil.loop.edge_server import READY, EdgeServer
 from hil.loop.provision import cached_bundle
 from hil.settings import Settings, load_settings
 
@@ -63,7 +63,7 @@ class Bench:
     def __init__(self, bundle: Bundle, state: Path, settings: Settings) -> None:
         self.radio: dict[int, bytes] = {}
         self.cloud, self.edge = InProcessBus.pair()
-        self.half = EdgeHalf(
+        self.server = EdgeServer(
             bundle, state, self.edge, self.radio.get, settings.edge, rate_hz=1e6, lo_hz=2e9
         )
 
@@ -71,7 +71,7 @@ class Bench:
         self, message: HelloMessage | OfferMessage
     ) -> tuple[StatusMessage | None, ReceiptMessage | None]:
         self.cloud.publish(message)
-        assert self.half.attend(0.0)
+        assert self.server.answer_next(0.0)
         return self.cloud.receive(StatusMessage, timeout_s=0), self.cloud.receive(
             ReceiptMessage, timeout_s=0
         )
@@ -80,7 +80,7 @@ class Bench:
 @pytest.fixture
 def bench(bundle: Bundle, tmp_path: Path, settings: Settings) -> Iterator[Bench]:
     made = Bench(bundle, tmp_path / "updates", settings)
-    with made.half:
+    with made.server:
         yield made
 
 
@@ -107,7 +107,7 @@ def test_a_hello_is_answered_with_what_is_held(bench: Bench, bundle: Bundle) -> 
         rate_hz=1e6,
         lo_hz=2e9,
     )
-    assert not bench.half.attend(0.0)
+    assert not bench.server.answer_next(0.0)
 
 
 def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
@@ -115,13 +115,13 @@ def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
 ) -> None:
     bench.radio[5] = payload
     installs: list[Path] = []
-    load = bench.half.agent.runtime.load
+    load = bench.server.agent.runtime.load
 
     def counted_load(adapter: Path) -> LoadedAdapter:
         installs.append(adapter)
         return load(adapter)
 
-    monkeypatch.setattr(bench.half.agent.runtime, "load", counted_load)
+    monkeypatch.setattr(bench.server.agent.runtime, "load", counted_load)
     _, first = bench.say(offer(payload))
     status, again = bench.say(offer(payload))
     assert first == again
@@ -144,7 +144,7 @@ def test_an_edge_that_was_restarted_knows_what_it_installed(
     for arrived in ({5: payload}, {}):
         bench = Bench(bundle, tmp_path, settings)
         bench.radio.update(arrived)
-        with bench.half:
+        with bench.server:
             _, receipt = bench.say(offer(payload))
         assert receipt is not None
         assert (receipt.status, receipt.held_digest) == ("installed", codec.digest(payload))
@@ -192,7 +192,7 @@ def test_an_answer_that_nobody_takes_is_only_logged(
     bench.cloud.publish(HelloMessage(run=RUN))
     monkeypatch.setattr(bench.edge, "publish", refuse)
     with caplog.at_level(logging.WARNING, "hil.loop.edge_server"):
-        assert bench.half.attend(0.0)
+        assert bench.server.answer_next(0.0)
     assert "the status is not confirmed: nobody listens" in caplog.text
 
 
@@ -216,31 +216,31 @@ def test_the_cloud_repeats_itself_and_takes_only_answers_to_its_own_run(
     )
     turns = 0
 
-    def attend() -> None:
+    def give_turn() -> None:
         nonlocal turns
         turns += 1
         if turns == 1:  # the hello is lost, and an earlier run's answer comes late
             assert bench.edge.receive(HelloMessage, timeout_s=0) is not None
             bench.edge.publish(of_another_run)
         else:
-            bench.half.attend(0.0)
+            bench.server.answer_next(0.0)
 
-    peer = EdgePeer(bench.cloud, 10.0, attend)
-    peer.meet({"rate_hz": 1e6})
+    client = EdgeClient(bench.cloud, 10.0, give_turn)
+    client.connect({"rate_hz": 1e6})
     assert turns == 2
-    assert peer.status.state == READY
-    receipt = peer.settle(0, 5, codec.digest(payload), "jargon40")
+    assert client.status.state == READY
+    receipt = client.offer(0, 5, codec.digest(payload), "jargon40")
     assert receipt.status == "installed"
-    assert peer.status.held_digest == codec.digest(payload)
-    assert peer.control_bytes > 0
+    assert client.status.held_digest == codec.digest(payload)
+    assert client.control_bytes > 0
     with pytest.raises(
         ControlError,
         match=r"radio\.lo_hz: the edge has 2000000000\.0, the cloud 1\.0; set the same",
     ):
-        peer.meet({"lo_hz": 1.0})
+        client.connect({"lo_hz": 1.0})
 
 
 def test_a_silent_edge_is_an_error_that_says_what_to_look_at() -> None:
     cloud, _ = InProcessBus.pair()
     with pytest.raises(ControlError, match=r"to a hello within 0\.05 s; is hil edge running"):
-        EdgePeer(cloud, 0.05).meet({})
+        EdgeClient(cloud, 0.05).connect({})
