@@ -1,9 +1,7 @@
-"""LoraUpdate → the adapter file that llama.cpp takes, after every check that llama.cpp does not
-make itself.
+"""LoraUpdate → the adapter file that llama.cpp takes, or a folder that PEFT loads.
 
-llama.cpp loads an adapter with NaN without a word and ends the process for some that are malformed;
-so no file comes off the air: the edge decodes its own payload, validates it here and writes the
-file itself.
+No file comes off the air: the edge decodes its own payload, checks it (edge_device.acceptance) and
+writes the file itself.
 """
 
 from __future__ import annotations
@@ -11,107 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
+from edge_device.acceptance import UpdateRefused
 from edge_device.gguf_model import GgufModel, rows_for_rope, tensor_name
-from hil.contract import HilError, LoraUpdate, LowRankFactors
+from hil.contract import LoraUpdate, LowRankFactors
 from hil.system.whole_file import written_whole
-
-R_CAP: Final = 64
-"""Largest rank that an edge takes unless told otherwise."""
-
-MAX_FROBENIUS: Final = 1e3
-"""Largest Frobenius norm of one module's ΔW that an edge takes unless told otherwise; a weight
-matrix itself has one of about √d (32 at d = 1,024)."""
-
-MAX_FACTOR: Final = 1e4
-"""Largest magnitude of a factor's element: far from overflow in float32 products, and in f16."""
-
-
-class UpdateRefused(HilError):  # noqa: N818 - the project's word for it, beside the receipt's status "refused"
-    """An update that must not be installed, and why, in one line."""
-
-
-def validate(
-    update: LoraUpdate,
-    model: GgufModel,
-    *,
-    r_cap: int = R_CAP,
-    max_frobenius: float = MAX_FROBENIUS,
-) -> None:
-    """Returns if the update may be written for this model.
-
-    Checked: it was made for this base model; each module is one of the model's projections; ranks
-    are 1..r_cap; shapes fit; every value is finite, |value| ≤ MAX_FACTOR, and ‖ΔW‖ (Frobenius) ≤
-    max_frobenius.
-
-    Args:
-        model: what the base GGUF says of itself; its projections are the list of what may be
-            adapted.
-    Raises:
-        UpdateRefused: with the module, the value and the limit.
-    """
-    spec = model.spec
-    if update.base_identity != spec.identity:
-        raise UpdateRefused(
-            f"the update is for base model {update.base_identity[:12]}…, this edge holds "
-            f"{spec.identity[:12]}…: "
-            "provision the edge again or choose the same base"
-        )
-    if bool(update.kept) != (update.kept_from is not None):
-        raise UpdateRefused(
-            "the update keeps modules and does not say of which update, or the other way round"
-        )
-    both = sorted(update.kept & update.factors.keys())
-    if both:
-        raise UpdateRefused(f"module '{both[0]}' is both sent and kept")
-    for module in sorted(update.kept | update.factors.keys()):
-        if module not in spec.module_shapes:
-            raise UpdateRefused(f"module '{module[:80]}' is not a projection of this base model")
-    for module, factors in update.factors.items():
-        _validate_factors(module, factors, spec.module_shapes[module], r_cap, max_frobenius)
-
-
-def _validate_factors(
-    module: str, factors: LowRankFactors, shape: tuple[int, int], r_cap: int, max_frobenius: float
-) -> None:
-    a, b = factors.a, factors.b
-    if a.dtype != np.float32 or b.dtype != np.float32 or a.ndim != 2 or b.ndim != 2:
-        raise UpdateRefused(
-            f"module '{module}': factors are {a.dtype}{a.shape} and {b.dtype}{b.shape}, not "
-            "float32 2-d"
-        )
-    rank, (d_out, d_in) = a.shape[0], shape
-    if not 1 <= rank <= r_cap:
-        raise UpdateRefused(f"module '{module}': rank {rank} is outside 1..{r_cap}")
-    if a.shape != (rank, d_in) or b.shape != (d_out, rank):
-        raise UpdateRefused(
-            f"module '{module}': factors are {list(b.shape)} and {list(a.shape)}, should be "
-            f"{[d_out, rank]} and "
-            f"{[rank, d_in]}"
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise UpdateRefused(f"module '{module}': NaN or infinity among its values")
-    largest = float(max(np.abs(a).max(), np.abs(b).max()))
-    if largest > MAX_FACTOR:
-        raise UpdateRefused(
-            f"module '{module}': a value of {largest:.3g} is beyond ±{MAX_FACTOR:g}"
-        )
-    norm = frobenius_norm(factors)
-    if norm > max_frobenius:
-        raise UpdateRefused(
-            f"module '{module}': its update has norm {norm:.3g}, the limit is {max_frobenius:g}"
-        )
-
-
-def frobenius_norm(factors: LowRankFactors) -> float:
-    """‖b @ a‖ (Frobenius) from the r × r Gram matrices: tr(bᵀb · aaᵀ) is its square."""
-    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
-    return float(np.sqrt(max(0.0, np.sum((b.T @ b) * (a @ a.T)))))
 
 
 def write_adapter(update: LoraUpdate, model: GgufModel, path: Path) -> bool:
@@ -169,8 +75,7 @@ def _add_factors(
         )
 
 
-# ------------------------------------------------------------------------------------------- PEFT
-# export
+# ----------------------------------------------------------------------------------- PEFT export
 
 
 def to_peft(update: LoraUpdate, folder: Path, *, base_name: str) -> None:

@@ -16,7 +16,8 @@ from typing import Final, Self
 
 import numpy as np
 
-from edge_device import adapter
+from edge_device.acceptance import Limits, UpdateRefused, check_effect, check_loss, validate
+from edge_device.adapter import write_adapter
 from edge_device.bundle import Bundle
 from edge_device.runtime import BASE, ItemScores, LoadedAdapter, Runtime, RuntimeSettings
 from edge_device.slots import Slot, SlotStore
@@ -30,15 +31,6 @@ from hil.contract import (
     ReceiptStatus,
     ScoreSet,
 )
-
-MAX_RISE_NATS: Final = 3.0
-"""How much worse than the bare base an update may be on the score set it is offered for, nats per
-token.
-
-Wide on purpose: a poor update is a result, one that is broken costs far more. Other texts say
-nothing: an update that learnt to answer questions about one domain may lose any number of nats on
-prose and still be what was wanted.
-"""
 
 _NOTHING_HELD: Final = ""
 
@@ -60,10 +52,10 @@ class EdgeAgent:
     """An edge device: the bundle's model behind a supervised process, and the updates it takes.
 
     Args:
-        bundle: see `edge_device.bundle`.
-        state_dir: where installed updates live; belongs to this agent alone.
-        settings: of the model process.
-        max_rise_nats: largest rise of the loss on the offered score set over that of the bare base.
+        bundle: the edge bundle, see `edge_device.bundle`.
+        state_dir: folder of installed updates; no other process may use it.
+        settings: threads and deadlines of the model process.
+        limits: the largest update that it takes.
 
     Raises:
         ModelError: llama.cpp cannot load the bundle's model.
@@ -76,10 +68,10 @@ class EdgeAgent:
         state_dir: Path,
         *,
         settings: RuntimeSettings | None = None,
-        max_rise_nats: float = MAX_RISE_NATS,
+        limits: Limits | None = None,
     ) -> None:
         self.bundle = bundle
-        self._max_rise_nats = max_rise_nats
+        self._limits = limits or Limits()
         self._scores: dict[tuple[str, str], ItemScores] = {}  # (held digest, score set) → scores
         self._slots = SlotStore(state_dir, base_identity=bundle.model.spec.identity)
         self.runtime = Runtime(bundle.model_path, settings=settings)
@@ -118,8 +110,7 @@ class EdgeAgent:
         self._slots.flip(None)
         self._slots.confirm()
 
-    # ---------------------------------------------------------------------------------------- what
-    # is held
+    # ------------------------------------------------------------------------------- what is held
 
     def held_update(self) -> HeldUpdate:
         """The update in use, for the cloud to plan with."""
@@ -156,7 +147,7 @@ class EdgeAgent:
             DeviceError: the model process cannot be brought back, or the disk cannot be written.
         """
         scored = self.bundle.score_set(score_set)
-        status, reason, swap_ms = self._settle(payload, scored, failure)
+        status, reason, swap_ms = self._taken(payload, scored, failure)
         return self._receipt(round_id, status, reason, scored, swap_ms)
 
     def confirm(self, round_id: int, score_set: str) -> Receipt:
@@ -168,9 +159,10 @@ class EdgeAgent:
         """
         return self._receipt(round_id, "installed", "", self.bundle.score_set(score_set), 0.0)
 
-    def _settle(
+    def _taken(
         self, payload: bytes | None, scored: ScoreSet, failure: str
     ) -> tuple[ReceiptStatus, str, float]:
+        """What becomes of a payload: status, reason, and the milliseconds that requests waited."""
         if payload is None:
             return ("refused", failure, 0.0) if failure else ("kept", "", 0.0)
         digest = codec.digest(payload)
@@ -178,7 +170,7 @@ class EdgeAgent:
             return "installed", "", 0.0  # the same payload again
         try:
             return "installed", "", self._install(payload, digest, scored)
-        except (CodecError, ModelError, DeviceError, adapter.UpdateRefused) as error:
+        except (CodecError, ModelError, DeviceError, UpdateRefused) as error:
             self.runtime.ping()  # raises if it is the bench that is broken, not the payload
             return "refused", str(error), 0.0
         except OSError as error:
@@ -190,12 +182,10 @@ class EdgeAgent:
         """From bytes to a confirmed update; milliseconds that requests were held up."""
         model = self.bundle.model
         update = self._composed(codec.decode(payload, model.spec))
-        adapter.validate(update, model)
+        validate(update, model, self._limits)
         if not update.factors:
             return self._switch(None, None)
-        slot = self._slots.stage(
-            update, digest, lambda path: adapter.write_adapter(update, model, path)
-        )
+        slot = self._slots.stage(update, digest, lambda path: write_adapter(update, model, path))
         loaded = self.runtime.load(self._slots.adapter_path(slot))
         try:
             scores = self._try(loaded, scored)
@@ -216,7 +206,7 @@ class EdgeAgent:
         slot = self._held()
         if slot is None or slot.digest != update.kept_from:
             holds = "the bare base model" if slot is None else f"{slot.digest[:12]}…"
-            raise adapter.UpdateRefused(
+            raise UpdateRefused(
                 f"the edge holds another update ({holds}) than the one to keep modules of "
                 f"({update.kept_from:.12}…): "
                 "send all modules"
@@ -226,20 +216,10 @@ class EdgeAgent:
         return replace(update, factors={**update.factors, **kept}, kept=frozenset(), kept_from=None)
 
     def _try(self, loaded: LoadedAdapter, scored: ScoreSet) -> ItemScores:
-        """Scores of an update that stands its trial: finite logits that are not all alike, changed,
-        a bearable loss."""
-        probe = self.runtime.score(self.bundle.probe, adapter=loaded.name)
-        if np.array_equal(probe.nats, self._base_probe.nats):
-            raise adapter.UpdateRefused(
-                "the update changes nothing on the probe set, but its factors are not zero"
-            )
+        """Scores of an update that passes its trial."""
+        check_effect(self.runtime.score(self.bundle.probe, adapter=loaded.name), self._base_probe)
         scores = self.runtime.score(scored, adapter=loaded.name)
-        rise = scores.loss_nats_per_token - self._score(_NOTHING_HELD, scored).loss_nats_per_token
-        if not rise <= self._max_rise_nats:
-            raise adapter.UpdateRefused(
-                f"the loss on {scored.name} rises by {rise:.2f} nats with this update, at most "
-                f"{self._max_rise_nats:g} are allowed"
-            )
+        check_loss(scores, self._score(_NOTHING_HELD, scored), scored.name, self._limits)
         return scores
 
     def _switch(self, slot: Slot | None, loaded: LoadedAdapter | None) -> float:

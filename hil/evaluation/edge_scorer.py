@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cloud.model.base_model import open_base_model
 from cloud.streams.scorer import Held, held_factors, held_state
 from cloud.streams.stream import Stream
-from edge_device import adapter
+from edge_device.acceptance import Limits, validate
+from edge_device.adapter import write_adapter
 from edge_device.gguf_model import inspect, quantise
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
 from hil.contract import LoraUpdate, LowRankFactors, ScoreSet
@@ -106,9 +107,9 @@ class EdgeScorer:
         if not held:
             return self._runtime.score(score_set, adapter=BASE)
         update = LoraUpdate(round_id=0, base_identity=self._stream.base_identity, factors=held)
-        adapter.validate(update, self._model)
+        validate(update, self._model, Limits())
         path = Path(self._folder.name) / "held.gguf"
-        adapter.write_adapter(update, self._model, path)
+        write_adapter(update, self._model, path)
         loaded = self._runtime.load(path)
         try:
             return self._runtime.score(score_set, adapter=loaded.name)

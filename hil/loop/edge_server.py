@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from edge_device.acceptance import Limits
 from edge_device.agent import EdgeAgent
 from edge_device.bundle import Bundle
 from edge_device.runtime import RuntimeSettings
@@ -54,7 +55,12 @@ class EdgeServer:
         receiver: str = "",
     ) -> None:
         runtime = RuntimeSettings(threads=settings.threads, request_s=settings.timeout_s)
-        self.agent = EdgeAgent(bundle, state_dir, settings=runtime)
+        limits = Limits(
+            max_rank=settings.max_rank,
+            max_frobenius=settings.max_frobenius,
+            max_rise_nats=settings.max_rise_nats,
+        )
+        self.agent = EdgeAgent(bundle, state_dir, settings=runtime, limits=limits)
         self._bus, self._payload_of = bus, payload_of
         self._rate_hz, self._lo_hz, self._receiver = rate_hz, lo_hz, receiver
         self._score_sets = ScoreSet.digest_of_all(bundle.score_sets.values())

@@ -224,6 +224,13 @@ class EdgeSettings(Table):
     cache: str = ".cache/edge"
     """Where quantised models are kept."""
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    max_rank: int = Field(default=64, ge=1, le=64)
+    """An edge refuses an update with a larger rank in any module."""
+    max_frobenius: float = Field(default=1e3, gt=0, le=1e6)
+    """It refuses one whose ΔW in any module has a larger Frobenius norm."""
+    max_rise_nats: float = Field(default=3.0, gt=0, le=100)
+    """It refuses one with which the loss on the offered score set rises by more than this over the
+    bare base model's, nats per token."""
 
 
 class CalibrationSettings(Table):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_device.gguf_model import GgufModel, convert, inspect, quantise
+from edge_device.gguf_model import GgufModel, TypesReport, convert, inspect, quantise
 from hil.contract import BaseSpec, LabelQuestion, LoraUpdate, LowRankFactors, ScoreSet
+from tests.edge_device.random_updates import DOWN1, K0, Q0
 
 MakeUpdate = Callable[..., LoraUpdate]
 
@@ -92,3 +93,20 @@ def text_set() -> ScoreSet:
     ).split()
     chunks = tuple(" ".join(rng.choice(words, rng.integers(5, 40))) for _ in range(20))
     return ScoreSet(name="text", chunks=chunks)
+
+
+@pytest.fixture
+def model() -> GgufModel:
+    """A Qwen3 model as its GGUF describes it."""
+    shapes = {Q0: (32, 16), K0: (16, 16), DOWN1: (16, 24)}
+    return GgufModel(
+        spec=BaseSpec(identity="ab" * 32, module_shapes=shapes),
+        hf_architecture="Qwen3ForCausalLM",
+        architecture="qwen3",
+        n_heads=4,
+        n_kv_heads=2,
+        vocab_size=30,
+        context_length=64,
+        normalizer="",
+        types=TypesReport(tensors={}, n_bytes={}, file_bytes=0),
+    )

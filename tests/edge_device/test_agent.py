@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge_device.acceptance import Limits
 from edge_device.agent import EdgeAgent, paired_gain
 from edge_device.bundle import write_bundle
 from edge_device.runtime import ItemScores
@@ -205,19 +206,19 @@ def test_bad_payloads_are_refused_and_change_nothing(agent, payload, bad_payload
 def test_reasons_say_what_is_wrong(agent, bad_payloads):
     reasons = {kind: agent.apply(1, data, "labels").reason for kind, data in bad_payloads.items()}
     assert "holds another update (the bare base model)" in reasons["keeps another update"]
-    assert "limit" in reasons["beyond all bounds"]
+    assert "edge.max_frobenius is 1000" in reasons["beyond all bounds"]
 
 
 def test_update_that_costs_more_than_the_bound_is_refused(bundle, tmp_path, payload):
     data = payload(seed=1)
-    with EdgeAgent(bundle, tmp_path / "free", max_rise_nats=100) as agent:
+    with EdgeAgent(bundle, tmp_path / "free", limits=Limits(max_rise_nats=100)) as agent:
         agent.apply(0, data, "labels")
         receipt = agent.apply(1, None, "labels")
     rise = receipt.loss_nats_per_token - receipt.base_loss_nats_per_token
     assert rise > 0.1
     for share, status in ((0.9, "refused"), (1.1, "installed")):
         bound = share * rise
-        with EdgeAgent(bundle, tmp_path / status, max_rise_nats=bound) as agent:
+        with EdgeAgent(bundle, tmp_path / status, limits=Limits(max_rise_nats=bound)) as agent:
             receipt = agent.apply(0, data, "labels")
         assert receipt.status == status
         assert ("the loss on labels rises" in receipt.reason) == (status == "refused")
