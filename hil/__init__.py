@@ -2,6 +2,8 @@
 
 import os
 
+__version__ = "0.2.0"
+
 # Before numpy and torch are loaded; what the user has set stays.
 # Small matrices lose by BLAS threads, and figures must not depend on their number.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Group
 
 from hil.contract import ConfigError
 from hil.evaluation.grid import (
@@ -47,6 +46,7 @@ from hil.evaluation.report import (
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
 from hil.evaluation.trained_stream import OpenBench, ScoreOn, open_stream_bench
+from hil.reporting.text_table import TextTable
 from hil.settings import Settings, to_toml
 from hil.system.workers import run_jobs
 
@@ -139,7 +139,7 @@ def evaluate_verb(
     workers: int,
     quick: bool,
     on_progress: Callable[[int, int, str], None],
-) -> tuple[Path, Group]:
+) -> tuple[Path, list[TextTable]]:
     """`hil eval`: the report, and its tables for the terminal.
 
     Args:
@@ -176,7 +176,7 @@ def evaluate_verb(
         settings, grid, out_dir, workers=workers, histories=histories, on_progress=on_progress
     )
     _, results = read_evaluation(out_dir)
-    return report, Group(*terminal_summary(results))
+    return report, terminal_summary(results)
 
 
 # ------------------------------------------------------------------------------------------ the

@@ -8,9 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape as escape_markup
-from rich.table import Table
-
 from hil.contract import ConfigError
 from hil.evaluation.plots import ranks_plot, tradeoff_plot, training_plot
 from hil.evaluation.statistics import History, area_under
@@ -24,6 +21,7 @@ from hil.reporting.page import (
     table_html,
     write_page,
 )
+from hil.reporting.text_table import TextTable
 
 NONE = "–"
 """What tables show for a number that is missing."""
@@ -117,31 +115,36 @@ def write_evaluation_report(
     write_page(path, title, [part for part in body if part])
 
 
-def terminal_summary(results: Mapping[str, Any]) -> list[Table]:
-    """For each scope of the budget a table for rich: every channel and policy, and the paired
-    difference in loss."""
-    return [_terminal_table(results, scope) for scope in results["scopes"]]
+def terminal_summary(results: Mapping[str, Any]) -> list[TextTable]:
+    """A table of the policies for each scope of the budget and each channel, for the terminal."""
+    return [
+        _terminal_table(results, scope, channel)
+        for scope in results["scopes"]
+        for channel in results["channels"]
+    ]
 
 
-def _terminal_table(results: Mapping[str, Any], scope: str) -> Table:
-    reference = str(results["reference"])
+def _terminal_table(results: Mapping[str, Any], scope: str, channel: str) -> TextTable:
+    shown = [column for column in _COLUMNS if column[1] not in ("parameters", "infeasible")]
+    heads = ("Policy", *(head for head, *_ in shown), "Δ excess loss")
+    differences = {
+        d["policy"]: d
+        for d in results["differences"]
+        if (d["scope"], d["channel"]) == (scope, channel)
+    }
+    rows = []
+    for cell in results["cells"]:
+        if (cell["scope"], cell["channel"]) == (scope, channel):
+            difference = differences.get(cell["policy"])
+            last = _show(difference["excess_nats"], "+.4f") if difference else NONE
+            values = [_show(cell[metric], form, scale) for _, metric, form, scale in shown]
+            # An interval stays in one piece where a cell has to be wrapped.
+            rows.append([cell["policy"], *(v.replace(", ", ",") for v in (*values, last))])
     n = results["n_streams"]
     interval = f"[95 % interval over {n} streams]" if n >= LEAST_N else f"over {n} (no interval)"
-    caption = f"mean {interval}; Δ against {reference} on the same rounds"
-    table = Table(title=f"Airtime: {_SCOPES[scope]}", caption=escape_markup(caption))
-    shown = [column for column in _COLUMNS if column[1] != "parameters"]
-    for head in ("Channel", "Policy", *(head for head, *_ in shown), "Δ excess loss"):
-        table.add_column(head, justify="left" if head in _TEXT else "right")
-    differences = {
-        (d["channel"], d["policy"]): d for d in results["differences"] if d["scope"] == scope
-    }
-    for cell in results["cells"]:
-        if cell["scope"] == scope:
-            difference = differences.get((cell["channel"], cell["policy"]))
-            last = _show(difference["excess_nats"], "+.4f") if difference else NONE
-            values = (_show(cell[metric], form, scale) for _, metric, form, scale in shown)
-            table.add_row(*map(escape_markup, (cell["channel"], cell["policy"], *values, last)))
-    return table
+    note = f"Mean {interval}; Δ against {results['reference']} on the same rounds."
+    title = f"{channel}, airtime {_SCOPES[scope]}"
+    return TextTable(heads=heads, rows=rows, title=title, notes=(note,), text_columns=heads)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from rich.table import Table
 
 from hil.contract import DeviceError
 from hil.lab.fault_session import KINDS, RECEIVER, FaultOutcome, Kind, SessionOutcome
+from hil.reporting.text_table import TextTable
 
 RESUME_LIMIT_S: Final = 10.0
 _FAULTS_PER_SESSION: Final = 4
@@ -118,14 +118,16 @@ def _session(seed: int, plan: list[tuple[Kind, int]]) -> SessionOutcome:
     )
 
 
-def table_of(outcome: ChaosOutcome) -> Table:
-    """Kind by kind: how many, and how long it took to resume after the radio was back."""
-    table = Table(title=f"{len(outcome.faults)} of {outcome.asked} radio faults got over")
-    for heading in ("fault", "at", "n", "resumed after: median", "90 %", "longest"):
-        table.add_column(heading, justify="left" if heading in ("fault", "at") else "right")
-    groups = {(fault.kind, fault.node) for fault in outcome.faults}
-    for kind, node in sorted(groups):
+def table_of(outcome: ChaosOutcome) -> TextTable:
+    """Kinds of faults: how many, and the time from the radio's return to the link's."""
+    rows = []
+    for kind, node in sorted({(fault.kind, fault.node) for fault in outcome.faults}):
         resumed_s = [f.resumed_s for f in outcome.faults if (f.kind, f.node) == (kind, node)]
         figures = (np.median(resumed_s), np.quantile(resumed_s, 0.9), max(resumed_s))
-        table.add_row(kind, node, str(len(resumed_s)), *(f"{figure:.1f} s" for figure in figures))
-    return table
+        rows.append((kind, node, str(len(resumed_s)), *(f"{figure:.1f} s" for figure in figures)))
+    return TextTable(
+        title=f"{len(outcome.faults)} of {outcome.asked} radio faults were recovered from",
+        heads=("fault", "at", "n", "resumed after: median", "90 %", "longest"),
+        rows=rows,
+        text_columns=("fault", "at"),
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from hil.contract import HilError
 from hil.settings import Settings, load_settings
 from hil.settings.radio import LoopbackRadio
+from hil.system.waits import waiting_for
 
 MIN_FREE_BYTES = 500_000_000
 _EDGE_PACKAGES = ("llama-cpp-python", "gguf", "paho-mqtt", "numpy", "scipy")
@@ -50,6 +51,7 @@ def check_bench(
         looks += [("edge", lambda _: _bundle(bundle))]
     looks += [("control", _control), ("radio", _radio), ("calibration", _calibration)]
     for subject, look in looks:
+        waiting_for(f"looking at the {subject}")
         try:
             findings.append(Finding(subject, True, look(settings)))
         except HilError as error:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from hil.contract import ConfigError, LinkReport
 from hil.control.bus import InProcessBus
 from hil.radio_kinds.conditions import seeded
 from hil.radio_kinds.opening import open_link_radio
+from hil.reporting.text_table import TextTable
 from hil.settings import Settings
+from hil.system.waits import waiting_for
 from radio.modem.framing import MAX_PAYLOAD_BYTES
 from radio.recordings.recording import RecordingError, sibling
 from radio.recordings.replay import Replayed, replay
@@ -75,6 +75,7 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
         radio.link.begin(
             folder / NAME, radio.setup({"radio": settings.radio.model_dump(mode="json")})
         )
+        waiting_for(f"sounding the channel, then sending {len(payload)} bytes")
         try:
             sounding = radio.sound()
             report = radio.deliver(payload, sounding)
@@ -108,6 +109,7 @@ def replay_all(path: Path) -> list[Replayed]:
     if not path.is_dir():
         return list(replay([path]))
     found = sorted(path.glob("*.sigmf-meta"))
+    waiting_for(f"decoding {len(found)} recordings")
     if not found:
         raise RecordingError(
             f"{path}: no *.sigmf-meta in this folder; name one that hil record wrote"
@@ -115,18 +117,17 @@ def replay_all(path: Path) -> list[Replayed]:
     return list(replay(found))
 
 
-def comparison(replayed: Sequence[Replayed]) -> Table:
+def comparison(replayed: Sequence[Replayed]) -> TextTable:
     """Recorded and replayed figures side by side, those that differ marked."""
-    table = Table("recording", "", "recorded", "replayed", "")
+    rows = []
     for each in replayed:
         name = f"{each.name}: {each.kind}"
         for field, recorded, again in _rows(each.recorded, each.replayed):
-            table.add_row(
-                name, field, recorded, again, "DIFFERS" if field in each.differences else ""
-            )
+            mark = "DIFFERS" if field in each.differences else ""
+            rows.append((name, field, recorded, again, mark))
             name = ""
-        table.add_section()
-    return table
+    heads = ("recording", "field", "recorded", "replayed", "")
+    return TextTable(heads=heads, rows=rows, text_columns=heads)
 
 
 def _rows(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -136,7 +137,7 @@ def _rows(recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> list[tupl
 
 def _in_words(value: Any) -> str:
     if isinstance(value, Mapping) and "sha256" in value:
-        return f"{value['bytes']} bytes, SHA-256 {value['sha256'][:16]}…"
+        return f"{value['bytes']} bytes, SHA-256 {value['sha256'][:8]}..."
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_in_words(entry)}" for key, entry in value.items())
     if value is None:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.table import Table
-
 from hil.radio_kinds.loopback_twin import Comparison, compare
 from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run, read_run
+from hil.reporting.text_table import TextTable
 from hil.settings import Settings, to_toml
 from hil.system.helper_processes import (
     HelperError,
@@ -148,29 +147,35 @@ def _complaints(run: Run, settings: Settings, comparisons: list[Comparison]) -> 
     return found
 
 
-def table_of(demo: Demo) -> Table:
-    """The rounds over the radios beside the loopback."""
-    table = Table(
-        "round",
-        "payload",
-        "SNR",
-        "by airtime",
-        "loopback",
-        "ratio",
-        "by elapsed time",
-        "loopback",
-        "ratio",
-    )
-    for c in demo.comparisons:
-        table.add_row(
+def table_of(demo: Demo) -> TextTable:
+    """Goodput of each round over the radios beside the loopback's."""
+    rows = [
+        (
             str(c.round_id),
-            f"{c.payload_bytes / 1e3:.1f} kB",
-            f"{c.snr_db:.1f} dB",
-            f"{c.goodput_bps / 1e6:.2f} Mbit/s",
-            f"{c.loopback_goodput_bps / 1e6:.2f} Mbit/s",
+            f"{c.payload_bytes / 1e3:.1f}",
+            f"{c.snr_db:.1f}",
+            f"{c.goodput_bps / 1e6:.2f}",
+            f"{c.loopback_goodput_bps / 1e6:.2f}",
             f"{c.airtime_ratio:.2f}",
-            f"{c.elapsed_goodput_bps / 1e6:.2f} Mbit/s",
-            f"{c.loopback_elapsed_goodput_bps / 1e6:.2f} Mbit/s",
+            f"{c.elapsed_goodput_bps / 1e6:.2f}",
+            f"{c.loopback_elapsed_goodput_bps / 1e6:.2f}",
             f"{c.elapsed_ratio:.2f}",
         )
-    return table
+        for c in demo.comparisons
+    ]
+    return TextTable(
+        title="Goodput in Mbit/s over the radios, and over the loopback at the same SNR",
+        heads=(
+            "round",
+            "payload kB",
+            "SNR dB",
+            "by airtime",
+            "loop-back",
+            "ratio",
+            "by elapsed time",
+            "loop-back",
+            "ratio",
+        ),
+        rows=rows,
+        notes=("SNR is Es/N0 per used subcarrier, as the receiver measured it.",),
+    )

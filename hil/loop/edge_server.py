@@ -20,6 +20,7 @@ from hil.contract import ControlError, Receipt, ScoreSet
 from hil.control.bus import Bus
 from hil.control.messages import HelloMessage, Message, OfferMessage, ReceiptMessage, StatusMessage
 from hil.settings import EdgeSettings
+from hil.system.waits import waiting_for
 
 READY: Final = "ready"
 """State of an edge that waits for what comes."""
@@ -60,6 +61,7 @@ class EdgeServer:
             max_frobenius=settings.max_frobenius,
             max_rise_nats=settings.max_rise_nats,
         )
+        waiting_for("loading the edge's model into llama.cpp and scoring it without an update")
         self.agent = EdgeAgent(bundle, state_dir, settings=runtime, limits=limits)
         self._bus, self._payload_of = bus, payload_of
         self._rate_hz, self._lo_hz, self._receiver = rate_hz, lo_hz, receiver

@@ -15,6 +15,7 @@ from edge_device.bundle import Bundle, load_bundle, write_bundle
 from edge_device.gguf_model import convert, quantise
 from hil.contract import ModelError, ScoreSet
 from hil.settings import EdgeSettings, Settings
+from hil.system.waits import waiting_for
 
 PROBE_ITEMS = 16
 """Items of the small set that every update must stand before it is installed."""
@@ -53,6 +54,7 @@ def build_bundle(
     """Convert and quantise the base model, and write the bundle."""
     f16 = f16_model(base, edge)
     quantised = f16.with_name(f"{f16.stem}-{edge.quant}.gguf")
+    waiting_for(f"quantising the edge's model to {edge.quant}, once")
     types = quantise(
         f16, quantised, edge.quant, timeout_s=max(600.0, edge.timeout_s), n_threads=edge.threads
     )
@@ -72,6 +74,7 @@ def f16_model(base: BaseModel, edge: EdgeSettings) -> Path:
     path = Path(edge.cache) / f"{base.spec.identity[:16]}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
+        waiting_for("converting the base model to GGUF, once")
         convert(base.folder, path)
     return path
 

@@ -36,6 +36,7 @@ from hil.loop.rows import Round, Row, to_row
 from hil.radio_kinds.round_radio import RoundRadio
 from hil.reporting.run_folder import RunLog
 from hil.settings import Settings, to_toml
+from hil.system.waits import waiting_for
 from radio.link import Sounding
 
 
@@ -44,11 +45,13 @@ class Watcher:
     """Functions by which a user interface hears of a run.
 
     Attributes:
+        on_start: called with the run's folder, before the bench is opened.
         on_stage: called with a round's number and the name of the stage that begins.
         on_step: called after each training step.
         on_round: called with the finished row of each round.
     """
 
+    on_start: Callable[[Path], None] = lambda folder: None
     on_stage: Callable[[int, str], None] = lambda round_id, stage: None
     on_step: Callable[[], None] = lambda: None
     on_round: Callable[[Row], None] = lambda row: None
@@ -140,6 +143,7 @@ class Loop:
         open_bench: OpenBench = whole_bench,
     ) -> None:
         self._settings, self._folder = settings, folder
+        waiting_for(f"opening base model {settings.model.base} and the text")
         base = open_base_model(settings.model.base)
         domains, stream = load_domains(settings.text, settings.run.seed)
         score_sets = [domain.score_set for domain in domains.values()]
@@ -154,6 +158,7 @@ class Loop:
             "base_identity": base.spec.identity,
             "score_sets": ScoreSet.digest_of_all(score_sets),
         }
+        waiting_for("asking the edge what it holds")
         self._edge.connect({**same, **self.bench.air})
         self.bench.on_connected(self._edge.status)
 
@@ -332,6 +337,7 @@ def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_benc
         now_utc=datetime.now(UTC),
     )
     with log, ExitStack() as stack:
+        watcher.on_start(log.folder)
         loop = Loop(settings, log.folder, stack, open_bench)
         log.describe(asdict(loop.bench.radio.provenance))
         for round_id in range(settings.run.rounds):

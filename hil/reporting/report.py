@@ -1,5 +1,4 @@
-"""Runs as one HTML page that opens offline, as a table for the terminal, and as a few main
-figures."""
+"""Runs as one HTML page that opens offline, and as a few main figures."""
 
 from __future__ import annotations
 
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape as escape_markup
-from rich.table import Table
 
 from hil.contract import KEEP, ConfigError
 from hil.reporting.page import (
@@ -27,6 +24,7 @@ from hil.reporting.page import (
 )
 from hil.reporting.plots import comparison_plot, run_plots, score_kinds
 from hil.reporting.run_folder import Run, Value, comparable
+from hil.reporting.text_table import TextTable
 
 Row = Mapping[str, Value]
 NONE = "–"
@@ -76,21 +74,15 @@ def summary(run: Run) -> dict[str, Value]:
     }
 
 
-def terminal_table(run: Run) -> Table:
-    """The rounds as a table for rich, with the most telling columns and the totals below."""
+def totals_table(run: Run) -> TextTable:
+    """The main figures of a run, one a line, for the terminal."""
     total = summary(run)
-    caption = f"{total['rounds']} rounds, {run.outcome}: " + ", ".join(
-        f"{head} {text}" for head, text in _tiles(total)
+    return TextTable(
+        title=f"{run.name}, policy {_policy(run)}: {total['rounds']} rounds, {run.outcome}",
+        heads=("of all rounds", ""),
+        rows=_tiles(total),
+        text_columns=("of all rounds", ""),
     )
-    table = Table(
-        title=escape_markup(f"{run.name} · {_policy(run)}"), caption=escape_markup(caption)
-    )
-    shown = [(head, cell) for head, cell, in_terminal in _COLUMNS if in_terminal]
-    for head, _ in shown:
-        table.add_column(head, justify="left" if head in _TEXT_COLUMNS else "right")
-    for row in run.rows:
-        table.add_row(*(escape_markup(cell(row)) for _, cell in shown))
-    return table
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
@@ -222,31 +214,31 @@ def _reason(row: Row) -> str:
     return _word("edge.reason")(row) or _word("link.reason")(row)
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Row], str], bool], ...] = (
-    ("Round", _number("round.id", ".0f"), True),
-    ("Domain", _word("text.domain"), True),
-    ("Entropy bits/word", _number("text.lexical_entropy_bits", ".2f"), False),
-    ("OOV %", _number("text.oov_rate", ".1f", 100), False),
-    ("SNR before dB", _number("channel.snr_db", ".1f"), False),
-    ("SNR dB", _number("link.snr_db", ".1f"), True),
-    ("True SNR dB", _number("truth.snr_db", ".1f"), False),
-    ("Directions", _ranks, True),
-    ("Budget kbit", _number("budget.bits", ".1f", 1e-3), False),
-    ("Payload kB", _number("payload.bytes", ".1f", 1e-3), True),
-    ("On air kbit", _number("link.bits_on_air", ".1f", 1e-3), True),
-    ("Airtime s", _number("link.airtime_s", ".3f"), True),
-    ("Goodput kbit/s", _number("link.goodput_bps", ".0f", 1e-3), False),
-    ("Block errors %", _number("link.block_error_rate", ".1f", 100), False),
-    ("Edge", _word("edge.status"), True),
-    ("Accuracy %", _number("edge.score", ".1f", 100), True),
-    ("untouched %", _number("edge.base_score", ".1f", 100), False),
-    ("Loss nats", _number("edge.loss_nats_per_token", ".3f"), True),
-    ("untouched nats", _number("edge.base_loss_nats_per_token", ".3f"), False),
-    ("Gain ± std. error", _gain, True),
-    ("Round took s", _number("timing.round_s", ".1f"), False),
-    ("Reason", _reason, False),
+_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("Round", _number("round.id", ".0f")),
+    ("Domain", _word("text.domain")),
+    ("Entropy bits/word", _number("text.lexical_entropy_bits", ".2f")),
+    ("OOV %", _number("text.oov_rate", ".1f", 100)),
+    ("SNR before dB", _number("channel.snr_db", ".1f")),
+    ("SNR dB", _number("link.snr_db", ".1f")),
+    ("True SNR dB", _number("truth.snr_db", ".1f")),
+    ("Directions", _ranks),
+    ("Budget kbit", _number("budget.bits", ".1f", 1e-3)),
+    ("Payload kB", _number("payload.bytes", ".1f", 1e-3)),
+    ("On air kbit", _number("link.bits_on_air", ".1f", 1e-3)),
+    ("Airtime s", _number("link.airtime_s", ".3f")),
+    ("Goodput kbit/s", _number("link.goodput_bps", ".0f", 1e-3)),
+    ("Block errors %", _number("link.block_error_rate", ".1f", 100)),
+    ("Edge", _word("edge.status")),
+    ("Accuracy %", _number("edge.score", ".1f", 100)),
+    ("untouched %", _number("edge.base_score", ".1f", 100)),
+    ("Loss nats", _number("edge.loss_nats_per_token", ".3f")),
+    ("untouched nats", _number("edge.base_loss_nats_per_token", ".3f")),
+    ("Gain ± std. error", _gain),
+    ("Round took s", _number("timing.round_s", ".1f")),
+    ("Reason", _reason),
 )
-"""Head, how a row fills the cell, and whether the terminal shows the column too."""
+"""Head, and how a row fills the cell."""
 _TEXT_COLUMNS = {"Domain", "Edge", "Reason", "Run", "Outcome"}
 
 
@@ -292,8 +284,8 @@ def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
         ),
         "<h3>All rounds</h3>" if run.rows else '<p class="note">No round was completed.</p>',
         table_html(
-            [head for head, _, _ in _COLUMNS],
-            [[cell(row) for _, cell, _ in _COLUMNS] for row in run.rows],
+            [head for head, _ in _COLUMNS],
+            [[cell(row) for _, cell in _COLUMNS] for row in run.rows],
             text_columns=_TEXT_COLUMNS,
             marked=[status == "refused" for status in run.texts("edge.status")],
         ),

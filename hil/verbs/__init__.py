@@ -1,1 +1,1 @@
-"""The verbs of the command line, by what they are about; each imports its package when it runs."""
+"""The verbs of the command line, one file each; a verb imports what it needs when it runs."""

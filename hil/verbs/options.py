@@ -1,23 +1,55 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and how a verb reads its configuration."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="The experiment, a TOML file.")]
+if TYPE_CHECKING:
+    from hil.settings import Settings
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The experiment: a TOML file.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key, for example --set radio.channel.snr_db=15. May be repeated.",
+    ),
+]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option("--rounds", metavar="N", help="Number of rounds; else the key run.rounds."),
+]
+RequireOption = Annotated[
+    str,
+    typer.Option(
+        "--require",
+        metavar="EXPR",
+        help="What the run must reach, or the exit code is 3. Terms joined by commas, each "
+        "installed, delivered, gain or score, then >= <= > < or ==, then a number. For installed "
+        "and delivered a number below 1 is a share of the rounds, any other a number of rounds; "
+        "gain and score are the last round's. For example delivered>=0.9,gain>0. "
+        "'none' requires nothing.",
+    ),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures into this file, too.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the figures into this file, too."),
 ]
-
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes; 0 = one a core.")]
+WorkersOption = Annotated[
+    int,
+    typer.Option("--workers", metavar="N", min=0, help="Number of processes; 0 = one a CPU core."),
+]
 QuickOption = Annotated[
-    bool, typer.Option("--quick", help="A short form, minutes: few and short streams.")
+    bool,
+    typer.Option("--quick", help="A short form: it shows that everything works, no more."),
 ]
 
 DEFAULT_CONFIG = Path("hil.toml")
@@ -32,3 +64,39 @@ QUICK_STREAMS = (
     "streams.items=24",
     'streams.domains=["jargon40", "jargon150"]',
 )
+
+
+def read_settings(config: Path, sets: Sequence[str] | None, **run_keys: object) -> Settings:
+    """The settings of a verb.
+
+    Args:
+        config: a TOML file.
+        sets: "table.key=value" each.
+        run_keys: keys of [run] that an option of their own sets; None for one that was not given.
+    Raises:
+        ConfigError: a file, key or value is not allowed.
+    """
+    from hil.settings import load_settings
+
+    given = [
+        f"run.{key}={json.dumps(str(value) if isinstance(value, Path) else value)}"
+        for key, value in run_keys.items()
+        if value is not None
+    ]
+    return load_settings(config, [*(sets or []), *given])
+
+
+def write_json(path: Path | None, figures: Any) -> None:
+    """Write figures into the file of --json, if one was named.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    from hil.contract import ConfigError
+
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {error.strerror}; name another file") from error

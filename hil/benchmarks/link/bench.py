@@ -14,29 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-
 from hil.benchmarks.link import acquisition, coding, sessions, speeds
 from hil.benchmarks.link.bars import Bar, number
 from hil.benchmarks.link.report import write_report
 from hil.benchmarks.link.speed import machine
 from hil.benchmarks.link.study import Job, Study, run_job
 from hil.contract import ConfigError
+from hil.reporting.text_table import TextTable
 from hil.system.workers import run_jobs
 
 OnProgress = Callable[[int, int, str], None]
 """(done, total, what was done last)."""
 
 _TIMEOUT_S = 1800.0
-_COLOURS = {
-    "met": "green",
-    "reach met": "green",
-    "short": "red",
-    "reach missed": "yellow",
-    "measured": "default",
-}
 
 
 STUDIES: Final[Mapping[str, Study]] = {
@@ -177,29 +167,32 @@ def write_json(done: LinkBench, path: Path) -> None:
     path.write_text(json.dumps(done.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def bar_table(done: LinkBench) -> RenderableType:
-    """Every bar with its verdict, for a terminal of any width."""
+def bar_table(done: LinkBench) -> TextTable:
+    """Every bar with its verdict, for the terminal."""
     where = done.machine
     load = "idle" if where["idle"] else "NOT idle: timings are worth little"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    study = ""
+    rows: list[tuple[str, str]] = []
     for bar in done.bars:
-        if bar.study != study:
-            study = bar.study
-            table.add_row("", "")
-            table.add_row("", f"[bold]{study}[/]")
-        colour = _COLOURS[bar.verdict]
-        table.add_row(f"[{colour}]{bar.verdict}[/]", escape(bar.name))
-        table.add_row("", escape(_figures(bar)))
-    return Group(
-        f"link bench, {'short' if done.quick else 'long'} form, {done.took_s:.0f} s",
-        f"{where['cores']} cores of {escape(where['cpu'])}",
-        f"load average {where['load_average']} ({load})",
-        "SNR: Es/N0 per used subcarrier, in dB; intervals: 95 %",
-        table,
+        rows.append((bar.verdict, f"{bar.study}: {bar.name}"))
+        rows.append(("", _figures(bar)))
+    return TextTable(
+        title=f"link bench, {'short' if done.quick else 'long'} form, {done.took_s:.0f} s; "
+        f"{where['cores']} cores of {where['cpu']}, load average {where['load_average']} ({load})",
+        heads=("verdict", "figure"),
+        rows=rows,
+        notes=("SNR: Es/N0 per used subcarrier, in dB; intervals: 95 %",),
+        text_columns=("verdict", "figure"),
     )
+
+
+def short_of(done: LinkBench) -> list[str]:
+    """The figures that miss their bar. Timings count on an idle machine only."""
+    timed = {name for name, study in STUDIES.items() if study.alone and not done.machine["idle"]}
+    return [
+        f"{bar.study}: {bar.name}"
+        for bar in done.bars
+        if bar.verdict == "short" and bar.study not in timed
+    ]
 
 
 def _figures(bar: Bar) -> str:

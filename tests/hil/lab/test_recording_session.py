@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from hil.contract import ConfigError, HilError
 from hil.lab.recording_session import (
@@ -58,10 +57,7 @@ def test_what_differs_is_marked_and_named(recorded):
     replayed = replay_all(recorded.path)
     replayed[1].recorded["blocks_sent"] += 1
     assert verdict(replayed) == "differs in session deliver: blocks_sent"
-    console = Console(width=200)
-    with console.capture() as shown:
-        console.print(comparison(replayed))
-    [line] = [line for line in shown.get().splitlines() if "DIFFERS" in line]
+    [line] = [line for line in comparison(replayed).lines(80) if "DIFFERS" in line]
     assert "blocks_sent" in line
 
 

@@ -4,7 +4,6 @@ offline."""
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import re
 from html.parser import HTMLParser
@@ -14,13 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.lines import Line2D
-from rich.console import Console
 from scipy import stats
 
 from hil.contract import ConfigError
 from hil.reporting.figure_style import BLUE, INK
 from hil.reporting.plots import gain_half_width, run_plots, score_kinds, short_names
-from hil.reporting.report import summary, terminal_table, write_report
+from hil.reporting.report import summary, totals_table, write_report
 from hil.reporting.run_folder import Run, Value
 
 PROJECTIONS = (
@@ -442,17 +440,14 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert len(html.encode()) < 1_500_000
 
 
-def test_the_terminal_shows_each_round() -> None:
+def test_the_terminal_shows_the_totals() -> None:
     run = made_up_run(14)
-    run.rows[2]["text.domain"] = "[bold]films"
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(terminal_table(run))
-    text = console.export_text()
-    assert len(re.findall(r"^│ +\d+ │", text, re.MULTILINE)) == 14
-    assert "[bold]films" in text
-    assert "refused" in text
-    assert "points" in text
-    assert "nats" in text
+    text = "\n".join(totals_table(run).lines(80))
+    assert "14 rounds, finished" in text
+    counts = [run.texts("edge.status").count(word) for word in ("installed", "kept", "refused")]
+    assert re.search(rf"^installed / kept / refused +{' / '.join(map(str, counts))}$", text, re.M)
+    assert re.search(r"^mean gain in accuracy +[+-][0-9.]+ points$", text, re.M)
+    assert re.search(r"^mean gain in loss +[+-][0-9.]+ nats/token$", text, re.M)
 
 
 def test_a_report_needs_a_run_and_a_place(tmp_path: Path) -> None:

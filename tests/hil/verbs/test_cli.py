@@ -1,79 +1,142 @@
-"""The command line as a person meets it: one line for a mistake, exit codes, and Ctrl-C."""
+"""The command line itself: quick to answer, one line for a mistake, an exit code for every end."""
 
 import json
 import os
+import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from hil import cli
+from hil import __version__, cli
 from hil.reporting.run_folder import read_run
 
 ROOT = Path(__file__).parents[3]
+LARGE = "typer pydantic numpy scipy torch transformers numba matplotlib rich".split()
+VERBS = [*cli.BEGINNINGS]
+BENCHES = [f"bench {part}" for part in ("link", "edge", "controller", "pluto")]
 
 
-def hil(*arguments, cwd=ROOT):
-    """A verb in a process of its own."""
-    command = [sys.executable, "-m", "hil.cli", *map(str, arguments)]
+def python(code, *arguments):
+    """A fresh interpreter's answer."""
     return subprocess.run(
-        command,
-        cwd=cwd,
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         check=False,
-        env=os.environ | {"PYTHONPATH": ROOT},
     )
 
 
-def sets(overrides):
-    return [part for override in overrides for part in ("--set", override)]
-
-
-@pytest.fixture
-def verb(monkeypatch, capsys):
-    """A verb in this process, which has the large libraries loaded: what it prints, and its exit
-    code."""
-
-    def call(*arguments):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", ["hil", *map(str, arguments)])
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(
-            arguments, int(ended.value.code or 0), printed.out, printed.err
-        )
-
-    return call
-
-
-def assert_one_line(result, *parts):
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert result.stderr.startswith("hil: ")
-    assert result.stderr.count("\n") == 1
+def assert_one_line(called, *parts):
+    """Exit code 2, and one line of complaint after the line that every verb begins with."""
+    assert called.code == 2, called.out + called.err
+    lines = [line for line in called.err.splitlines() if line.startswith("hil: ")]
+    assert lines == [called.error]
     for part in parts:
-        assert part in result.stderr
+        assert part in called.error
 
 
-def test_a_typo_names_the_nearest_key():
-    assert_one_line(hil("run", "--set", "run.ruonds=3"), "run.ruonds", "run.rounds")
+# ------------------------------------------------------------------------------ how it begins
 
 
-def test_no_hil_toml_here(tmp_path):
-    assert_one_line(hil("run", cwd=tmp_path), "hil.toml", "--config")
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_says_something_before_it_imports_anything_large(verb):
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name in {LARGE}: sys.stdout.write(name); sys.stdout.flush(); sys.exit(9)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import hil.cli\n"
+        f"sys.argv = ['hil', '{verb}']\n"
+        "hil.cli.main()\n"
+    )
+    done = python(code)
+    assert done.stdout == "typer"  # what would have been imported next
+    assert done.stderr == f"hil {verb}: {cli.BEGINNINGS[verb]} ...\n"
+
+
+def test_the_version_needs_no_import_and_the_help_none_but_typer():
+    code = (
+        "import sys, hil.cli\n"
+        "sys.argv = ['hil', *sys.argv[1:]]\n"
+        "try: hil.cli.main()\n"
+        f"finally: print([n for n in {LARGE} if n in sys.modules], file=sys.stderr)\n"
+    )
+    done = python(code, "--version")
+    assert (done.stdout, done.stderr) == (f"hil-lora-testbed {__version__}\n", "[]\n")
+    for arguments in ("--help", "run --help", "bench link --help", ""):
+        done = python(code, *arguments.split())
+        assert done.stdout.startswith("Usage: hil")
+        assert done.stderr == "['typer']\n"
+
+
+def test_every_verb_is_listed_with_a_whole_sentence(call):
+    listed = re.findall(r"^  ([a-z-]+) {2,}(.+)$", call("--help").out, re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(VERBS)
+    assert all(sentence.endswith(".") and "..." not in sentence for _, sentence in listed)
+    assert [name for name, _ in listed][:2] == ["run", "check"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *BENCHES])
+def test_the_help_of_a_verb_is_its_manual(call, verb):
+    shown = call(*verb.split(), "--help")
+    assert shown.code == 0
+    assert shown.err == ""
+    assert max(map(len, shown.out.splitlines())) <= 80
+    if verb != "bench":
+        assert re.search(r"Exit codes?: 0 ", " ".join(shown.out.split()))
+
+
+def test_a_shell_gets_the_verbs_as_completions(monkeypatch, call):
+    monkeypatch.setenv("_HIL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "hil re")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call().out.split() == ["report", "record", "replay"]
+
+
+# ------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("runn", ["No such command 'runn'", "'run'"]),
+        ("run --round 3", ["No such option: --round", "--rounds"]),
+        ("bench nothing", ["No such command 'nothing'"]),
+        ("bench", ["Missing command"]),
+        ("replay", ["Missing argument 'PATH'"]),
+        ("run --set run.ruonds=3", ["run.ruonds", "run.rounds"]),
+        ("run --set rounds", ["--set rounds", "table.key=value"]),
+        ("run --config gone.toml", ["gone.toml", "--config"]),
+        ("run --require arrived>=1", ["'arrived>=1'", "installed|delivered|gain|score"]),
+        ("cloud --require gain", ["'gain'", "installed|delivered|gain|score"]),
+        ("report gone", ["gone", "not a run"]),
+        ("record --out x --set radio.channel.preset=indor_nlos", ["indor_nlos", "indoor_nlos"]),
+        (
+            "record --out x --set radio.channel.dopler_hz=5",
+            ["radio.channel.dopler_hz", "radio.channel.doppler_hz"],
+        ),
+        ("calibrate snr", ["radio.kind", "emulate-pluto"]),
+        ("demo-pluto --config hil.toml", ["radio.kind"]),
+        ("eval --scope year", ["'year'", "round, episode"]),
+        ("train nobody", ["nobody"]),
+        ("bench link --only nothing", ["nothing", "speed"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_cure(call, arguments, parts):
+    assert_one_line(call(*arguments.split()), *parts)
+
+
+def test_no_hil_toml_here(call, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(call("run"), "hil.toml", "--config")
 
 
 def _one_tensor_short(folder):
@@ -97,148 +160,84 @@ def _one_tensor_short(folder):
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_a_readable_folder(
-    verb, tmp_path, small_overrides, overrides, parts
+    call, tmp_path, small, overrides, parts
 ):
     _one_tensor_short(tmp_path / "gpt2")
     (tmp_path / "empty.tsv").write_text("")
     (tmp_path / "x.csv").write_text("text,label\na,1\nb,0\n")
     out = tmp_path / "runs"
-    result = verb(
-        "run", *sets([*small_overrides(out), *(o.format(tmp=tmp_path) for o in overrides)])
-    )
-    assert_one_line(result, *parts)
+    called = call("run", *small(out, *(o.format(tmp=tmp_path) for o in overrides)))
+    assert_one_line(called, *parts)
     [folder] = out.iterdir()
+    assert f"run folder: {folder}\n" in called.out
     assert read_run(folder).manifest["outcome"].startswith("failed: ")
 
 
-def test_a_port_that_is_no_brokers(verb, small_overrides, tmp_path):
+def test_a_port_that_is_no_brokers(call, small, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        result = verb(
-            "run",
-            *sets(
-                [
-                    *small_overrides(tmp_path),
-                    f"control.url=mqtt://127.0.0.1:{port}",
-                    "control.timeout_s=2",
-                ]
-            ),
-        )
-    assert_one_line(result, str(port))
+        url = f"control.url=mqtt://127.0.0.1:{port}"
+        called = call("run", *small(tmp_path, url, "control.timeout_s=2"))
+    assert_one_line(called, str(port))
 
 
-def test_provision_then_a_truncated_model(verb, tmp_path, small_overrides):
-    made = verb("provision", tmp_path / "bundle", *sets(small_overrides(tmp_path)))
-    assert made.returncode == 0, made.stderr
-    assert "Q4_K × 24" in made.stdout
-    model = tmp_path / "bundle/model.gguf"
-    model.write_bytes(model.read_bytes()[:100_000])
-    from edge_device.bundle import load_bundle
-    from edge_device.gguf_model import inspect
-    from hil.contract import ModelError
-
-    with pytest.raises(ModelError, match=r"model\.gguf"):
-        load_bundle(tmp_path / "bundle")
-    with pytest.raises(ModelError, match=r"model\.gguf"):
-        inspect(model)
+# ------------------------------------------------------------------------------ other ends
 
 
-def test_run_report_export_and_compare(verb, tmp_path, small_overrides):
-    done = verb("run", "--rounds", 1, "--out", tmp_path, *sets(small_overrides(tmp_path)))
-    assert done.returncode == 0, done.stderr
-    [folder] = tmp_path.iterdir()
-    assert len(read_run(folder).rows) == 1
-    assert (folder / "report.html").stat().st_size > 50_000
-    compared = verb("report", folder, folder, "--out", tmp_path / "both.html")
-    assert compared.returncode == 0, compared.stderr
-    assert (tmp_path / "both.html").exists()
-    exported = verb("export", folder, "--format", "gguf")
-    assert exported.returncode == 0, exported.stderr
-    assert (folder / "export.gguf").read_bytes()[:4] == b"GGUF"
-    assert_one_line(verb("report", tmp_path / "gone"), "gone")
+def test_a_bug_is_one_line_that_names_place_and_traceback(call, monkeypatch):
+    def broken(*arguments, **options):
+        raise KeyError("a key")
 
-
-def test_a_session_is_recorded_and_replayed_to_the_same_report(verb, tmp_path):
-    air = sets(["radio.channel.preset=lab_cable", "radio.channel.snr_db=14"])
-    recorded = verb("record", "--out", tmp_path / "capture", "--bytes", 5000, *air)
-    assert recorded.returncode == 0, recorded.stderr
-    assert "5000 bytes delivered" in recorded.stdout
-    replayed = verb("replay", tmp_path / "capture")
-    assert replayed.returncode == 0, replayed.stderr
-    assert "equal in every field" in replayed.stdout
-    assert_one_line(verb("record", "--out", tmp_path / "capture", *air), "capture")
-    (samples,) = (tmp_path / "capture").glob("*.sigmf-data")
-    damaged = bytearray(samples.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    samples.write_bytes(damaged)
-    assert_one_line(verb("replay", tmp_path / "capture"), "SHA-512", "damaged")
-
-
-def test_a_run_records_each_round_when_asked(verb, tmp_path, small_overrides):
-    done = verb(
-        "run",
-        "--rounds",
-        1,
-        "--out",
-        tmp_path,
-        *sets([*small_overrides(tmp_path), "radio.record=true"]),
+    monkeypatch.setattr("hil.lab.check.check_bench", broken)
+    called = call("check")
+    assert called.code == 1
+    found = re.fullmatch(
+        r"hil: this is a bug: KeyError: 'a key' \(hil/verbs/check\.py:\d+\); please report it "
+        r"with (\S+)",
+        called.error,
     )
-    assert done.returncode == 0, done.stderr
-    (captures,) = tmp_path.glob("*/iq")
-    assert [file.name for file in captures.glob("*.sigmf-meta")] == ["round-00000.sigmf-meta"]
-    assert verb("replay", captures).returncode == 0
+    assert found
+    traceback = Path(found[1])
+    assert "KeyError: 'a key'" in traceback.read_text()
+    assert "Traceback (most recent call last)" in traceback.read_text()
+    traceback.unlink()
 
 
-def test_a_preset_that_is_not_there_is_named(verb, tmp_path):
-    refused = verb("record", "--out", tmp_path, "--set", "radio.channel.preset=indor_nlos")
-    assert_one_line(refused, "radio.channel.preset", "indor_nlos", "indoor_nlos")
-    refused = verb("record", "--out", tmp_path, "--set", "radio.channel.dopler_hz=5")
-    assert_one_line(refused, "radio.channel.dopler_hz", "radio.channel.doppler_hz")
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "/place"), OSError(28, "No space left")]
+)
+def test_a_place_that_cannot_be_written_is_no_bug(call, monkeypatch, error):
+    def full(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("hil.lab.check.check_bench", full)
+    assert_one_line(call("check"), error.strerror, "choose another place")
 
 
-def test_check_finds_everything_at_once(verb, tmp_path, small_overrides):
-    good = verb("check", *sets(small_overrides(tmp_path)))
-    assert good.returncode == 0, good.stdout + good.stderr
-    assert "llama.cpp answers" in good.stdout
-    bad = verb(
-        "check",
-        *sets([*small_overrides(tmp_path), "model.base=./gone", "control.url=mqtt://127.0.0.1:9"]),
-    )
-    assert bad.returncode == 2
-    assert bad.stdout.count("broken") == 3  # model, edge, control
-    assert "gone" in bad.stdout
-    assert "127.0.0.1:9" in bad.stdout
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_mid_run(tmp_path, small_overrides, number):
-    command = [
-        sys.executable,
-        "-m",
-        "hil.cli",
-        "run",
-        *sets([*small_overrides(tmp_path), "run.rounds=5000"]),
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, process_group=0, **pipes)
+def test_a_reader_that_leaves_ends_the_verb_without_a_word():
+    reader, writer = os.pipe()
+    os.close(reader)
     try:
-        line = process.stdout.readline()  # the first round is done
-        children = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, number)  # as a terminal does it: to the whole group
-        _, errors = process.communicate(timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-m", "hil.cli", "--help"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
     finally:
-        process.kill()
-        process.wait()
-    assert line.lstrip().startswith("0  jargon40")
-    assert process.returncode == 130
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
-    [folder] = tmp_path.iterdir()
-    run = read_run(folder)
-    assert run.manifest["outcome"] == "interrupted"
-    assert len(run.rows) >= 1
-    assert children
-    deadline = time.monotonic() + 10
-    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
-        assert time.monotonic() < deadline, "a child process is left"
-        time.sleep(0.05)
+        os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+def test_figures_that_cannot_be_written_are_a_mistake(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("hil.benchmarks.pluto.bench", lambda on_progress: {"rate_hz": 4.0e6})
+    written = tmp_path / "pluto.json"
+    called = call("bench", "pluto", "--json", written)
+    assert called.code == 0
+    assert called.out == "rate_hz  4e+06\n"
+    assert json.loads(written.read_text()) == {"rate_hz": 4e6}
+    assert_one_line(call("bench", "pluto", "--json", tmp_path / "gone" / "x.json"), "x.json")

@@ -38,7 +38,8 @@ def uri() -> Iterator[str]:
         yield server.stdout.readline().strip()
     finally:
         _, errors = _end(server, signal.SIGTERM)
-    assert (errors, server.returncode) == ("", 0)
+    assert errors == "hil emulate-pluto: starting software Plutos ...\n"
+    assert server.returncode == 0
 
 
 def _tool(*words: str, data: bytes | None = None) -> bytes:

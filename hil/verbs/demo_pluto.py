@@ -1,0 +1,39 @@
+"""`hil demo-pluto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from hil.verbs.options import ConfigOption, RoundsOption, SetOption, read_settings
+
+
+def demo_pluto(
+    config: ConfigOption = Path("configs/demo_pluto.toml"),
+    sets: SetOption = None,
+    rounds: RoundsOption = None,
+) -> None:
+    """Run the experiment over two Plutos in software.
+
+    Starts an MQTT broker, two emulated Plutos, `hil edge` and `hil cloud` as processes of their
+    own, runs all rounds, and compares the radios with the plain simulation. It needs Mosquitto
+    and libiio.
+
+    Exit codes: 0 fine; 1 a bug; 2 a program is missing or broken; 3 an update did not arrive or
+    did not help; 130 interrupted.
+    """
+    settings = read_settings(config, sets, rounds=rounds)
+    from hil.lab.two_machines import demo_pluto as demonstrate
+    from hil.lab.two_machines import table_of
+    from hil.verbs.endings import MISSED
+    from hil.verbs.terminal import Screen
+
+    screen = Screen()
+    with screen.waits_shown():
+        demo = demonstrate(settings, lambda line: screen.show_lines([line]))
+    screen.show(table_of(demo))
+    for complaint in demo.complaints:
+        screen.say(f"missed: {complaint}")
+    if demo.complaints:
+        raise typer.Exit(MISSED)
