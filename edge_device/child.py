@@ -87,7 +87,7 @@ class Engine:
         n_ctx: key-value cells, shared by all sequences of a decode.
         n_batch: most tokens of one decode.
         n_seq: most sequences of one decode.
-        threads: of every computation.
+        threads: threads of every computation.
     """
 
     def __init__(
@@ -165,9 +165,8 @@ class Engine:
     def use(self, name: str | None) -> None:
         """Compute with this adapter from now on, or with the bare base model.
 
-        Also wipes the key-value cache with its data: cells made with another adapter would leak
-        into new logits, and a NaN left in a masked cell still poisons the sum over values (0 ·
-        NaN).
+        The key-value cells of the adapter before are gone by then: every request begins with an
+        empty cache.
         """
         if name == self._active:
             return
@@ -183,7 +182,6 @@ class Engine:
         if failed:
             raise RefusalError(f"llama.cpp cannot set the adapter {name}: {self._log.cause()}")
         self._active = name
-        lib.llama_memory_clear(self._memory, True)
 
     # --------------------------------------------------------------------------------------------
     # decoding
@@ -202,7 +200,7 @@ class Engine:
                 self._context, self._batch.fill(token[part], pos[part], seq[part], wanted[part])
             )
             if code:
-                raise RefusalError(f"llama_decode fails with code {code}: {self._log.cause()}")
+                raise self._wiped(f"llama_decode fails with code {code}: {self._log.cause()}")
             if n_rows := int(wanted[part].sum()):
                 pointer = lib.llama_get_logits(self._context)
                 rows.append(np.ctypeslib.as_array(pointer, (n_rows, self.n_vocab)).copy())
@@ -215,9 +213,16 @@ class Engine:
             else ""
         )
         if sick:
-            lib.llama_memory_clear(self._memory, True)
-            raise RefusalError(f"the logits are {sick}")
+            raise self._wiped(f"the logits are {sick}")
         return logits
+
+    def _wiped(self, why: str) -> RefusalError:
+        """The refusal of a decode, after the cache was wiped with its data.
+
+        A NaN that stays in an empty cell still poisons the sum over values (0 · NaN).
+        """
+        lib.llama_memory_clear(self._memory, True)
+        return RefusalError(why)
 
     def logits(self, tokens: Tokens) -> NDArray[np.float32]:
         """Logits after every token of one sequence, float32[n, n_vocab]."""

@@ -1,41 +1,26 @@
-"""Hugging Face model folder → GGUF for llama.cpp → quantised GGUF, and what such a file says of
-itself.
+"""A base model in GGUF form: llama.cpp's names and row order, and what the file says of itself.
 
-Conversion covers models of the Llama kind; everything else is refused by name. Tensors are f16, but
-one-dimensional ones (norms, biases) f32. The base model's identity travels in the metadata, so an
-edge that holds only the GGUF knows which updates belong to it.
+The base model's identity stands in the metadata, so an edge that holds only the GGUF knows which
+updates belong to it.
 
 Tensor and key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from gguf import GGUFWriter, LlamaFileType
-from gguf.constants import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 
 from edge_device.gguf_file import GgufHeader, read_header
-from edge_device.gguf_tokenizer import read_tokenizer, write_tokenizer
-from edge_device.quantise import FTYPES
 from hil import model_folder
 from hil.contract import BaseSpec, ModelError
-from hil.model_folder import Computation
-from hil.system.whole_file import written_whole
 
-QUANTISATIONS: Final = ("F16", *FTYPES)
-"""Forms in which a base model can be served."""
-
-_ARCHITECTURES: Final = {
+ARCHITECTURES: Final = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
@@ -58,8 +43,6 @@ _GLOBAL_TENSORS: Final = {
     "model.norm": "output_norm",
     "lm_head": "output",
 }
-_BIASES: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_LOG_TAIL_BYTES: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,191 +136,6 @@ def rows_for_rope(
 
 
 # ---------------------------------------------------------------------------------------------
-# conversion
-
-
-def convert(folder: Path | str, out_path: Path) -> None:
-    """Writes the folder's model as an f16 GGUF, whole or not at all.
-
-    Raises:
-        ModelError: an architecture, setting or tokenizer that the edge can't serve, or a damaged
-            folder.
-    """
-    folder = Path(folder)
-    model = model_folder.computation(folder)
-    tokenizer = read_tokenizer(folder, model.vocab_size)
-    spec = model_folder.base_spec(folder)
-    placed = _placed(folder, model)
-    with written_whole(out_path) as temporary:
-        writer = GGUFWriter(temporary, _ARCHITECTURES[model.architecture])
-        try:
-            _write_settings(writer, folder, model)
-            write_tokenizer(writer, tokenizer)
-            writer.add_string("hil.base_identity", spec.identity)
-            writer.add_string("hil.architecture", model.architecture)
-            writer.add_string("hil.normalizer", tokenizer.normalizer)
-            _write_tensors(writer, folder, model, placed)
-        finally:
-            writer.close()
-
-
-def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Hugging Face tensor name → GGUF name and shape; every tensor has a place and every place a
-    tensor."""
-    shapes = model_folder.shapes(folder)
-    placed: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        module, _, kind = name.rpartition(".")
-        if kind == "bias" and module.split(".", 3)[-1] in _BIASES:
-            placed[name] = (tensor_name(module).removesuffix("weight") + "bias", shape)
-        elif kind == "weight":
-            placed[name] = (tensor_name(module), shape)
-        else:
-            raise ModelError(
-                f"the edge has no place for tensor '{name}': choose a model without it"
-            )
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    norms += (
-        ["self_attn.q_norm", "self_attn.k_norm"] if model.architecture == "Qwen3ForCausalLM" else []
-    )
-    needed = {
-        f"model.layers.{layer}.{norm}.weight" for layer in range(model.n_layers) for norm in norms
-    }
-    needed |= {"model.embed_tokens.weight", "model.norm.weight"}
-    needed |= set() if model.tied_embeddings else {"lm_head.weight"}
-    missing = sorted(needed - placed.keys())
-    if missing:
-        raise ModelError(
-            f"'{folder}' lacks tensor '{missing[0]}' ({len(missing)} in all); copy the model "
-            "folder again"
-        )
-    if shapes["model.embed_tokens.weight"] != (model.vocab_size, model.hidden_size):
-        raise ModelError(
-            f"'{folder}': the embedding is {list(shapes['model.embed_tokens.weight'])}, "
-            "config.json says "
-            f"{[model.vocab_size, model.hidden_size]}; save the model again with save_pretrained"
-        )
-    return placed
-
-
-def _write_settings(writer: GGUFWriter, folder: Path, model: Computation) -> None:
-    writer.add_type("model")
-    writer.add_name(folder.resolve().name)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_context_length(_context_length(folder))
-    writer.add_embedding_length(model.hidden_size)
-    writer.add_feed_forward_length(model.intermediate_size)
-    writer.add_block_count(model.n_layers)
-    writer.add_head_count(model.n_heads)
-    writer.add_head_count_kv(model.n_kv_heads)
-    writer.add_key_length(model.head_dim)
-    writer.add_value_length(model.head_dim)
-    writer.add_layer_norm_rms_eps(model.rms_norm_eps)
-    writer.add_rope_freq_base(model.rope_theta)
-    writer.add_rope_dimension_count(model.head_dim)
-    writer.add_vocab_size(model.vocab_size)
-
-
-def _context_length(folder: Path) -> int:
-    length = model_folder.config(folder).get("max_position_embeddings")
-    if not isinstance(length, int) or length < 1:
-        raise ModelError(
-            f"'{folder}/config.json' has max_position_embeddings = {length!r}; it must be at "
-            "least 1"
-        )
-    return length
-
-
-def _write_tensors(
-    writer: GGUFWriter,
-    folder: Path,
-    model: Computation,
-    placed: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> None:
-    for name, shape in placed.values():
-        dtype = np.dtype(np.float32 if len(shape) == 1 else np.float16)
-        writer.add_tensor_info(name, shape, dtype, int(np.prod(shape)) * dtype.itemsize)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, values in model_folder.tensors(folder):
-        module = name.rpartition(".")[0]
-        ordered = rows_for_rope(
-            model_folder.canonical_f16(name, values),
-            module,
-            architecture=_ARCHITECTURES[model.architecture],
-            n_heads=model.n_heads,
-            n_kv_heads=model.n_kv_heads,
-        )
-        writer.write_tensor_data(ordered.astype(np.float32) if values.ndim == 1 else ordered)
-
-
-# -------------------------------------------------------------------------------------------
-# quantisation
-
-
-def quantise(
-    f16_path: Path, out_path: Path, quant: str, *, timeout_s: float = 600.0, n_threads: int = 1
-) -> TypesReport:
-    """Writes a quantised copy of an f16 GGUF with llama.cpp's own quantiser, whole or not at all.
-
-    It runs in a process of its own; metadata is carried over. "F16" copies.
-
-    Args:
-        quant: one of QUANTISATIONS.
-    Returns:
-        The tensor types that the new file really has: rows that are no multiple of 256 can't take a
-        K-quant.
-    Raises:
-        ModelError: an unknown quantisation, a source that is no f16 model of ours, failure, or the
-            deadline passed.
-    """
-    if quant not in QUANTISATIONS:
-        raise ModelError(
-            f"quantisation '{quant}' is not known; choose one of {', '.join(QUANTISATIONS)}"
-        )
-    inspect(f16_path)
-    with written_whole(out_path) as temporary:
-        if quant == "F16":
-            shutil.copyfile(f16_path, temporary)
-        else:
-            _run_quantiser(f16_path, temporary, quant, timeout_s, n_threads)
-    return inspect(out_path).types
-
-
-def _run_quantiser(
-    source: Path, target: Path, quant: str, timeout_s: float, n_threads: int
-) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "edge_device.quantise",
-        str(source),
-        str(target),
-        quant,
-        str(n_threads),
-    ]
-    # The package is found wherever the parent found it; an abort of ggml must not start a debugger.
-    parent_paths = os.pathsep.join(path for path in sys.path if path)
-    environment = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": parent_paths}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=timeout_s, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"quantising '{source}' to {quant} took over {timeout_s:g} s; allow it more time"
-        ) from error
-    if done.returncode != 0:
-        log = done.stderr.decode(errors="replace")[-_LOG_TAIL_BYTES:].strip().replace("\n", " | ")
-        raise ModelError(
-            f"llama.cpp could not quantise '{source}' to {quant} (exit status {done.returncode}): "
-            f"{log}"
-        )
-
-
-# ---------------------------------------------------------------------------------------------
 # inspection
 
 
@@ -353,7 +151,7 @@ def inspect(path: Path) -> GgufModel:
     identity = str(_setting(path, header, "hil.base_identity", str))
     hf_architecture = str(_setting(path, header, "hil.architecture", str))
     if (
-        _ARCHITECTURES.get(hf_architecture) != architecture
+        ARCHITECTURES.get(hf_architecture) != architecture
         or header.values.get("general.type") != "model"
     ):
         raise _foreign(

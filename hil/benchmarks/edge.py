@@ -13,7 +13,8 @@ import numpy as np
 
 from edge_device.adapter import write_adapter
 from edge_device.bundle import load_bundle
-from edge_device.gguf_model import GgufModel, convert, inspect, quantise
+from edge_device.gguf_conversion import convert, quantise
+from edge_device.gguf_model import GgufModel, inspect
 from edge_device.runtime import BASE, Runtime, RuntimeSettings
 from hil.contract import LabelQuestion, LoraUpdate, LowRankFactors, ModelError, ScoreSet
 

@@ -14,7 +14,8 @@ from cloud.streams.scorer import Held, held_factors, held_state
 from cloud.streams.stream import Stream
 from edge_device.acceptance import Limits, validate
 from edge_device.adapter import write_adapter
-from edge_device.gguf_model import inspect, quantise
+from edge_device.gguf_conversion import quantise
+from edge_device.gguf_model import inspect
 from edge_device.runtime import BASE, ItemScores, Runtime, RuntimeSettings
 from hil.contract import LoraUpdate, LowRankFactors, ScoreSet
 from hil.loop.provision import f16_model

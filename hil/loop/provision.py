@@ -12,7 +12,7 @@ from pathlib import Path
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.text.sources import load_domains
 from edge_device.bundle import Bundle, load_bundle, write_bundle
-from edge_device.gguf_model import convert, quantise
+from edge_device.gguf_conversion import convert, quantise
 from hil.contract import ModelError, ScoreSet
 from hil.settings import EdgeSettings, Settings
 from hil.system.waits import waiting_for

@@ -1,4 +1,4 @@
-"""Ending in order: the first SIGINT or SIGTERM asks for it, the second insists."""
+"""Ending in order: the first SIGINT, SIGTERM or SIGHUP asks for it, the second insists."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
+from typing import Final
+
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def until_signalled() -> Iterator[Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second is a KeyboardInterrupt.
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second is a KeyboardInterrupt.
 
-    For the main thread, which alone hears signals. The handlers before are put back at the end.
+    For the main thread, which alone hears signals. A SIGHUP that is ignored (nohup) stays ignored.
+    The handlers before are put back at the end.
     """
     ended = Event()
 
@@ -22,7 +26,11 @@ def until_signalled() -> Iterator[Event]:
             raise KeyboardInterrupt
         ended.set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, end)
+        for number in _ENDINGS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield ended
     finally:

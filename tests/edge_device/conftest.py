@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_device.gguf_model import GgufModel, TypesReport, convert, inspect, quantise
+from edge_device.gguf_conversion import convert, quantise
+from edge_device.gguf_model import GgufModel, TypesReport, inspect
 from hil.contract import BaseSpec, LabelQuestion, LoraUpdate, LowRankFactors, ScoreSet
 from tests.edge_device.random_updates import DOWN1, K0, Q0
 

@@ -15,6 +15,7 @@ import transformers
 from edge_device import adapter, gguf_model
 from edge_device.acceptance import Limits, UpdateRefused, validate
 from edge_device.adapter import to_peft, write_adapter
+from edge_device.gguf_conversion import convert
 from edge_device.gguf_model import GgufModel
 from hil.contract import BaseSpec
 from tests.edge_device.random_updates import DOWN1, K0, Q0, random_update
@@ -31,7 +32,7 @@ ROWS = token_rows()
 
 def _base(folder: Path, architecture: str) -> tuple[Path, Path, GgufModel]:
     make_model(folder / "hf", architecture)
-    gguf_model.convert(folder / "hf", folder / "base.gguf")
+    convert(folder / "hf", folder / "base.gguf")
     return folder / "hf", folder / "base.gguf", gguf_model.inspect(folder / "base.gguf")
 
 

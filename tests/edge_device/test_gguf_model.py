@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_device import gguf_model
-from edge_device.gguf_model import convert, inspect, quantise
+from edge_device import gguf_conversion
+from edge_device.gguf_conversion import convert, quantise
+from edge_device.gguf_model import inspect
 from hil import model_folder
 from hil.contract import ModelError
 from hil.system.whole_file import written_whole
@@ -109,7 +110,7 @@ def test_converted_model_gives_the_logits_of_hugging_face(architecture, settings
 def test_without_the_row_order_a_llama_model_is_silently_wrong(tmp_path, monkeypatch):
     folder = make_model(tmp_path / "hf", "LlamaForCausalLM")
     convert(folder, tmp_path / "right.gguf")
-    monkeypatch.setattr(gguf_model, "rows_for_rope", lambda values, *_, **__: values)
+    monkeypatch.setattr(gguf_conversion, "rows_for_rope", lambda values, *_, **__: values)
     convert(folder, tmp_path / "wrong.gguf")
     wanted = hf_logits(folder, ROWS)
     right, wrong = (

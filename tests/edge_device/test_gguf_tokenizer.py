@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from edge_device.gguf_model import convert, inspect
+from edge_device.gguf_conversion import convert
+from edge_device.gguf_model import inspect
 from hil.contract import ModelError
 from tests.edge_device.tiny_models import CORPUS, make_model
 

@@ -14,7 +14,8 @@ from cloud.finetuning.peft_methods import adapted_layers
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
 from cloud.text.sources import default_domain, load_domains
 from edge_device.adapter import write_adapter
-from edge_device.gguf_model import convert, inspect
+from edge_device.gguf_conversion import convert
+from edge_device.gguf_model import inspect
 from edge_device.runtime import Runtime
 from hil.contract import RankPlan
 from hil.settings import DefaultText, FinetuneSettings, ModelSettings

@@ -17,12 +17,13 @@ from hil.contract import ConfigError
 from hil.loop.export import export_run
 from hil.loop.provision import f16_model
 from hil.loop.rounds import Watcher, run
-from hil.radio_kinds.round_radio import RoundRadio
+from hil.radio_kinds.round_radio import LinkRadio, RoundRadio
 from hil.reporting.run_folder import comparable, read_run
 from hil.settings import load_settings
 from radio.modem.mcs import MCS_TABLE
 
 SHIPPED = Path(__file__).parents[3] / "hil.toml"
+SHARE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,8 @@ def go(small_overrides, tmp_path_factory):
     """Runs the small experiment with further overrides, and reads what it left."""
 
     def run_with(*overrides, config=SHIPPED):
-        own = small_overrides(tmp_path_factory.mktemp("runs")) if config == SHIPPED else []
+        small = [*small_overrides(tmp_path_factory.mktemp("runs")), f"radio.airtime_share={SHARE}"]
+        own = small if config == SHIPPED else []
         return read_run(run(load_settings(config, [*own, *overrides]), Watcher()))
 
     return run_with
@@ -53,6 +55,8 @@ def test_every_round_is_installed_and_scored(first):
         assert row["link.bits_on_air"] == pytest.approx(in_blocks, rel=1e-3)
         assert row["link.bits_on_air"] > 8 * row["payload.bytes"]
         assert 8 * row["payload.bytes"] <= row["budget.bits"]
+        assert row["channel.airtime_share"] == SHARE
+        assert row["budget.airtime_s"] == pytest.approx(0.1 * SHARE)
         assert abs(row["channel.snr_db"] - row["truth.snr_db"]) < 1
         assert abs(row["channel.cfo_hz"] - row["truth.cfo_hz"]) < 200
     labelled, prose = first.rows[0], first.rows[2]
@@ -82,7 +86,7 @@ def test_parameters_sent_are_those_of_the_plan(first):
 
 def test_one_seed_gives_equal_rounds_and_another_does_not(first, go):
     assert comparable(go().rows) == comparable(first.rows)
-    assert comparable(go("run.seed=1").rows) != comparable(first.rows)
+    assert comparable(go("run.seed=1", "run.rounds=1").rows) != comparable(first.rows[:1])
 
 
 def test_a_run_can_be_repeated_from_its_own_config(first, go):
@@ -95,8 +99,12 @@ def test_mqtt_carries_the_same_run(first, go, start_broker):
     assert comparable(over_mqtt.rows) == comparable(first.rows)
 
 
-def test_a_run_that_delivers_nothing_gains_exactly_nothing(go):
-    control = go("run.deliver=false")
+@pytest.fixture(scope="module")
+def control(go):
+    return go("run.deliver=false", "run.rounds=2")
+
+
+def test_a_run_that_delivers_nothing_gains_exactly_nothing(control):
     for row in control.rows:
         assert (row["edge.status"], row["payload.bytes"], row["link.bits_on_air"]) == ("kept", 0, 0)
         assert (row["edge.gain"], row["edge.gain_std_error"]) == (0.0, 0.0)
@@ -119,6 +127,34 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     assert (bad["channel.snr_db"] == good["channel.snr_db"]) == (
         why == "was answered"
     )  # else it was measured
+
+
+def test_the_rounds_of_an_episode_share_their_airtime(go):
+    """What a round leaves over is the later rounds'; airtime_share does not cut it."""
+    rows = go("budget.scope=episode").rows
+    left_s = 3 * 0.1
+    for row in rows:
+        assert row["budget.airtime_s"] == pytest.approx(left_s)
+        assert row["link.airtime_s"] > 0
+        left_s -= row["link.airtime_s"]
+    assert [row["budget.rounds"] for row in rows] == [3, 2, 1]
+
+
+def test_an_update_that_is_installed_counts_as_delivered_though_its_last_answer_was_lost(
+    go, monkeypatch
+):
+    deliver = LinkRadio.deliver
+
+    def unanswered_at_the_end(radio, payload, sounding):
+        report = deliver(radio, payload, sounding)
+        return replace(report, delivered=False, reason="no answer", prefix_bytes=0)
+
+    monkeypatch.setattr(LinkRadio, "deliver", unanswered_at_the_end)
+    first, second = go("run.rounds=2").rows
+    assert first["edge.status"] == "installed"
+    assert (first["link.delivered"], first["link.reason"]) == (True, "")
+    assert first["link.prefix_bytes"] == first["payload.bytes"] > 0
+    assert second["channel.goodput_bps"] == first["link.goodput_bps"] > 0
 
 
 def unanswered(sounding):
@@ -235,22 +271,28 @@ def test_exports_are_the_update_that_the_edge_holds(first, small_overrides, tmp_
     assert np.abs(served - plain).max() > 0.2
 
 
-def test_export_without_an_update_is_refused(go):
-    control = go("run.deliver=false", "run.rounds=1")
+def test_export_without_an_update_is_refused(control):
     with pytest.raises(ConfigError, match="the edge holds no update at its end"):
         export_run(control.folder, "peft")
 
 
-def test_a_failing_run_leaves_a_readable_folder(go, small_overrides, tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_a_readable_folder_that_was_named_at_the_start(
+    small_overrides, tmp_path
+):
     settings = load_settings(SHIPPED, small_overrides(tmp_path))
+    named = []
+
+    def start(folder):
+        named.append((folder, read_run(folder).manifest["outcome"], len(read_run(folder).rows)))
 
     def stop(row):
         if row["round.id"] == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(settings, Watcher(on_round=stop))
+        run(settings, Watcher(on_start=start, on_round=stop))
     [folder] = tmp_path.iterdir()
+    assert named == [(folder, "running", 0)]
     left = read_run(folder)
     assert left.manifest["outcome"] == "interrupted"
     assert len(left.rows) == 2
