@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_device.gguf_file import GgufHeader, read_header
-from hil import model_folder
 from hil.contract import BaseSpec, ModelError
 
 ARCHITECTURES: Final = {
@@ -25,7 +24,7 @@ ARCHITECTURES: Final = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-_TENSORS: Final = {
+_PROJECTIONS: Final = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -33,6 +32,9 @@ _TENSORS: Final = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+}
+_TENSORS: Final = {
+    **_PROJECTIONS,
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "input_layernorm": "attn_norm",
@@ -198,7 +200,7 @@ def _setting(path: Path, header: GgufHeader, key: str, kind: type[str] | type[in
 def _module_shapes(path: Path, header: GgufHeader, n_layers: int) -> dict[str, tuple[int, int]]:
     shapes: dict[str, tuple[int, int]] = {}
     for layer in range(n_layers):
-        for projection in model_folder.PROJECTIONS:
+        for projection in _PROJECTIONS:
             module = f"model.layers.{layer}.{projection}"
             tensor = header.tensors.get(tensor_name(module))
             if tensor is None or len(tensor.shape) != 2:

@@ -4,6 +4,7 @@ checked without."""
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,3 +81,14 @@ def read_secret(path: Path) -> tuple[str, str]:
             f"secrets file {path}: wants user and password, a line each or as user:password on one"
         )
     return fields[0], fields[1]
+
+
+def explain(error: OSError | UnicodeError) -> str:
+    """Reason and cure for a TCP connection that could not be made."""
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "host not found; check its name"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there; start the broker or check the port"
+    if isinstance(error, TimeoutError):
+        return "no answer; check the address and firewalls"
+    return f"{error.strerror or error}; check the network"

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 from paho.mqtt import client as mqtt
@@ -30,7 +28,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from hil.contract import ControlError
-from hil.control.broker import parse_url, read_secret
+from hil.control.broker import explain, parse_url, read_secret
 from hil.control.bus import PUBLISH_TIMEOUT_S, BusCounters, Endpoint, M
 from hil.control.messages import MAX_MESSAGE_BYTES, AnyMessage, Role, StatusMessage
 
@@ -113,9 +111,7 @@ class MqttBus:
         self._changed = threading.Condition()  # guards the next eight
         self._ready = False  # subscribed
         self._ready_at = self._lost_at = time.monotonic()
-        self._short_lives = (
-            0  # connections in a row that were lost soon and could be taken up at once
-        )
+        self._short_lives = 0  # connections in a row that were lost soon, and made again at once
         self._problem = "no answer"  # why the connection is not ready
         self._fault = ""  # why it never will be
         self._confirmed: dict[int, ReasonCode] = {}
@@ -148,8 +144,7 @@ class MqttBus:
         """
         deadline = time.monotonic() + timeout_s
         self._configure(credentials, min(timeout_s, _TCP_TIMEOUT_S))
-        # Somewhat more than is taken, so that a message that is a little too long still comes and
-        # is counted.
+        # more than is taken, so that a message that is a little too long comes and is counted
         limits = {
             "SessionExpiryInterval": SESSION_EXPIRY_S,
             "MaximumPacketSize": 4 * MAX_MESSAGE_BYTES,
@@ -164,7 +159,7 @@ class MqttBus:
             )
         except (OSError, UnicodeError) as error:
             self._release()
-            raise ControlError(f"{self._url}: {_explain(error)}") from None
+            raise ControlError(f"{self._url}: {explain(error)}") from None
         self._thread.start()
         with self._changed:
             while (
@@ -205,12 +200,8 @@ class MqttBus:
             self._closing.set()
             self._changed.notify_all()
         if self._client.is_connected():
-            with_will = self._endpoint.role == "edge"
-            self._client.disconnect(
-                ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
-                if with_will
-                else None
-            )
+            with_will = ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
+            self._client.disconnect(with_will if self._endpoint.role == "edge" else None)
             self._thread.join(1.0)
         self._stop.set()
         self._thread.join(_TCP_TIMEOUT_S + 1.0)
@@ -228,12 +219,7 @@ class MqttBus:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     # --------------------------------------------------------------------------------------- verbs
@@ -362,7 +348,7 @@ class MqttBus:
                 self._client.reconnect()
             code = self._client.loop(_POLL_S)
         except OSError as error:
-            return _explain(error)
+            return explain(error)
         except Exception as error:  # paho parses whatever the other side has sent
             return f"{type(error).__name__}: {error}"
         if self._client.socket() is None:
@@ -414,9 +400,7 @@ class MqttBus:
             self._give_up(f"the broker refuses ({reason}); {hint}")
         elif not reason.is_failure:
             if not flags.session_present:
-                self._short_lives = (
-                    0  # the broker is new as well: no rival has closed the connection
-                )
+                self._short_lives = 0  # the broker is new as well: no rival closed the connection
             client.subscribe(self._endpoint.subscription, options=SubscribeOptions(qos=1))
 
     def _on_subscribe(
@@ -464,14 +448,3 @@ def _properties(packet: int, **values: int) -> Properties:
     for name, value in values.items():
         setattr(properties, name, value)
     return properties
-
-
-def _explain(error: OSError | UnicodeError) -> str:
-    """Reason and cure for a TCP connection that could not be made."""
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return "host not found; check its name"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused: nothing listens there; start the broker or check the port"
-    if isinstance(error, TimeoutError):
-        return "no answer; check the address and firewalls"
-    return f"{error.strerror or error}; check the network"
