@@ -16,6 +16,11 @@ def widest(text):
     return max(map(cell_len, lines))
 
 
+def words(text):
+    """The text as if it stood on one line."""
+    return " ".join(text.split())
+
+
 def assert_readable(called):
     for text in (called.out, called.err):
         assert "\x1b" not in text
@@ -93,7 +98,7 @@ def test_a_session_is_recorded_and_replayed_to_the_same_report(call, tmp_path, m
     recorded = call("record", "--out", "capture", "--bytes", 5000)
     assert recorded.code == 0, recorded.err
     assert_readable(recorded)
-    assert "5000 bytes delivered" in " ".join(recorded.out.split())
+    assert "5000 bytes delivered" in words(recorded.out)
     replayed = call("replay", "capture")
     assert replayed.code == 0, replayed.err
     assert_readable(replayed)
@@ -129,7 +134,7 @@ def test_check_finds_everything_at_once(call, small, tmp_path):
     good = call("check", *small(tmp_path))
     assert good.code == 0, good.out + good.err
     assert_readable(good)
-    assert "llama.cpp answers" in good.out
+    assert "llama.cpp answers" in words(good.out)
     bad = call("check", *small(tmp_path, "model.base=./gone", "control.url=mqtt://127.0.0.1:9"))
     assert bad.code == 2
     assert re.findall(r"^broken +(\w+):", bad.out, re.MULTILINE) == ["model", "edge", "control"]
@@ -141,7 +146,7 @@ def test_provision_then_a_truncated_model(call, small, tmp_path):
     made = call("provision", tmp_path / "bundle", *small(tmp_path))
     assert made.code == 0, made.err
     assert_readable(made)
-    assert "Q4_K × 24" in made.out
+    assert "Q4_K × 24" in words(made.out)
     model = tmp_path / "bundle/model.gguf"
     model.write_bytes(model.read_bytes()[:100_000])
     from edge_device.bundle import load_bundle
