@@ -56,9 +56,9 @@ def validate(
     Args:
         update: the decoded update; it may keep modules.
         model: the base GGUF's description of itself.
-        limits: what this edge takes at most.
+        limits: the largest update that this edge takes.
     Raises:
-        UpdateRefused: with the module, the value and the limit.
+        UpdateRefused: a check fails; the text names module, value and limit.
     """
     spec = model.spec
     if update.base_identity != spec.identity:
@@ -142,7 +142,7 @@ def check_loss(scores: ItemScores, base: ItemScores, score_set: str, limits: Lim
     Args:
         scores, base: scores of the same set with the update and of the bare base model.
         score_set: the set's name.
-        limits: what this edge takes at most.
+        limits: the largest update that this edge takes.
     Raises:
         UpdateRefused: it rises by more, or is not a number.
     """

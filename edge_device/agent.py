@@ -36,7 +36,7 @@ _NOTHING_HELD: Final = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldUpdate:
-    """What the edge holds.
+    """The update that an edge holds.
 
     Attributes:
         digest: SHA-256 (hex) of the payload it came in; "" for the bare base model.
@@ -156,7 +156,7 @@ class EdgeAgent:
     def _taken(
         self, payload: bytes | None, scored: ScoreSet, failure: str
     ) -> tuple[ReceiptStatus, str, float]:
-        """What becomes of a payload: status, reason, and the milliseconds that requests waited."""
+        """Status and reason of a payload, and the milliseconds that requests waited."""
         if payload is None:
             return ("refused", failure, 0.0) if failure else ("kept", "", 0.0)
         digest = codec.digest(payload)
@@ -173,7 +173,7 @@ class EdgeAgent:
             ) from error
 
     def _install(self, payload: bytes, digest: str, scored: ScoreSet) -> float:
-        """From bytes to a confirmed update; milliseconds that requests were held up."""
+        """Install a payload; gives the milliseconds that requests waited."""
         model = self.bundle.model
         update = self._composed(codec.decode(payload, model.spec))
         validate(update, model, self._limits)
@@ -269,7 +269,7 @@ class EdgeAgent:
 
 
 def paired_gain(scores: ItemScores, base: ItemScores) -> tuple[float, float]:
-    """What an update is worth on a score set, and the standard error of that.
+    """Gain of an update over the base model on a score set, and its standard error.
 
     With labels: the mean of the differences d in {-1, 0, 1} of right answers, and std(d) / sqrt(n).
     With text: the chunks are clusters of tokens, so the loss saved per token is the ratio Σ d / Σ t
@@ -277,7 +277,7 @@ def paired_gain(scores: ItemScores, base: ItemScores) -> tuple[float, float]:
     t. One item alone has no standard error: NaN, or 0 when nothing differs.
 
     Args:
-        scores, base: of the same items with the update and without.
+        scores, base: scores of the same items with the update and without.
     Source: Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3 (ratio estimate).
     """
     if len(scores.correct):

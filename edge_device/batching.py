@@ -1,4 +1,4 @@
-"""What goes into one decode: pieces of sequences, packed into arrays and cut to what a context
+"""The input of one decode: pieces of sequences, packed into arrays and cut to what a context
 holds.
 
 Pure arithmetic on tokens and logits, so that it needs no llama.cpp.

@@ -31,13 +31,13 @@ class Bundle:
     """An edge bundle whose files are what its manifest says.
 
     Attributes:
-        folder: where it lies.
+        folder: the bundle's folder.
         model_path: the quantised GGUF.
-        model: what that file says of itself.
+        model: description of the model, read from that file.
         quant: quantisation that was asked for, for example "Q4_K_M"; `model.types` tells what it
             came to.
-        score_sets: by name of the domain.
-        probe: what every update is tried on.
+        score_sets: name of the domain → score set.
+        probe: the small set that every update is tried on.
     """
 
     folder: Path
@@ -72,9 +72,9 @@ def write_bundle(
     Args:
         folder: made if it does not exist; a bundle in it is replaced.
         model_gguf: quantised model, copied (linked where the file system can).
-        quant: what it was quantised to.
+        quant: name of the quantisation.
         types: its tensor types.
-        score_sets: one a domain, under different names.
+        score_sets: one score set a domain, under different names.
         probe: a small set for the trial of every update.
     Raises:
         ModelError: score sets without contents or with the same name, or a file that is no model of

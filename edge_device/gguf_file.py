@@ -49,7 +49,7 @@ class TensorInfo:
     """One tensor as the header declares it.
 
     Attributes:
-        shape: in numpy's order, (rows, columns); the file has it the other way round.
+        shape: (rows, columns) as in numpy; the file has them the other way round.
         type: name of the ggml type, for example "F16" or "Q4_K".
         n_bytes: length of its data.
     """
@@ -76,7 +76,7 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """What a GGUF file declares, after checking that the file is as long as it declares.
+    """The declarations of a GGUF file, after checking that the file is as long as it declares.
 
     Raises:
         ModelError: no such file, not GGUF, damaged, or shorter than its tensors need.

@@ -70,7 +70,7 @@ class TypesReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufModel:
-    """What a GGUF base model says of itself.
+    """Description of a base model, read from its GGUF.
 
     Attributes:
         spec: identity and adaptable projections, under their Hugging Face names.
@@ -142,7 +142,7 @@ def rows_for_rope(
 
 
 def inspect(path: Path) -> GgufModel:
-    """What a base model in GGUF form says of itself; its tensor data is not read.
+    """Description of a base model in GGUF form; its tensor data is not read.
 
     Raises:
         ModelError: no such file, not GGUF, damaged or cut short, or not a base model made by

@@ -29,7 +29,7 @@ _KNOWN: Final = "plain byte-level (gpt-2), single digits and byte-level (smollm)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufTokenizer:
-    """What llama.cpp must know to split text as the Hugging Face tokenizer does.
+    """The tokenizer settings with which llama.cpp splits text as Hugging Face does.
 
     Attributes:
         pre: llama.cpp's name of the pre-tokenizer.

@@ -37,7 +37,7 @@ class RuntimeSettings:
     """How the child computes and how long it may take.
 
     Attributes:
-        threads: of every computation; physical cores, one where the machine is shared.
+        threads: threads of a computation: physical cores, or one where the machine is shared.
         n_ctx: key-value cells, shared by the sequences of one decode; the longest text in tokens.
         n_batch: most tokens of one decode.
         n_seq: most sequences of one decode, 2..256 and at most n_batch.
@@ -380,7 +380,7 @@ class _Child:
 
     @property
     def process_id(self) -> int:
-        """As the system counts it."""
+        """The system's number of the process."""
         return self._child.popen.pid
 
     def ask(self, request: Header, *, timeout_s: float) -> tuple[Header, bytes]:

@@ -29,14 +29,14 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """What a slot holds, as the pointer file says it.
+    """The contents of a slot, as the pointer file has them.
 
     Attributes:
         name: "a" or "b".
         digest: SHA-256 (hex) of the payload it came in.
         round_id: the round it came in.
         base_identity: the base model it belongs to.
-        adapter_sha256, update_sha256: of the two files.
+        adapter_sha256, update_sha256: SHA-256 (hex) of the slot's two files.
     """
 
     name: str
@@ -147,7 +147,7 @@ class SlotStore:
 
         Args:
             update: complete, nothing kept.
-            digest: of the payload it came in.
+            digest: SHA-256 (hex) of the payload it came in.
             write_adapter: writes the file for llama.cpp, whole or not at all, and on disk when it
                 returns.
         """
@@ -196,7 +196,7 @@ class SlotStore:
         self._pointer = pointer
 
     def _read_pointer(self) -> Pointer:
-        """What the file says; a missing or damaged one is that of an empty store."""
+        """The pointer in the file; that of an empty store if the file is missing or damaged."""
         try:
             content = json.loads(self._pointer_path.read_text(encoding="utf-8"))
             return _parse(content)

@@ -1,4 +1,4 @@
-"""Where everything sits in a payload of format 1, and what a plan costs in it.
+"""The layout of a payload of format 1, and what a plan costs in it.
 
 All integers are little endian. A payload is
 
@@ -54,7 +54,7 @@ _NONE, _SENT, _KEEP = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a payload says of itself before the first direction.
+    """The head of a payload, before the first direction.
 
     Attributes:
         coefficient_bits: 4 or 8.

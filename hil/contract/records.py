@@ -18,7 +18,7 @@ KEEP: Final[Keep] = "keep"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseSpec:
-    """What both halves must know of the base model to speak of an update.
+    """The base model as both halves must know it to speak of an update.
 
     Attributes:
         identity: SHA-256 (64 hex digits) over canonical f16 tensors, configuration and tokenizer.
@@ -121,15 +121,15 @@ class TextState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may be spent now.
+    """Airtime and bits that may be spent now.
 
     Attributes:
         airtime_s: airtime that is left.
         bits: payload bits that the link expects to deliver in it at the SNR last measured, before
             the first measurement at the lowest that it is made for; a larger plan is not sent.
         rounds: rounds that it must last for, this one included.
-        pooled: what a round leaves over is the later rounds'; else every round has a budget of its
-            own.
+        pooled: True where later rounds get what a round leaves over; False where every round has
+            a budget of its own.
     """
 
     airtime_s: float
@@ -155,10 +155,10 @@ class Residuals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredLoss:
-    """What plans of a round came to when they were tried on its own text: a rising line from
-    expected to real loss.
+    """A rising line from expected to measured loss, through the plans that were tried on the
+    round's own text.
 
-    It begins at the whole update and goes on beyond its end as it was.
+    It begins at the whole update; beyond its last point it goes on with its last slope.
 
     Attributes:
         missing: float64[K], nats expected to be missing by kfac, summed over the modules; 0 first,
@@ -198,11 +198,11 @@ class RoundObservation:
         overhead_bits: payload bits of an update whatever its ranks are (headers, checks).
         bits_per_module: payload bits that a module with rank ≥ 1 costs beside its directions.
         spectra: module → float32[r_max], singular values of the trained update, falling.
-        energy: what would be missing, as squared Frobenius norm of the module's ΔW.
-        kfac: the same as the loss it is expected to cost, in nats per counted token, from the
-            curvature of the loss around the trained update (Kronecker-factored;
+        energy: residuals as the squared Frobenius norm of the missing part of ΔW.
+        kfac: residuals as the loss that they are expected to cost, in nats per counted token, from
+            the curvature of the loss around the trained update (Kronecker-factored;
             cloud/finetuning/importance.py).
-        measured: from what kfac expects to the loss that it comes to; None: not measured.
+        measured: the loss that was measured where kfac expects so much; None: not measured.
         held: module → rank that the edge has confirmed to hold; absent modules hold nothing.
         history: past rounds, oldest first.
     """
@@ -325,7 +325,7 @@ class Receipt:
         loss_nats_per_token: cross-entropy of the label word, or of every token of a language-model
             set.
         base_score, base_loss_nats_per_token: the same for the untouched quantised model.
-        gain: what the update is worth on this set, positive is better: score - base_score with
+        gain: improvement over the bare base model, positive is better: score - base_score with
             labels, else base loss - loss.
         gain_std_error: standard error of `gain` from the paired differences item by item.
         swap_ms: time during which requests were held up by the swap; a wall-clock figure.

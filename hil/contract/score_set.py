@@ -1,4 +1,4 @@
-"""What the edge measures itself on, and its bytes: two machines compare their SHA-256."""
+"""Score sets: the questions or texts that an edge is scored on; machines compare their SHA-256."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ class LabelQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSet:
-    """What the edge measures itself on: label questions, or chunks of plain text (exactly one of
-    the two).
+    """Label questions or chunks of plain text, exactly one of the two, that an edge is scored on.
 
     Attributes:
         name: the domain's name.

@@ -27,7 +27,7 @@ class Transceiver(Protocol):
     """A transmitter and the receiver that hears it, with the air between them.
 
     Attributes:
-        sample_rate_hz: of both directions, > 0.
+        sample_rate_hz: sample rate of both directions, > 0.
     """
 
     sample_rate_hz: float
@@ -83,7 +83,7 @@ class RankPolicy(Protocol):
     """Chooses the rank of every adapted projection.
 
     Attributes:
-        name: as tables and reports print it.
+        name: the name that tables and reports print.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What the two halves say to each other beside the radio, and how it travels."""
+"""The control channel: messages between the two halves beside the radio."""

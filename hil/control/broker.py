@@ -1,5 +1,7 @@
-"""Where the broker is, and how one is let in; needs no MQTT library, so that a configuration can be
-checked without."""
+"""The broker's address, its credentials and what keeps one from reaching it.
+
+No MQTT library is needed, so that a configuration can be checked without one.
+"""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class BusCounters:
-    """What one end of a bus has seen.
+    """Counts of the messages that one end of a bus has seen.
 
     Attributes:
         messages_sent, control_bytes_sent: confirmed messages, and their topics and payloads in
             bytes; what a protocol below adds (headers, acknowledgements, repetitions) is not
             counted, so two kinds of bus compare equal.
         messages_received, control_bytes_received: the same for messages that were accepted.
-        late: of these, how many came behind one that was sent after them.
+        late: number of those that came behind a message that was sent after them.
         dropped: cause ("invalid", "misaddressed", "duplicate", "old", "overflow") → messages.
     """
 
@@ -254,7 +254,7 @@ class Bus(Protocol):
 
     @property
     def counters(self) -> BusCounters:
-        """What went through this end so far."""
+        """Counts of the messages that went through this end so far."""
         ...
 
     def publish(self, message: AnyMessage, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
@@ -314,7 +314,7 @@ class InProcessBus:
 
     @property
     def counters(self) -> BusCounters:
-        """What went through this end so far."""
+        """Counts of the messages that went through this end so far."""
         return self._endpoint.counters
 
     def publish(self, message: AnyMessage, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:

@@ -1,4 +1,4 @@
-"""What the two halves say to each other, and how it is written.
+"""The messages between the two halves, and their form as JSON.
 
 Five kinds are spoken, each by one side only: the cloud says *hello* when a run begins, and once the
 radio has carried a round's update, or failed to, it *offers* the round; the edge reports its
@@ -37,7 +37,7 @@ _Figure = float | None  # NaN and infinities have no JSON: null
 
 
 class Message(BaseModel):
-    """What all kinds share: frozen, no unknown keys, no conversions, bytes as base64."""
+    """Base of all kinds: frozen, no unknown keys, no conversions, bytes as base64."""
 
     model_config = ConfigDict(
         strict=True,
@@ -65,7 +65,7 @@ class OfferMessage(Message):
     """Cloud to edge: what this round brought; the radio is done with it.
 
     Attributes:
-        run: as in the hello.
+        run: the run's name, the same as in its hello.
         round_id: the round, ≥ 0.
         session_id: session of the radio link that carried the payload; 0 when nothing was sent.
         payload_sha256: SHA-256 (hex) of the payload; "" when nothing was sent.
@@ -141,7 +141,7 @@ class StatusMessage(Message):
 
     Attributes:
         online: False when said on the edge's behalf after it went away.
-        run: of the latest hello, "" before the first.
+        run: the run that said the latest hello; "" before the first.
         base_identity: BaseSpec.identity of its base model, "" before one is loaded.
         held_digest: SHA-256 (hex) of the payload whose update is active, "" for the bare base
             model.
@@ -149,7 +149,7 @@ class StatusMessage(Message):
         quant: quantisation asked for, for example "Q4_K_M".
         tensor_types: GGUF tensor type → number of tensors that really have it.
         score_sets: ScoreSet.digest_of_all of what it can score, "" before a bundle is loaded.
-        state: what it is doing, for people.
+        state: the edge's activity in words, for people.
         rate_hz, lo_hz: samples a second and carrier of its receiver; null where the air is
             simulated.
         receiver: serial number of its radio, "" where the air is simulated.
@@ -181,7 +181,7 @@ GONE: Final = StatusMessage(
     tensor_types={},
     state="gone",
 )
-"""What is said of an edge that closed or vanished."""
+"""Status of an edge that closed or vanished."""
 
 AnyMessage = HelloMessage | OfferMessage | FeedbackMessage | ReceiptMessage | StatusMessage
 
@@ -199,7 +199,7 @@ class Envelope(Message):
     """A message and who says it.
 
     Attributes:
-        version: of this wire format.
+        version: number of this wire format.
         sender: the side that speaks.
         instance: tells one start of the sender's process from the next; counters begin anew with
             it.

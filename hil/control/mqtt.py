@@ -75,8 +75,7 @@ def connect(
         clean_start: forget what the broker still holds for this end.
 
     Raises:
-        ControlError: what is wrong with the URL, the file, the broker or the credentials, in one
-            line.
+        ControlError: the URL, the file, the broker or the credentials are wrong.
     """
     host, port = parse_url(url)
     credentials = read_secret(secret_path) if secret_path else None
@@ -123,7 +122,7 @@ class MqttBus:
 
     @property
     def counters(self) -> BusCounters:
-        """What went through this end so far."""
+        """Counts of the messages that went through this end so far."""
         return self._endpoint.counters
 
     # ------------------------------------------------------------------------------------------

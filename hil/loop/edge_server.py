@@ -31,7 +31,7 @@ class EdgeServer:
     """Answers the cloud's hellos and offers.
 
     Args:
-        bundle: what `hil provision` wrote.
+        bundle: the edge bundle that `hil provision` wrote.
         state_dir: folder of the installed updates.
         bus: the edge's end of the control channel.
         payload_of: gives the payload that the link received in a session; None if it is not whole.

@@ -1,4 +1,4 @@
-"""From a base model and a text to the edge bundle: the quantised GGUF and the score sets."""
+"""The edge bundle, made from a base model and a text: the quantised GGUF and the score sets."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ class Loop:
         """The second half of the round that is open: cut, encode, send, install and score.
 
         Args:
-            plan: for the observation of open_round(); one that sends nothing unless `can_send`.
+            plan: the ranks for open_round()'s observation; it must send nothing unless `can_send`.
             watcher: hears of the stages.
         """
         opened, self._opened = self._open, None

@@ -18,8 +18,8 @@ class Round:
     """The inputs and results of one round.
 
     Attributes:
-        obs: what the policy saw.
-        plan: what it chose.
+        obs: the observation that the policy was given.
+        plan: the policy's plan.
         trained: the update at r_max that the plan was cut from.
         payload: the encoded update; empty when nothing was sent.
         predicted_airtime_s: airtime that the link model expected; None when nothing was sent.

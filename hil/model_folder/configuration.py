@@ -125,7 +125,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def computation(folder: Path | str) -> Computation:
-    """What the folder's model computes.
+    """The computation of the folder's model.
 
     Raises:
         ModelError: an architecture or a setting that the edge cannot serve, or a configuration with
@@ -175,7 +175,7 @@ def computation(folder: Path | str) -> Computation:
 
 
 def opt_computation(folder: Path | str) -> OptComputation:
-    """What the folder's OPT model computes.
+    """The computation of the folder's OPT model.
 
     Raises:
         ModelError: a configuration with a hole in it, or a value of the wrong kind.
@@ -205,7 +205,7 @@ def is_cloud_only(folder: Path | str) -> bool:
 
 
 def any_computation(folder: Path | str) -> Computation | OptComputation:
-    """What the folder's model computes, also one that the edge cannot serve.
+    """The computation of the folder's model, also one that the edge cannot serve.
 
     Raises:
         ModelError: as computation or opt_computation.

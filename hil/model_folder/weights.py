@@ -25,7 +25,7 @@ _MAX_HEADER_BYTES: Final = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """Where one tensor lies: file, dtype of safetensors, shape, first byte."""
+    """Place of one tensor: file, dtype of safetensors, shape, first byte."""
 
     path: Path
     dtype: str

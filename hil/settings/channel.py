@@ -37,7 +37,7 @@ class GaussMarkov(Table):
 
 
 class Independent(Table):
-    """In every round one of `values`, each as likely as the others, whatever came before."""
+    """One of `values` in every round, all equally likely, independent of the rounds before."""
 
     kind: Literal["independent"]
     values: list[float] = Field(min_length=1)
@@ -59,7 +59,7 @@ class Fading(Table):
 
 
 class Replay(Table):
-    """What a recorded run measured, round by round, from the start again when it ends."""
+    """The values that a recorded run measured, round by round; at its end from the start again."""
 
     kind: Literal["replay"]
     run: str
@@ -133,12 +133,12 @@ class ChannelFigures(Table):
     """The carrier offset of a round is drawn uniformly within ± this."""
     cfo_drift_hz_s: float | None = Field(default=None, ge=-10_000, le=10_000)
     clock_offset_ppm: float | None = Field(default=None, ge=-100, le=100)
-    """By how much the transmitter's sample clock runs faster than the receiver's."""
+    """Excess of the transmitter's sample clock over the receiver's."""
     phase_noise_dbc_hz: float | None = Field(default=None, ge=-200, le=-40)
     """Single-sideband density at phase_noise_offset_hz from the carrier; -200 = none."""
     phase_noise_offset_hz: float | None = Field(default=None, gt=0, le=10e6)
     pll_bandwidth_hz: float | None = Field(default=None, ge=0, le=10e6)
-    """Of the loop that holds the oscillator; 0 = free running."""
+    """Bandwidth of the loop that holds the oscillator; 0 = free running."""
     tx_iq_gain_db: float | None = Field(default=None, ge=-6, le=6)
     tx_iq_phase_deg: float | None = Field(default=None, ge=-30, le=30)
     tx_dc_dbfs: float | None = Field(default=None, ge=-200, le=-6)
@@ -156,7 +156,7 @@ class ChannelFigures(Table):
     clip_dbfs: float | None = Field(default=None, ge=-30, le=20)
     """Level at which the receiver limits I and Q; 20 = never."""
     adc_bits: int | None = Field(default=None, ge=0, le=16)
-    """Of the receiver's converter; 0 = none."""
+    """Resolution of the receiver's converter; 0 = no converter."""
 
     def overrides(self) -> dict[str, float | str]:
         """The figures that are set, by name."""

@@ -31,7 +31,7 @@ class BudgetSettings(Table):
     """[budget]: what may be spent."""
 
     airtime_s: float = Field(default=0.4, gt=0, le=3600)
-    """Of one round; with scope "episode" all rounds of a run share this much times their number."""
+    """Airtime of one round; with scope "episode" all rounds share this times their number."""
     scope: Literal["round", "episode"] = "round"
 
 
@@ -101,7 +101,7 @@ PROJECTIONS: list[Projection] = [
     "up_proj",
     "down_proj",
 ]
-"""Of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
+"""Projections of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
 
 
 class ModelSettings(Table):
@@ -129,8 +129,8 @@ class FinetuneSettings(Table):
     max_tokens: int = Field(default=128, ge=8, le=4096)
     """Longer examples are cut; a labelled one loses the front of its text."""
     threads: Annotated[int | Literal["auto"], BeforeValidator(_threads)] = "auto"
-    """Of torch. "auto": OMP_NUM_THREADS where it is set, else one for each core that this process
-    may run on."""
+    """Threads of torch. "auto": OMP_NUM_THREADS where it is set, else one for each core that this
+    process may run on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plan_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a round's steps, its last ones, that what is sent takes within the plan: it learns
@@ -193,7 +193,7 @@ class StreamsSettings(Table):
         ],
         min_length=1,
     )
-    """Of the default text; each stream draws its own order from these."""
+    """Domains of the default text; each stream draws its own order from these."""
     cache: str = ".cache/streams"
 
 
@@ -201,8 +201,8 @@ class CodecSettings(Table):
     """[codec]: how an update becomes bytes."""
 
     coefficient_bits: Literal[4, 8] = 4
-    """Of a direction's vectors. With 4 the same loss takes half the payload that it takes with 8
-    (docs/results.md)."""
+    """Bits of a coefficient of a direction's vectors. With 4 the same loss takes half the payload
+    that it takes with 8 (docs/results.md)."""
 
 
 class ControlSettings(Table):
@@ -222,7 +222,7 @@ class EdgeSettings(Table):
     quant: Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"] = "Q4_K_M"
     threads: int = Field(default=1, ge=1, le=256)
     cache: str = ".cache/edge"
-    """Where quantised models are kept."""
+    """Folder of the quantised models."""
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     max_rank: int = Field(default=64, ge=1, le=64)
     """An edge refuses an update with a larger rank in any module."""

@@ -49,9 +49,9 @@ class PlutoRadio(Table):
 
     kind: Literal["pluto"]
     uri: str = Field(min_length=1)
-    """Of the radio that transmits, for example "ip:192.168.2.1" or "usb:1.2.5"."""
+    """Address of the radio that transmits, for example "ip:192.168.2.1" or "usb:1.2.5"."""
     receive_uri: str = ""
-    """Of the radio that receives; "" = the same one."""
+    """Address of the radio that receives; "" = the same one."""
     rate_hz: float = Field(default=1e6, ge=520_834, le=61.44e6)
     """Samples a second in both directions; over USB 2 at most about 2 MS/s both ways."""
     lo_hz: float = Field(default=2.45e9, ge=325e6, le=3.8e9)
@@ -65,7 +65,7 @@ class PlutoRadio(Table):
     """"digital": the chip hands what it would send back to its receiver; for one radio without a
     cable."""
     path: str = Field(default="", max_length=200)
-    """What lies between the radios, for the records: "cable, 40 dB"."""
+    """The path between the radios in words, for the records: "cable, 40 dB"."""
     patience_s: float = Field(default=30.0, ge=1, le=3600)
     """How long a radio that went away may stay away."""
     airtime_share: ShareTrajectory = Constant(value=1.0)
@@ -87,6 +87,5 @@ class PlutoRadio(Table):
 
     @property
     def receive_lo_hz(self) -> float:
-        """What a receiver that is another radio is tuned to; one oscillator has no offset to
-        itself."""
+        """Carrier that the receiver is tuned to; one oscillator has no offset to itself."""
         return self.lo_hz * (1 + self.cfo_ppm * 1e-6) if self.has_two_radios else self.lo_hz

@@ -1,4 +1,4 @@
-"""What every table of hil.toml is."""
+"""The base of every table of hil.toml."""
 
 from __future__ import annotations
 

@@ -24,15 +24,15 @@ class ChildProcess:
 
     Attributes:
         popen: the process; in a group of its own, since Ctrl-C in a terminal is for the parent.
-        pipe: to its standard input and output.
+        pipe: messages to its standard input, and from its standard output.
     """
 
     def __init__(self, module: str, environment: Mapping[str, str]) -> None:
         """Start it.
 
         Args:
-            module: of this program.
-            environment: beside the parent's own; threads of BLAS are pinned.
+            module: name of a module of this program.
+            environment: variables beside the parent's own; BLAS gets one thread.
         """
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         root = str(Path(hil.__file__).resolve().parent.parent)

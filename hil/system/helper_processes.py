@@ -38,7 +38,7 @@ class HelperProcess:
     had started.
 
     Args:
-        name: of the program, for messages.
+        name: the program's name in messages.
         command: the program and its arguments.
         log: file for its standard error.
     """
@@ -85,8 +85,8 @@ class HelperProcess:
         """The lines of its output as they come, until it has ended well.
 
         Args:
-            deadline: of its end.
-            beside: others that have to run meanwhile.
+            deadline: time.monotonic() by which it must have ended.
+            beside: other processes, which must run meanwhile.
         Raises:
             HelperError: it failed or missed the deadline, or one beside it ended.
         """
@@ -147,8 +147,8 @@ def mosquitto(port: int, folder: Path) -> HelperProcess:
     """A broker of one's own: this machine only, no password, nothing kept.
 
     Args:
-        port: of 127.0.0.1; see free_port.
-        folder: for its configuration and log.
+        port: a free port of 127.0.0.1; see free_port.
+        folder: folder of its configuration and log.
     Raises:
         ControlError: Mosquitto is not installed.
     """

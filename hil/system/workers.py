@@ -35,13 +35,13 @@ def run_jobs(
     """Run function(job) for every job, each in one of a few processes that compute with one thread.
 
     Args:
-        function: of a module that other processes can import.
-        jobs: that can be pickled; run in this order.
-        workers: processes; 0 = one for each core of the affinity mask.
+        function: a function in a module that other processes can import.
+        jobs: the jobs in the order in which they begin; each can be pickled.
+        workers: number of processes; 0 = one for each core of the affinity mask.
         timeout_s: longest time in which no job at all comes to its end.
         on_done: called here with every job and its result, in the order in which they end.
     Raises:
-        HilError: what a job raised, or DeviceError when a worker died or the deadline was missed.
+        HilError: a job raised it; or DeviceError when a worker died or the deadline was missed.
         KeyboardInterrupt: after every worker has ended.
     """
     if not jobs:
@@ -50,7 +50,7 @@ def run_jobs(
     with _one_thread_each():
         context = multiprocessing.get_context("spawn")
         count = min(workers or usable_cores(), len(jobs))
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_settle_in)
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
         try:
             waiting = {pool.submit(function, job): job for job in jobs}
             while waiting:
@@ -64,7 +64,7 @@ def run_jobs(
             raise
 
 
-def _settle_in() -> None:
+def _prepare_worker() -> None:
     """A worker leaves Ctrl-C to its parent, and does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
