@@ -189,6 +189,7 @@ class _Announcer(event.Listener):
         self._ended_s = 0.0
         self._open = 0
         self._done = 0
+        self._line = _Line()
 
     def on_start(self, compilation: Any) -> None:
         """Count a kernel that is compiled from now on."""
@@ -198,9 +199,9 @@ class _Announcer(event.Listener):
             self._open += 1
             if self._began_s is not None:
                 return
-            self._began_s, self._done = time.monotonic(), 0
-        if not _on_terminal():
-            _say("compiling the radio's kernels, once (about a minute on an idle machine)\n")
+            self._began_s, self._done, self._line = time.monotonic(), 0, _Line()
+        if not self._line.redrawn:
+            self._line.say("compiling the radio's kernels, once (about a minute, if idle)")
         threading.Thread(target=self._watch, daemon=True).start()
 
     def on_end(self, compilation: Any) -> None:
@@ -221,8 +222,7 @@ class _Announcer(event.Listener):
             if over:
                 self.finish()
                 return
-            if _on_terminal():
-                _draw(f"compiling the radio's kernels, once: {done} ready, {elapsed_s:.0f} s")
+            self._line.draw(f"compiling the radio's kernels, once: {done} ready, {elapsed_s:.0f} s")
             time.sleep(0.5)
 
     def finish(self) -> None:
@@ -231,31 +231,42 @@ class _Announcer(event.Listener):
             if self._began_s is None or self._open:
                 return
             took_s, done, self._began_s = self._ended_s - self._began_s, self._done, None
-        if _on_terminal():
-            _draw("")
-        _say(f"{done} of the radio's kernels compiled in {took_s:.0f} s\n")
+        self._line.draw("")
+        self._line.say(f"{done} of the radio's kernels compiled in {took_s:.0f} s")
+
+
+class _Line:
+    """A line on stderr as it is now, whoever puts something else in its place meanwhile.
+
+    Attributes:
+        redrawn: True where it can be drawn over: on a terminal, unless a progress bar has put
+            something of its own in place of stderr.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+        self.redrawn = self._stream is not None and (
+            self._stream is sys.__stderr__ and self._stream.isatty()
+        )
+
+    def draw(self, text: str) -> None:
+        """Draw over the line, where that can be done."""
+        if self.redrawn:
+            self._write(f"\r{text:<79}\r")
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # closed meanwhile
+                self._stream.write(text)
+                self._stream.flush()
 
 
 def _is_ours(compilation: Any) -> bool:
     return compilation.data["dispatcher"].py_func in _KERNELS
-
-
-def _on_terminal() -> bool:
-    """True where a line can be drawn over; a progress bar puts something of its own in place of
-    stderr."""
-    return sys.stderr is sys.__stderr__ and sys.stderr is not None and sys.stderr.isatty()
-
-
-def _draw(text: str) -> None:
-    """Draw over the line on the terminal."""
-    _say(f"\r{text:<79}\r")
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # closed by a program that ends
-            sys.stderr.write(text)
-            sys.stderr.flush()
 
 
 _announcer: Final = _Announcer()

@@ -21,7 +21,7 @@ def twice(a):
     return add(a, a)
 """
 ANNOUNCED = [
-    "compiling the radio's kernels, once (about a minute on an idle machine)",
+    "compiling the radio's kernels, once (about a minute, if idle)",
     "2 of the radio's kernels compiled in",
 ]
 
