@@ -50,11 +50,11 @@ class Loopback:
         """A loopback; see the class for the arguments.
 
         Args:
-            clock: that transmissions move on.
+            clock: time, which transmissions move on.
             rng: source of everything random.
             snr_db, sample_rate_hz, max_delay_samples, impairments: see the class.
             cfo_hz: carrier offset at the start; `figures` gives its drift.
-            figures: what the channel does beside carrier offset, delay and noise.
+            figures: effects of the channel beside carrier offset, delay and noise.
 
         Raises:
             ConfigError: for a sample rate that is not positive, or a figure out of range.

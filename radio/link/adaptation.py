@@ -34,7 +34,7 @@ class Adaptation:
     Attributes:
         margin_db: taken off the measured SNR before the table is read, 0..MAX_MARGIN_DB.
         loss: share of blocks lost lately, the target before the first.
-        table: what each MCS loses at an SNR: a bench's own, if it was calibrated.
+        table: block losses of each MCS at an SNR: a bench's own, if it was calibrated.
     """
 
     margin_db: float = 0.0

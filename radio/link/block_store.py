@@ -36,7 +36,7 @@ class BlockStore:
     uses.
 
     Attributes:
-        directory: where the files lie.
+        directory: folder of the files.
         max_bytes: limit on all files together; the sessions written to longest ago are removed
             until it holds.
     """

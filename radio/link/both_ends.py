@@ -27,7 +27,7 @@ class Link(SenderDriver):
     """Both ends of the link in one process, in turns.
 
     Attributes:
-        transceiver, feedback, clock: what it works over.
+        transceiver, feedback, clock: its radio, the path of the answers, its time.
         receiver: the receiving end, kept from payload to payload.
         adaptation: the choice of MCS, kept from payload to payload.
     """
@@ -79,7 +79,7 @@ class Link(SenderDriver):
 
         Args:
             payload: 1..framing.MAX_PAYLOAD_BYTES bytes.
-            limits: when to give up.
+            limits: bounds on airtime and time.
             sounding: made just before by sound(): it is counted in the report, and its SNR picks
                 the first MCS. Without one, the link sounds first.
 

@@ -40,7 +40,7 @@ class ShannonLink:
     per second.
 
     Attributes:
-        efficiency: that share, 0..1.
+        efficiency: the share of the capacity, 0..1.
     """
 
     efficiency: float = 0.55

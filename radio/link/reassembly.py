@@ -34,7 +34,7 @@ class Assembly:
     """The blocks of one session's payload, source and repair, as they come in.
 
     Attributes:
-        session, tag, payload_bytes: what names it.
+        session, tag, payload_bytes: its name on the air.
         n_blocks: source blocks of the payload.
         bursts: numbers of the bursts that were found.
         blocks_passed: copies that passed by themselves.

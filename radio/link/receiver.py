@@ -72,7 +72,7 @@ def receive_burst(
 
     Args:
         iq: the samples `found` refers to.
-        found: from sync.find_bursts.
+        found: the burst, from sync.find_bursts.
         header: the burst's, where it is known already; else it is read.
     """
     header = header or peek_header(iq, found)
@@ -129,7 +129,7 @@ class Receiver:
     chance does no harm.
 
     Attributes:
-        epoch: which start of the receiver this is.
+        epoch: number of the receiver's start, another one each time.
         latest: the burst received last without its soft values, or None.
         bursts_unreadable: bursts found whose header did not pass.
         mid_burst: the samples so far end within a burst.

@@ -24,7 +24,7 @@ class ReceivingEnd:
     a session, every 0.2 s of air within a window, and when the air falls silent.
 
     Attributes:
-        transceiver, feedback, clock: what it works over; it receives, and sends answers.
+        transceiver, feedback, clock: its radio (receiving), the path of the answers, its time.
         receiver: the receiving end without I/O.
         bursts: found so far, also those whose header could not be read.
         answers: sent so far.

@@ -25,7 +25,7 @@ class SenderDriver(ABC):
     """Drives a Sender for each payload over a transceiver, a feedback path and a clock.
 
     Attributes:
-        transceiver, feedback, clock: what it works over.
+        transceiver, feedback, clock: its radio, the path of the answers, its time.
         adaptation: the choice of MCS, kept from payload to payload.
     """
 

@@ -50,7 +50,7 @@ class AnswerTaken:
     """An answer that the sender goes by from now on.
 
     Attributes:
-        session: that it was taken in.
+        session: number of the session that took it.
         epoch, sequence: its numbers.
         held: bool[n_blocks], which blocks the sender knows to be held.
         at_s: time on the link's clock.
@@ -74,9 +74,9 @@ class SendingEnd(SenderDriver):
     delivery goes on when it delivers the same payload under the same session number.
 
     Attributes:
-        transceiver, feedback, clock: what it works over; it transmits, and receives answers.
+        transceiver, feedback, clock: its radio (transmitting), the path of the answers, its time.
         adaptation: the choice of MCS, kept from payload to payload.
-        patience_s: how long it goes on without a new block held, or without any answer to a
+        patience_s: longest time without a new block held, or without any answer to a
             sounding.
         watch: called with every burst sent and every answer taken, in their order.
     """
@@ -125,7 +125,7 @@ class SendingEnd(SenderDriver):
 
         Args:
             payload: 1..framing.MAX_PAYLOAD_BYTES bytes.
-            limits: when to give up.
+            limits: bounds on airtime and time.
             sounding: made just before by sound(): it is counted in the report, and its SNR picks
                 the first MCS. Without one, the end sounds first.
 

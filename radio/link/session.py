@@ -16,7 +16,7 @@ OCCUPIED_SUBCARRIERS = ofdm.N_USED + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to give up.
+    """Bounds after which a session gives up.
 
     Attributes:
         airtime_s: most air that a payload may use, its sounding included.
@@ -93,14 +93,14 @@ class SendingSession:
         number: the session's number.
         sender: the payload's sender.
         payload_bytes: its length; 0 for a sounding.
-        limits: when to give up.
+        limits: bounds on airtime and time.
         began_s: start on the link's clock.
         sounding: made just before and counted in, or None.
         answer: the latest that is counted.
         measurements: SNR of each answer that is counted.
         bursts_found, blocks_passed: what the receiver found, as its answers count it.
         feedback_bytes: length of all answers.
-        measured_at_s: when the latest answer was counted.
+        measured_at_s: time at which the latest answer was counted.
     """
 
     number: int

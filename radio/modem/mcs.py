@@ -113,7 +113,7 @@ def read_losses(record: Mapping[str, Any], source: str) -> LossTable:
     Args:
         record: its "schemes" name every entry of ENTRIES by "mcs", with "threshold_db" and
             "width_db".
-        source: where it comes from, for the error.
+        source: the record's origin, for the error.
 
     Raises:
         CalibrationError: an entry is missing, or a figure is not finite, or a width is not

@@ -50,8 +50,8 @@ class Preamble:
     """One of the two preambles.
 
     Attributes:
-        robust: which.
-        n_short, n_long: how many short and Zadoff-Chu symbols.
+        robust: True for the longer one.
+        n_short, n_long: numbers of short and of Zadoff-Chu symbols.
         score_level: score above which a place is looked at.
         match_level: squared correlation with the Zadoff-Chu symbols above which a burst is
             believed.

@@ -77,7 +77,7 @@ def measure(
         symbols: the received symbols.
         sent: complex64[n, 192], unit mean energy; n may be less than there are symbols.
         known: bool[n, 192]; at least two are.
-        data_aided: what the measurement is flagged as.
+        data_aided: the flag of the measurement.
     """
     n = len(sent)
     channel = symbols.gain[:n][known]

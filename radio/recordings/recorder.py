@@ -250,7 +250,7 @@ class RecordingLink(Link):
 
         Args:
             stem: path of its files without their endings; the folder is made when missing.
-            setup: what it is made with.
+            setup: radios and settings it is made with.
         Raises:
             RecordingError: there is one of that name, or it cannot be written.
         """

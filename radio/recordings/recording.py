@@ -62,7 +62,7 @@ class Setup:
         hardware: the radios in words.
         frequency_hz: centre of the received band; 0 for a simulated channel.
         gain_db: the receiver's gain.
-        notes: what else describes it; must turn into JSON.
+        notes: further facts; must turn into JSON.
     """
 
     hardware: str
@@ -124,7 +124,7 @@ def write_recording(stem: Path, setup: Setup, session: Json, sha512: str) -> Pat
 
     Args:
         stem: path of its files without their endings.
-        setup: what it was made with.
+        setup: radios and settings it was made with.
         session: Recording.session without its format.
         sha512: SHA-512 of the samples' file, hex.
     """

@@ -120,7 +120,7 @@ class _Playback:
     """The calls of a recording, to be made again one by one.
 
     Attributes:
-        now_s: when the latest call ended.
+        now_s: time at which the latest call ended.
         other_answers: answers that were not the recorded ones.
     """
 

@@ -35,15 +35,15 @@ class Bar:
 
     Attributes:
         study: the study that measured it.
-        name: what the figure is.
+        name: the figure's name.
         estimate: figure and interval.
         unit: the unit of figure, bar and reach; "" for a rate.
         trials: independent things tried (bursts, blocks, samples, repetitions).
-        of: what was tried, for example "bursts".
+        of: the things tried, for example "bursts".
         bar: the bound; None where the figure is measured only.
         reach: the bound beyond it; None without.
         higher: more is better.
-        note: how to read it; plain text.
+        note: help to read it; plain text.
     """
 
     study: str

@@ -53,7 +53,7 @@ class LinkBench:
 
     Attributes:
         bars: one line each, in the order of the studies.
-        curves: what plots are drawn from, by study; plain values.
+        curves: points of the plots, by study; plain values.
         machine: CPU, cores, load average when the bench began.
         quick: the short form.
         took_s: wall-clock time.

@@ -23,7 +23,7 @@ class Walk:
     """How far an error curve is measured, and how well.
 
     Attributes:
-        start_db: where it begins; points lie at whole multiples of step_db from there.
+        start_db: SNR of the first point; the others lie at whole multiples of step_db from it.
         step_db: distance of the points.
         floor: the walk upwards ends below this share of lost blocks.
         blocks: most at a point.
@@ -55,7 +55,7 @@ def measure_curve(groups: Callable[[float], Iterable[tuple[int, int]]], walk: Wa
 
     Args:
         groups: SNR → endless pairs (blocks lost, blocks sent), one for each burst or batch.
-        walk: where and how long.
+        walk: range and length of the measurement.
     """
 
     def point(snr_db: float) -> Point:
@@ -89,7 +89,7 @@ def genie_curve(
     Args:
         rng: source of content and noise.
         place: the MCS's in mcs.MCS_TABLE.
-        walk: where to measure.
+        walk: range and length of the measurement.
         copies: transmissions of each block whose soft values are added before the one decoding.
     """
     scheme = mcs.MCS_TABLE[place]

@@ -168,7 +168,7 @@ def one_window(
     Args:
         rng: source of payloads, MCS and channel.
         payload_bytes: length of each.
-        payloads: how many.
+        payloads: number of payloads.
         places: MCS among which each payload draws its own.
         loss: share of blocks that the table expects to be lost at the SNR, which the sender knows.
         repair: waiting 50 ms for an answer counts as air, so that repair blocks pay; else nothing

@@ -85,7 +85,7 @@ def decoder_speed(
     Args:
         rng: source of blocks and noise.
         blocks: decoded by each thread at a time.
-        threads: that decode side by side.
+        threads: number of threads that decode side by side.
         repeats: timings.
     """
     code = framing.LONG.code
@@ -131,7 +131,7 @@ def modem_speed(
     Args:
         rng: source of content and channel.
         place: the MCS's in mcs.MCS_TABLE.
-        snr_db: that the receiver hears.
+        snr_db: SNR at the receiver.
         n_blocks: blocks of each burst.
         bursts: number of bursts in a run.
         repeats: timings.

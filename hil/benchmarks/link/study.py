@@ -84,7 +84,7 @@ class Job:
     Attributes:
         study: its study's name.
         number: its place there.
-        task: what to do.
+        task: the task itself.
     """
 
     study: str

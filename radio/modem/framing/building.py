@@ -30,7 +30,7 @@ class Burst:
     """A burst ready to send.
 
     Attributes:
-        header: what it says of itself.
+        header: its header.
         indices: its blocks' places in their payload, repair blocks from block_count_of(payload) on.
         iq: its samples.
     """

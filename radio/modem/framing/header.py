@@ -75,7 +75,7 @@ class BurstHeader:
         block_count: data blocks in it; 0 is a sounding burst.
         payload_bytes: length of the session's payload; 0 while it has none.
         tag: first 6 bytes of the payload's SHA-256; zeros while there is none.
-        robust: behind the repeated preamble; not packed, the preamble says it.
+        robust: True behind the repeated preamble; not packed, the preamble says it.
     """
 
     session: int
