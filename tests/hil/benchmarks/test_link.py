@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from hil.benchmarks.link import bench, bounds
-from hil.benchmarks.link.bars import Bar, Estimate, Point, quantile, rate, rms, threshold
+from hil.benchmarks.link.bars import Bar, Estimate, Point, mean, quantile, rate, rms, threshold
 from hil.benchmarks.link.bench import LinkBench, bar_table, measure
 from hil.benchmarks.link.coding import chase_bars
 from hil.benchmarks.link.curves import Walk, genie_curve, measure_curve
@@ -72,17 +72,19 @@ def test_longer_blocks_come_closer_to_shannon() -> None:
 
 def test_intervals_cover_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
-    hits = {"rate": 0, "rms": 0, "quantile": 0}
+    hits = {"rate": 0, "rms": 0, "quantile": 0, "mean": 0}
     n = 400
     for _ in range(n):
         hits["rate"] += _covers(rate(int(rng.binomial(300, 0.03)), 300), 0.03)
         errors = rng.normal(0, 2, 50)
         hits["rms"] += _covers(rms(errors), 2.0)
         hits["quantile"] += _covers(quantile(rng.uniform(size=300), 0.9), 0.9)
+        hits["mean"] += _covers(mean(rng.normal(3, 2, 4)), 3.0)
     # exact intervals of counts cover a little more than they must
     assert hits["rate"] / n >= 0.94
     assert 0.92 <= hits["rms"] / n <= 0.98
     assert 0.92 <= hits["quantile"] / n <= 0.99
+    assert 0.92 <= hits["mean"] / n <= 0.98
 
 
 def _covers(estimate: Estimate, truth: float) -> bool:
