@@ -244,10 +244,8 @@ class _Line:
     """
 
     def __init__(self) -> None:
-        self._stream = sys.stderr
-        self.redrawn = self._stream is not None and (
-            self._stream is sys.__stderr__ and self._stream.isatty()
-        )
+        self._stream, terminal = sys.stderr, sys.__stderr__
+        self.redrawn = terminal is not None and self._stream is terminal and terminal.isatty()
 
     def draw(self, text: str) -> None:
         """Draw over the line, where that can be done."""
