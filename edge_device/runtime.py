@@ -189,16 +189,6 @@ class Runtime:
             tokens=np.ones(len(answers), np.int64),
         )
 
-    def label_log_probs(
-        self, prompt: str, labels: Sequence[str], *, adapter: str = ACTIVE
-    ) -> NDArray[np.float64]:
-        """Log-probability of each label word behind a prompt, over the full vocabulary, in nats;
-        float64[n_labels]."""
-        reply, _ = self._ask(
-            {"op": "score_questions", "questions": [(prompt, list(labels))]}, adapter
-        )
-        return np.array(reply["scores"][0])
-
     def generate(self, prompt: str, n_tokens: int, *, adapter: str = ACTIVE) -> str:
         """At most n_tokens of greedy continuation."""
         reply, _ = self._ask({"op": "generate", "prompt": prompt, "n_tokens": n_tokens}, adapter)
