@@ -77,6 +77,16 @@ class Bench:
         )
 
 
+@pytest.fixture(scope="module")
+def bare(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, settings: Settings
+) -> Iterator[Bench]:
+    """Shared by tests that install nothing."""
+    made = Bench(bundle, tmp_path_factory.mktemp("bare") / "updates", settings)
+    with made.server:
+        yield made
+
+
 @pytest.fixture
 def bench(bundle: Bundle, tmp_path: Path, settings: Settings) -> Iterator[Bench]:
     made = Bench(bundle, tmp_path / "updates", settings)
@@ -92,8 +102,8 @@ def offer(
     return OfferMessage(round_id=round_id, session_id=session_id, **facts)
 
 
-def test_a_hello_is_answered_with_what_is_held(bench: Bench, bundle: Bundle) -> None:
-    status, receipt = bench.say(HelloMessage(run=RUN))
+def test_a_hello_is_answered_with_what_is_held(bare: Bench, bundle: Bundle) -> None:
+    status, receipt = bare.say(HelloMessage(run=RUN))
     assert receipt is None
     assert status == StatusMessage(
         run=RUN,
@@ -107,7 +117,7 @@ def test_a_hello_is_answered_with_what_is_held(bench: Bench, bundle: Bundle) -> 
         rate_hz=1e6,
         lo_hz=2e9,
     )
-    assert not bench.server.answer_next(0.0)
+    assert not bare.server.answer_next(0.0)
 
 
 def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
@@ -150,8 +160,8 @@ def test_an_edge_that_was_restarted_knows_what_it_installed(
         assert (receipt.status, receipt.held_digest) == ("installed", codec.digest(payload))
 
 
-def test_what_is_not_whole_or_not_what_was_offered_is_refused(bench: Bench, payload: bytes) -> None:
-    bench.radio[6] = b"another payload"
+def test_what_is_not_whole_or_not_what_was_offered_is_refused(bare: Bench, payload: bytes) -> None:
+    bare.radio[6] = b"another payload"
     cases = [
         (offer(payload, round_id=0, session_id=5), "refused", "the update did not arrive"),
         (
@@ -163,7 +173,7 @@ def test_what_is_not_whole_or_not_what_was_offered_is_refused(bench: Bench, payl
         (offer(round_id=3, session_id=0), "kept", ""),
     ]
     for message, status, reason in cases:
-        _, receipt = bench.say(message)
+        _, receipt = bare.say(message)
         assert receipt is not None
         assert (receipt.round_id, receipt.status, receipt.reason) == (
             message.round_id,
@@ -184,15 +194,15 @@ def test_an_unknown_score_set_ends_nothing(bench: Bench, payload: bytes) -> None
 
 
 def test_an_answer_that_nobody_takes_is_only_logged(
-    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    bare: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(message: Any, **_: Any) -> None:
         raise ControlError("nobody listens")
 
-    bench.cloud.publish(HelloMessage(run=RUN))
-    monkeypatch.setattr(bench.edge, "publish", refuse)
+    bare.cloud.publish(HelloMessage(run=RUN))
+    monkeypatch.setattr(bare.edge, "publish", refuse)
     with caplog.at_level(logging.WARNING, "hil.loop.edge_server"):
-        assert bench.server.answer_next(0.0)
+        assert bare.server.answer_next(0.0)
     assert "the status is not confirmed: nobody listens" in caplog.text
 
 
