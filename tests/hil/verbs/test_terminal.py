@@ -1,9 +1,11 @@
 """The console: no line wider than 80, no escape codes on a pipe, no sign that it cannot write."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import math
-import time
+from typing import ClassVar
 
 import pytest
 
@@ -131,17 +133,36 @@ def test_waits_are_lines_of_stderr_and_results_of_stdout(pipes):
     assert texts() == ["a result\n", "opening the model ...\n1/2  half\n"]
 
 
+class HandTimer:
+    """A timer that goes off when it is told."""
+
+    made: ClassVar[list[HandTimer]] = []
+
+    def __init__(self, seconds, function, arguments):
+        self.seconds, self.go_off = seconds, lambda: function(*arguments)
+        self.started = self.cancelled = False
+        self.made.append(self)
+
+    def start(self):
+        self.started = True
+
+    def cancel(self):
+        self.cancelled = True
+
+
 def test_a_stage_is_named_on_a_pipe_only_when_it_takes_long(pipes, monkeypatch):
     texts = pipes("utf-8")
-    monkeypatch.setattr("hil.verbs.terminal._LATE_S", 0.05)
+    monkeypatch.setattr("hil.verbs.terminal.threading.Timer", HandTimer)
+    HandTimer.made.clear()
     with Screen().at_work() as bar:
-        bar.describe("a long stage")
-        deadline = time.monotonic() + 30
-        while not texts()[1] and time.monotonic() < deadline:
-            time.sleep(0.01)
-        monkeypatch.setattr("hil.verbs.terminal._LATE_S", 60.0)
-        bar.describe("a short stage")
-    assert texts()[1] == "a long stage ...\n"
+        for stage in ("training", "sending", "scoring"):
+            bar.describe(stage)
+        training, sending, scoring = HandTimer.made
+        assert all(timer.started and timer.seconds == 2 for timer in HandTimer.made)
+        assert (training.cancelled, sending.cancelled, scoring.cancelled) == (True, True, False)
+        scoring.go_off()
+    assert scoring.cancelled
+    assert texts()[1] == "scoring ...\n"
 
 
 def test_figures_stand_in_two_columns(pipes):
