@@ -52,7 +52,7 @@ def bench_link(
     from hil.verbs.terminal import Screen
 
     screen = Screen()
-    with screen.at_work() as bar:
+    with screen.at_work("measuring the first figures") as bar:
         done = measure(
             quick=quick, out_dir=out, only=only or [], workers=workers, on_progress=bar.count
         )
@@ -135,7 +135,7 @@ def bench_pluto(json_path: JsonOption = None) -> None:
     from hil.verbs.terminal import Screen
 
     screen = Screen()
-    with screen.at_work() as bar:
+    with screen.at_work("measuring the first figures") as bar:
         figures = bench(bar.count)
     screen.figures(figures)
     write_json(json_path, figures)

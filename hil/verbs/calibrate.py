@@ -41,7 +41,7 @@ def calibrate(
     from hil.verbs.terminal import Screen
 
     screen = Screen()
-    with screen.at_work() as bar:
+    with screen.at_work("opening the radios") as bar:
         done = calibrate_settings(
             settings,
             what,

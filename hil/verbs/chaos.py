@@ -33,7 +33,7 @@ def chaos(
     from hil.verbs.terminal import Screen
 
     screen = Screen()
-    with screen.at_work() as bar:
+    with screen.at_work("provoking the first faults") as bar:
         outcome = run_chaos(faults, seed, bar.count)
     screen.show(table_of(outcome))
     write_json(json_path, asdict(outcome))

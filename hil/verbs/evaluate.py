@@ -82,7 +82,7 @@ def evaluate(
     screen.wait("loading PyTorch and transformers ...")
     from hil.evaluation.evaluate import evaluate_verb
 
-    with screen.at_work() as bar:
+    with screen.at_work("training the first stream") as bar:
         report, tables = evaluate_verb(
             settings,
             policies=policies or [],

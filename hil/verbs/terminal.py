@@ -113,14 +113,16 @@ class Screen:
             yield
 
     @contextmanager
-    def at_work(self, total: int | None = None) -> Iterator[Bar]:
+    def at_work(self, first: str, total: int | None = None) -> Iterator[Bar]:
         """Show progress in a bar, and what is waited for, until the block ends.
 
         Args:
+            first: the work that begins now, as a phrase.
             total: steps of the work; None: not known yet.
         """
         with _drawn_bar() as drawn:
             self._bar = Bar(self, drawn, total)
+            self._bar.describe(first)
             try:
                 with heard(self.wait):
                     yield self._bar
@@ -139,7 +141,7 @@ class Bar:
         self._screen, self._progress = screen, drawn
         self._late: threading.Timer | None = None
         if drawn is not None:
-            self._task: TaskID = drawn.add_task("starting", total=total)
+            self._task: TaskID = drawn.add_task("", total=total)
 
     @property
     def drawn(self) -> bool:

@@ -64,7 +64,7 @@ def train(
     from hil.learning.train import train as train_learners
 
     kinds = kinds_of(learners or [])
-    with screen.at_work() as bar:
+    with screen.at_work("training the first stream or learner") as bar:
         entries = train_learners(
             settings,
             kinds,

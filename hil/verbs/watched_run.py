@@ -34,7 +34,7 @@ def run_watched(loop: Loop, settings: Settings, required: tuple[Term, ...]) -> N
     folders: list[Path] = []
     steps = settings.finetune.steps + settings.finetune.plan_steps
     try:
-        with screen.at_work(total=settings.run.rounds * steps) as bar:
+        with screen.at_work("opening the bench", total=settings.run.rounds * steps) as bar:
             loop(settings, _watcher(screen, bar, folders, settings.run.rounds, steps))
     except KeyboardInterrupt:
         _interrupted(screen, folders)

@@ -122,7 +122,7 @@ def test_a_turned_down_update_was_delivered():
 def test_waits_are_lines_of_stderr_and_results_of_stdout(pipes):
     texts = pipes("utf-8")
     screen = Screen()
-    with screen.at_work() as bar:
+    with screen.at_work("the first step") as bar:
         waiting_for("opening the model")
         bar.count(1, 2, "half")
         bar.advance()
@@ -153,12 +153,13 @@ def test_a_stage_is_named_on_a_pipe_only_when_it_takes_long(pipes, monkeypatch):
     texts = pipes("utf-8")
     monkeypatch.setattr("hil.verbs.terminal.threading.Timer", HandTimer)
     HandTimer.made.clear()
-    with Screen().at_work() as bar:
+    with Screen().at_work("opening") as bar:
         for stage in ("training", "sending", "scoring"):
             bar.describe(stage)
-        training, sending, scoring = HandTimer.made
+        opening, training, sending, scoring = HandTimer.made
         assert all(timer.started and timer.seconds == 2 for timer in HandTimer.made)
-        assert (training.cancelled, sending.cancelled, scoring.cancelled) == (True, True, False)
+        assert all(timer.cancelled for timer in (opening, training, sending))
+        assert not scoring.cancelled
         scoring.go_off()
     assert scoring.cancelled
     assert texts()[1] == "scoring ...\n"
