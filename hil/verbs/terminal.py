@@ -103,8 +103,10 @@ class Screen:
         """Say what is waited for."""
         if self._bar is not None and self._bar.drawn:
             self._bar.describe(what)
-        else:
-            print(folded(what, sys.stderr, indent="  "), file=sys.stderr, flush=True)
+            return
+        if self._bar is not None:
+            self._bar.stop()  # this line says more than the one that was to come
+        print(folded(what, sys.stderr, indent="  "), file=sys.stderr, flush=True)
 
     @contextmanager
     def waits_shown(self) -> Iterator[None]:
