@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BEGINNINGS: Final = {
     "run": "reading the configuration, opening the bench",
     "check": "looking at configuration, libraries, model, edge, broker and radio",
+    "init": "writing hil.toml",
     "report": "reading runs",
     "export": "reading the run",
     "cloud": "reading the configuration, opening the radio",
@@ -63,6 +64,7 @@ def app() -> typer.Typer:
     from hil.verbs.emulate_pluto import emulate_pluto
     from hil.verbs.evaluate import evaluate
     from hil.verbs.export import export
+    from hil.verbs.init import init
     from hil.verbs.provision import provision
     from hil.verbs.record import record
     from hil.verbs.replay import replay
@@ -82,7 +84,7 @@ def app() -> typer.Typer:
         "missed; 130 interrupted. `hil --version` prints the version.",
     )
     functions: tuple[Callable[..., None], ...] = (
-        *(run, check, report, export, cloud, edge, provision),
+        *(run, check, init, report, export, cloud, edge, provision),
         *(demo_pluto, emulate_pluto, calibrate, record, replay, chaos, train),
     )
     for function in functions:

@@ -26,6 +26,8 @@ from hil.model_folder import base_spec
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 DEFAULT_MODEL = Path(__file__).parent / "default"
+DEFAULT_NAME = "hil-lora-testbed-default"
+"""Name of the model that ships, as others read it."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class BaseModel:
     """A model folder, its tokenizer, its identity and the words that it knows.
 
     Attributes:
+        name: what exports and reports call it: never a path of this machine.
         folder: Hugging Face folder with config.json, *.safetensors and tokenizer.json.
         spec: identity and shapes of the modules that may be adapted.
         tokenizer: of transformers.
     """
 
+    name: str
     folder: Path
     spec: BaseSpec
     tokenizer: PreTrainedTokenizerBase
@@ -104,7 +108,13 @@ def open_base_model(name: str) -> BaseModel:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {folder}: no usable tokenizer: {_first_line(error)}") from error
-    return BaseModel(folder, spec, tokenizer)
+    return BaseModel(_name(name, folder), folder, spec, tokenizer)
+
+
+def _name(given: str, folder: Path) -> str:
+    if given == "default":
+        return DEFAULT_NAME
+    return folder.resolve().name if Path(given).exists() else given
 
 
 def _folder(name: str) -> Path:

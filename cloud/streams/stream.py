@@ -379,7 +379,7 @@ def cached_stream(
         method=method,
         target_rank=target_rank,
     )
-    path = Path(settings.streams.cache) / f"{digest[:32]}.npz"
+    path = settings.streams.cache_folder / f"{digest[:32]}.npz"
     stream = read_stream(path, base.spec, digest)
     if stream is None:
         stream = train_stream(

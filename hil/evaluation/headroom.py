@@ -106,5 +106,5 @@ def _search(
 
 
 if __name__ == "__main__":
-    settings = load_settings(Path("configs/controller.toml"))
+    settings = load_settings(Path("controller.toml"))
     print(measure(settings, range(settings.streams.train)[:10]))

@@ -143,7 +143,7 @@ def calibrate_settings(
             open_radios.enter_context(open_receiver(radio)) if radio.has_two_radios else transmitter
         )
         bench = Bench(transmitter=transmitter, receiver=receiver, path=radio.path)
-        folder = Path(settings.calibration.folder)
+        folder = settings.calibration.records_folder
         return calibrate_verb(
             what, bench, plan, folder=folder, on_progress=on_progress, on_line=on_line
         )

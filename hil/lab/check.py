@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hil.contract import HilError
+from hil.extras import cure_of
 from hil.settings import Settings, load_settings
 from hil.settings.radio import LoopbackRadio
 from hil.system.waits import waiting_for
@@ -56,8 +57,8 @@ def check_bench(
             findings.append(Finding(subject, True, look(settings)))
         except HilError as error:
             findings.append(Finding(subject, False, str(error)))
-        except ImportError as error:
-            findings.append(Finding(subject, False, f"{error}; type: make setup"))
+        except ModuleNotFoundError as error:
+            findings.append(Finding(subject, False, cure_of(error) or str(error)))
     return findings
 
 
@@ -69,7 +70,11 @@ def _libraries(packages: Sequence[str]) -> Finding:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Finding("libraries", False, f"missing: {', '.join(missing)}; type: make setup")
+        return Finding(
+            "libraries",
+            False,
+            f"missing: {', '.join(missing)}; type: pip install 'hil-lora-testbed[cloud,edge]'",
+        )
     return Finding("libraries", True, ", ".join(versions))
 
 
@@ -172,7 +177,7 @@ def _calibration(settings: Settings) -> str:
     found = check_radio.describe(radio.receive_uri or radio.uri)
     now_utc = datetime.now(UTC)
     known = load(
-        Path(settings.calibration.folder),
+        settings.calibration.records_folder,
         serial=found["hw_serial"],
         lo_hz=radio.receive_lo_hz,
         rate_hz=radio.rate_hz,

@@ -10,7 +10,6 @@ real excess loss is fitted through them. With it a round costs a look-up instead
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -52,7 +51,7 @@ def cached_table(
     )
     bits = settings.codec.coefficient_bits
     path = (
-        Path(settings.streams.cache)
+        settings.streams.cache_folder
         / f"{stream.digest[:32]}.knots-{KNOTS}-{FRESH_PLANS}-{STALE_PLANS}.npz"
     )
     if path.exists():

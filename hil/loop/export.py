@@ -38,7 +38,7 @@ def export_run(folder: Path, form: Literal["peft", "gguf"], out: Path | None = N
     update = store.update(slot)
     if form == "peft":
         target = out or folder / "export-peft"
-        to_peft(update, target, base_name=str(base.folder))
+        to_peft(update, target, base_name=base.name)
         return target
     target = out or folder / "export.gguf"
     write_adapter(update, inspect(f16_model(base, settings.edge)), target)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.text.sources import load_domains
@@ -39,13 +41,22 @@ def cached_bundle(base: BaseModel, score_sets: list[ScoreSet], edge: EdgeSetting
     """The bundle from the cache, made when it is not there or not whole."""
     sets = json.dumps([asdict(s) for s in score_sets], sort_keys=True)
     key = hashlib.sha256(f"{base.spec.identity} {edge.quant} {sets}".encode()).hexdigest()[:16]
-    folder = Path(edge.cache) / f"bundle-{key}"
+    folder = edge.cache_folder / f"bundle-{key}"
     if folder.exists():
         try:
             return load_bundle(folder)
         except ModelError as error:
             _log.warning("%s", error)
-    return build_bundle(base, score_sets, edge, folder)
+            shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside and moved over: other runs may share the cache.
+    with TemporaryDirectory(dir=folder.parent) as making:
+        bundle = build_bundle(base, score_sets, edge, Path(making) / "bundle")
+        try:
+            bundle.folder.rename(folder)
+        except OSError:
+            _log.info("another run has made %s meanwhile", folder)
+    return load_bundle(folder)
 
 
 def build_bundle(
@@ -71,7 +82,7 @@ def build_bundle(
 
 def f16_model(base: BaseModel, edge: EdgeSettings) -> Path:
     """The base model as an f16 GGUF in the cache, converted when it is not there."""
-    path = Path(edge.cache) / f"{base.spec.identity[:16]}.gguf"
+    path = edge.cache_folder / f"{base.spec.identity[:16]}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         waiting_for("converting the base model to GGUF, once")

@@ -6,7 +6,6 @@ import logging
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from calibration.store import load
 from hil.contract import CalibrationError
@@ -49,7 +48,7 @@ def thresholds_of(
     now_utc = datetime.now(UTC)
     try:
         known = load(
-            Path(calibration.folder),
+            calibration.records_folder,
             serial=receiver_serial,
             tx_serial=transmitter.serial,
             lo_hz=radio.receive_lo_hz,

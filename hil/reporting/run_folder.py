@@ -26,6 +26,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+import hil
 from hil.contract import ConfigError
 
 Value = str | int | float | bool
@@ -39,7 +40,7 @@ _CONFIG, _MANIFEST, _ROUNDS, _LOG = "config.toml", "manifest.json", "rounds.json
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LOGGERS = ("hil", "cloud", "radio", "edge_device", "calibration")
 _PACKAGES = (
-    "hil-lora-testbed numpy scipy pydantic paho-mqtt matplotlib torch transformers peft "
+    "numpy scipy pydantic paho-mqtt matplotlib torch transformers peft "
     "safetensors tokenizers "
     "llama-cpp-python gguf pyadi-iio pylibiio"
 ).split()
@@ -245,7 +246,7 @@ def _iso(when: datetime) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "hil-lora-testbed": hil.__version__}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field
 
+from hil import user_folders
 from hil.contract import ConfigError
 from hil.settings.pluto import PlutoRadio
 from hil.settings.policy import AnyPolicy, OursPolicy
@@ -194,7 +196,13 @@ class StreamsSettings(Table):
         min_length=1,
     )
     """Domains of the default text; each stream draws its own order from these."""
-    cache: str = ".cache/streams"
+    cache: str = ""
+    """Folder of trained streams; "" = the user's cache."""
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where trained streams are kept."""
+        return Path(self.cache) if self.cache else user_folders.cache_folder() / "streams"
 
 
 class CodecSettings(Table):
@@ -221,8 +229,8 @@ class EdgeSettings(Table):
 
     quant: Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"] = "Q4_K_M"
     threads: int = Field(default=1, ge=1, le=256)
-    cache: str = ".cache/edge"
-    """Folder of the quantised models."""
+    cache: str = ""
+    """Folder of quantised models; "" = the user's cache."""
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     max_rank: int = Field(default=64, ge=1, le=64)
     """An edge refuses an update with a larger rank in any module."""
@@ -232,13 +240,24 @@ class EdgeSettings(Table):
     """It refuses one with which the loss on the offered score set rises by more than this over the
     bare base model's, nats per token."""
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where quantised models are kept."""
+        return Path(self.cache) if self.cache else user_folders.cache_folder() / "edge"
+
 
 class CalibrationSettings(Table):
     """[calibration]: what was measured of this bench."""
 
-    folder: str = ".cache/calibration"
+    folder: str = ""
+    """Folder of the records, by serial number of the radio; "" = the user's data."""
     max_age_h: float = Field(default=168.0, gt=0, le=87_600)
     """Older records are used with a warning."""
+
+    @property
+    def records_folder(self) -> Path:
+        """Where records are kept."""
+        return Path(self.folder) if self.folder else user_folders.data_folder() / "calibration"
 
 
 def _default_kind(kind: str) -> BeforeValidator:

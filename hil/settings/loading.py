@@ -20,18 +20,20 @@ from pydantic_core import ErrorDetails
 
 from hil.contract import ConfigError
 from hil.settings.experiment import Settings
+from hil.settings.shipped import find_configuration
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     """The validated settings of a file, with `key=value` overrides applied.
 
     Args:
-        path: a TOML file.
+        path: a TOML file, or the name of a configuration that ships.
         overrides: "table.key=value"; the value is read as TOML, and as a plain string where it is
             not TOML.
     Raises:
         ConfigError: the file is missing or not TOML, or a key or value is not allowed.
     """
+    path = find_configuration(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

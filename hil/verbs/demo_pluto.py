@@ -10,7 +10,7 @@ from hil.verbs.options import ConfigOption, RoundsOption, SetOption, read_settin
 
 
 def demo_pluto(
-    config: ConfigOption = Path("configs/demo_pluto.toml"),
+    config: ConfigOption = Path("demo_pluto.toml"),
     sets: SetOption = None,
     rounds: RoundsOption = None,
 ) -> None:

@@ -18,8 +18,11 @@ def edge(
     config: ConfigOption = DEFAULT_CONFIG,
     sets: SetOption = None,
     state: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where installed updates are kept.")
-    ] = Path(".cache/edge-state"),
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where installed updates are kept; else a folder of the user's."
+        ),
+    ] = None,
 ) -> None:
     """Run the edge's half; `hil cloud` is the other one.
 
@@ -31,9 +34,10 @@ def edge(
     """
     settings = read_settings(config, sets)
     from hil.loop.edge_process import run_edge
+    from hil.user_folders import data_folder
     from hil.verbs.terminal import Screen
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hil.waits").propagate = False  # the screen shows them
     with Screen().waits_shown():
-        run_edge(settings, bundle, state)
+        run_edge(settings, bundle, state or data_folder() / "edge" / settings.control.device)

@@ -31,9 +31,13 @@ _KIT: Final = ("hil", "cloud", "radio", "edge_device", "calibration")
 def bench_line(error: BaseException) -> str | None:
     """One line about a bench or a configuration that is broken; None if the error is a bug."""
     from hil.contract import HilError
+    from hil.extras import cure_of
 
     if isinstance(error, HilError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and (cure := cure_of(error)):
+        verb = sys.argv[1:3] if sys.argv[1:2] == ["bench"] else sys.argv[1:2]
+        return " ".join([*verb, cure])
     if isinstance(error, OSError) and error.errno in _PLACES:
         place = error.filename or "a file"
         return f"{place}: {error.strerror}; make room or choose another place"

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from hil.settings import Settings
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="The experiment: a TOML file.")
+    Path,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The experiment: a TOML file, or the name of one that ships, such as pluto_pair.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -53,7 +58,7 @@ QuickOption = Annotated[
 ]
 
 DEFAULT_CONFIG = Path("hil.toml")
-CONTROLLER_CONFIG = Path("configs/controller.toml")
+CONTROLLER_CONFIG = Path("controller.toml")
 QUICK_STREAMS = (
     "streams.train=2",
     "streams.select=1",
@@ -70,7 +75,7 @@ def read_settings(config: Path, sets: Sequence[str] | None, **run_keys: object) 
     """The settings of a verb.
 
     Args:
-        config: a TOML file.
+        config: a TOML file; where there is none, the name of a configuration that ships.
         sets: "table.key=value" each.
         run_keys: keys of [run] that an option of their own sets; None for one that was not given.
     Raises:
@@ -83,7 +88,12 @@ def read_settings(config: Path, sets: Sequence[str] | None, **run_keys: object) 
         for key, value in run_keys.items()
         if value is not None
     ]
-    return load_settings(config, [*(sets or []), *given])
+    settings = load_settings(config, [*(sets or []), *given])
+    if config == DEFAULT_CONFIG and not config.exists():
+        from hil.verbs.terminal import Screen
+
+        Screen().wait("no hil.toml here: the experiment that ships is taken (hil init writes it)")
+    return settings
 
 
 def write_json(path: Path | None, figures: Any) -> None:

@@ -261,6 +261,8 @@ def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
 
 def test_exports_are_the_update_that_the_edge_holds(first, small_overrides, tmp_path):
     peft_folder = export_run(first.folder, "peft", tmp_path / "peft")
+    exported = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert exported["base_model_name_or_path"] == "hil-lora-testbed-default"
     gguf = export_run(first.folder, "gguf", tmp_path / "adapter.gguf")
     base = open_base_model("default")
     ids = base.tokenizer("report: the valve was quite broken.\nverdict:")["input_ids"]

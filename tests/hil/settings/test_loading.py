@@ -185,6 +185,6 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"gone\.toml: No such file or directory; name another file with --config"
+        ConfigError, match=r"gone\.toml: neither a file nor a configuration that ships"
     ):
         load_settings(tmp_path / "gone.toml")

@@ -114,7 +114,7 @@ def test_a_shell_gets_the_verbs_as_completions(monkeypatch, call):
         ("replay", ["Missing argument 'PATH'"]),
         ("run --set run.ruonds=3", ["run.ruonds", "run.rounds"]),
         ("run --set rounds", ["--set rounds", "table.key=value"]),
-        ("run --config gone.toml", ["gone.toml", "--config"]),
+        ("run --config gone.toml", ["gone.toml", "pluto_pair"]),
         ("run --require arrived>=1", ["'arrived>=1'", "installed|delivered|gain|score"]),
         ("cloud --require gain", ["'gain'", "installed|delivered|gain|score"]),
         ("report gone", ["gone", "not a run"]),
@@ -134,9 +134,10 @@ def test_a_mistake_is_one_line_with_its_cure(call, arguments, parts):
     assert_one_line(call(*arguments.split()), *parts)
 
 
-def test_no_hil_toml_here(call, monkeypatch, tmp_path):
+def test_without_a_hil_toml_the_shipped_experiment_is_taken(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert_one_line(call("run"), "hil.toml", "--config")
+    called = call("record", "--out", ".", "--set", "radio.channel.max_delay_samples=0")
+    assert "no hil.toml here" in called.err
 
 
 def _one_tensor_short(folder):

@@ -1,0 +1,81 @@
+"""A verb whose libraries are not installed says which extra brings them."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hil.extras import MODULES, cure_of
+
+ROOT = Path(__file__).parents[2]
+HIDE = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+sys.argv = ["hil", *{arguments!r}]
+from hil.cli import main
+main()
+"""
+
+
+def hil_without(extras, arguments):
+    """A verb in an environment that lacks the modules of these extras."""
+    hidden = {module for extra in extras for module in MODULES[extra].split()}
+    return subprocess.run(
+        [sys.executable, "-c", HIDE.format(hidden=hidden, arguments=arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("extras", "arguments", "line"),
+    [
+        (
+            ["cloud", "edge", "pluto", "eval"],
+            ["run"],
+            "hil run needs the extra 'cloud': pip install 'hil-lora-testbed[cloud,edge]'\n",
+        ),
+        (
+            ["edge"],
+            ["bench", "edge"],
+            "hil bench edge needs the extra 'edge': pip install 'hil-lora-testbed[edge]'\n",
+        ),
+        (
+            ["eval"],
+            ["eval", "--quick"],
+            "hil eval needs the extra 'eval': pip install 'hil-lora-testbed[eval]'\n",
+        ),
+        (
+            ["cloud"],
+            ["train"],
+            "hil train needs the extra 'cloud': pip install 'hil-lora-testbed[cloud,edge]'\n",
+        ),
+    ],
+)
+def test_a_missing_extra_is_one_line(extras, arguments, line):
+    done = hil_without(extras, arguments)
+    assert (done.returncode, done.stderr) == (2, line), done.stdout
+
+
+def test_what_lacks_every_extra_still_helps_and_writes_a_configuration(tmp_path):
+    everything = list(MODULES)
+    assert "run" in hil_without(everything, ["--help"]).stdout
+    assert hil_without(everything, ["init", str(tmp_path)]).returncode == 0
+
+
+def test_a_module_of_no_extra_is_a_bug_not_a_hint():
+    assert cure_of(ModuleNotFoundError("No module named 'nowhere'", name="nowhere")) is None
+
+
+def test_extras_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(MODULES) < set(project["optional-dependencies"])

@@ -1,0 +1,119 @@
+"""Folders of the user, and what takes their place where nothing can be written."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hil import user_folders
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Temporary files below the test's own folder."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A home below a file: not even root can make a folder there."""
+    (tmp_path / "file").touch()
+    for variable in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "cache", "data"),
+    [
+        ("linux", ".cache", ".local/share"),
+        ("darwin", "Library/Caches", "Library/Application Support"),
+    ],
+)
+def test_folders_follow_the_platform(tmp_path, monkeypatch, platform, cache, data):
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert user_folders.cache_folder() == tmp_path / cache / "hil-lora-testbed"
+    assert user_folders.data_folder() == tmp_path / data / "hil-lora-testbed"
+    assert user_folders.cache_folder().is_dir()
+
+
+def test_the_users_choice_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert user_folders.cache_folder() == tmp_path / "mine" / "hil-lora-testbed"
+
+
+def test_without_a_writable_home_a_temporary_folder_is_named_once(nowhere, temporary, capsys):
+    folder = user_folders.cache_folder()
+    assert folder.is_relative_to(temporary)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert str(folder) in line
+    assert "XDG_CACHE_HOME" in line
+    assert user_folders.cache_folder() == folder
+    assert capsys.readouterr().err == ""
+    assert Path(os.environ["XDG_CACHE_HOME"]) == folder.parent  # for child processes
+
+
+def test_the_temporary_folder_is_found_again_and_private(nowhere, temporary, monkeypatch):
+    first = user_folders.cache_folder()
+    monkeypatch.delenv("XDG_CACHE_HOME")  # as another process that begins anew
+    assert user_folders.cache_folder() == first
+    [private] = temporary.iterdir()
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_temporary_folder_that_others_may_write_is_not_trusted(nowhere, temporary):
+    lure = temporary / f"{user_folders.KIT}-{os.getuid()}"
+    lure.mkdir()
+    lure.chmod(0o777)
+    assert not user_folders.cache_folder().is_relative_to(lure)
+
+
+def test_kernels_compile_where_neither_source_nor_home_can_be_written(tmp_path):
+    """As in a container with a read-only root: numba's own answer is to die at import."""
+    (tmp_path / "file").touch()
+    (tmp_path / "tmp").mkdir()
+    code = (
+        "from numba.core import caching\n"
+        "def no(*_): raise OSError('read-only')\n"
+        "caching._InTreeCacheLocator.ensure_cache_path = no\n"
+        "from radio.compiled import compiled\n"
+        "def twice(x): return 2 * x\n"
+        "twice.__module__, twice.__code__ = 'kernels', twice.__code__.replace(\n"
+        f"    co_filename={str(ROOT / 'radio' / 'compiled.py')!r})\n"
+        "print(compiled()(twice)(21))\n"
+    )
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("XDG_") and name != "NUMBA_CACHE_DIR"
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment
+        | {
+            "HOME": str(tmp_path / "file" / "home"),
+            "TMPDIR": str(tmp_path / "tmp"),
+            "PYTHONPATH": str(ROOT),
+        },
+    )
+    assert done.stdout == "42\n", done.stderr
+    assert "cannot be written" in done.stderr
+    assert list((tmp_path / "tmp").rglob("*.nbi"))
