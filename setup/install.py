@@ -224,7 +224,7 @@ def choose_torch(
         ask: the text of a page, "" without an answer.
     """
     version = requirement.partition("==")[2]
-    installed = [path.name.split("-")[1] for path in environment.folder.glob(_TORCH_OF_VENV)]
+    installed = [path.stem.split("-")[1] for path in environment.folder.glob(_TORCH_OF_VENV)]
     if choice == "cuda":
         return f"torch==={version}", ""  # "==" would be content with a CPU build
     if sys.platform != "linux" or any(v.partition("+")[0] == version for v in installed):
@@ -282,8 +282,8 @@ def announcement(packages: Sequence[Package], torch: str, sizes: Sequence[int | 
     cuda = any(p.name.startswith(("nvidia-", "cuda-")) or p.name == "triton" for p in packages)
     if cuda and torch == "cpu":
         text += (
-            "\n  torch comes with CUDA, since no source has its CPU build. To choose, press Ctrl-C"
-            "\n  and name one: make PIP_FIND_LINKS=FOLDER or PIP_EXTRA_INDEX_URL=ADDRESS"
+            "\n  torch comes with CUDA, since no source has its CPU build. To choose another,"
+            "\n  press Ctrl-C: make demo PIP_FIND_LINKS=FOLDER (or PIP_EXTRA_INDEX_URL=ADDRESS)"
         )
     return text
 
@@ -363,8 +363,8 @@ def complaint(log: Path) -> str:
             "no package index answers. Offline, name a folder of wheels: "
             "make PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER"
         )
-    errors = [line for line in text.splitlines() if line.startswith("ERROR:")]
-    return f"{errors[-1] if errors else 'pip gave up'}; all it said: {log}"
+    errors = re.findall(r"^ERROR: (.*)$", text, re.MULTILINE)
+    return f"pip: {errors[0] if errors else 'it gave up'} All it said: {log}"
 
 
 if __name__ == "__main__":

@@ -35,21 +35,24 @@ def run_shown(
         deadline_s: the command is ended after this time; its exit status is then negative.
         environment: of the command; None: this process's own.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-    )
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
     output: list[str] = []
     shown = _Line(title)
-    try:
-        with log.open("a", encoding="utf-8") as file:
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+        ) as process,
+    ):
+        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+        reader.start()
+        try:
             while (line := _next(lines)) is not None:
                 if line:
                     output.append(line)
@@ -58,12 +61,13 @@ def run_shown(
                 shown.draw()
                 if shown.elapsed_s > deadline_s:
                     process.kill()
-        return process.wait(timeout=60), "".join(output)
-    finally:
-        shown.clear()
-        if process.poll() is None:
+        except BaseException:
             process.kill()
-            process.wait()
+            raise
+        finally:
+            shown.clear()
+            reader.join(timeout=60)
+    return process.returncode, "".join(output)
 
 
 class _Line:

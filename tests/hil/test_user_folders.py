@@ -85,15 +85,11 @@ def test_kernels_compile_where_neither_source_nor_home_can_be_written(tmp_path):
     """As in a container with a read-only root: numba's own answer is to die at import."""
     (tmp_path / "file").touch()
     (tmp_path / "tmp").mkdir()
-    code = (
-        "from numba.core import caching\n"
-        "def no(*_): raise OSError('read-only')\n"
-        "caching._InTreeCacheLocator.ensure_cache_path = no\n"
-        "from radio.compiled import compiled\n"
-        "def twice(x): return 2 * x\n"
-        "twice.__module__, twice.__code__ = 'kernels', twice.__code__.replace(\n"
-        f"    co_filename={str(ROOT / 'radio' / 'compiled.py')!r})\n"
-        "print(compiled()(twice)(21))\n"
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "__pycache__").touch()  # numba keeps machine code beside the source, if it can
+    (site / "kernels.py").write_text(
+        "from radio.compiled import compiled\n\n@compiled()\ndef twice(x):\n    return 2 * x\n"
     )
     environment = {
         name: value
@@ -101,8 +97,7 @@ def test_kernels_compile_where_neither_source_nor_home_can_be_written(tmp_path):
         if not name.startswith("XDG_") and name != "NUMBA_CACHE_DIR"
     }
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
+        [sys.executable, "-c", "import kernels; print(kernels.twice(21))"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -111,9 +106,9 @@ def test_kernels_compile_where_neither_source_nor_home_can_be_written(tmp_path):
         | {
             "HOME": str(tmp_path / "file" / "home"),
             "TMPDIR": str(tmp_path / "tmp"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{site}",
         },
     )
     assert done.stdout == "42\n", done.stderr
-    assert "cannot be written" in done.stderr
+    assert done.stderr.count("cannot be written") == 1
     assert list((tmp_path / "tmp").rglob("*.nbi"))
