@@ -17,7 +17,7 @@ from hil.settings import Settings
 
 
 def run_cloud(settings: Settings, watcher: Watcher) -> Path:
-    """The folder of a run whose edge is a `hil edge` elsewhere, after its last round.
+    """Run the closed loop with a `hil edge` elsewhere; gives the run's folder.
 
     Args:
         settings: the run's settings; radio.uri names the transmitter. The edge needs the same

@@ -59,7 +59,7 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A round between its two halves.
+    """A round that has begun and waits for its plan.
 
     Attributes:
         sounding: this round's sounding.
@@ -121,7 +121,7 @@ def whole_bench(
 
 
 class Loop:
-    """Cloud half, radio and edge, and what the cloud knows of the edge.
+    """The rounds of one run: cloud, radio and edge together.
 
     Attributes:
         bench: radio and edge.
@@ -163,7 +163,7 @@ class Loop:
         self.bench.on_connected(self._edge.status)
 
     def round(self, round_id: int, watcher: Watcher) -> Row:
-        """One round, and its row for rounds.jsonl."""
+        """Run a round; gives its row for rounds.jsonl."""
         obs = self.open_round(round_id, watcher)
         with self._watch("timing.plan_s"):
             plan = self._cloud.policy.plan(obs) if self.can_send else keep_all(obs)
@@ -174,7 +174,7 @@ class Loop:
         }
 
     def open_round(self, round_id: int, watcher: Watcher) -> RoundObservation:
-        """The first half of a round, up to what a policy may look at: sounding and training."""
+        """Begin a round with sounding and training; gives the observation for the policy."""
         self._watch = _StopWatch()
         control_before = self._edge.control_bytes
         self._radio.start_round(round_id)
@@ -194,13 +194,13 @@ class Loop:
 
     @property
     def can_send(self) -> bool:
-        """The round that is open may have a link: the last sounding that was answered found one, or
-        none was yet."""
+        """Whether the open round may send: the last sounding that was answered found a usable link,
+        or no sounding was answered yet."""
         measured = self._open.measured
         return (not measured.reason or math.isnan(measured.snr_db)) and self._settings.run.deliver
 
     def close_round(self, plan: RankPlan, watcher: Watcher) -> Round:
-        """The second half of the round that is open: cut, encode, send, install and score.
+        """End the open round: cut, encode, send, install and score; gives its results.
 
         Args:
             plan: the ranks for open_round()'s observation; it must send nothing unless `can_send`.
@@ -318,7 +318,7 @@ class Loop:
 
 
 def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_bench) -> Path:
-    """The closed loop from the first round to the last; the run's folder.
+    """Run the closed loop from the first round to the last; gives the run's folder.
 
     A run that is interrupted or fails leaves a folder that can be read, and no child process.
 
