@@ -7,40 +7,33 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotlib)
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from hil.contract import Floats
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import Rows, chosen, names
-from hil.reporting.figure_style import CYCLE, GREY, INK, MARKERS, STYLE, WIDTH_IN, drawable
+from hil.reporting.figure_style import (
+    GREY,
+    INK,
+    STYLE,
+    WIDTH_IN,
+    drawable,
+    policy_styles,
+    text_on,
+)
 from hil.reporting.plots import Plot
 from hil.rounding import ceil_div
 
 Cell = Mapping[str, Any]
 """A policy on a channel: metric → [mean, low, high] (hil/evaluation/summary.py)."""
 
-_LINES = ("-", "--", ":")
-_FILLS = (
-    "full",
-    "none",
-    "left",
-)  # of markers: where a policy is a single point there is no line to tell it by
 _PANELS_A_ROW = 4
-
-
-def policy_style(i: int) -> dict[str, Any]:
-    """Colour, marker and line of the i-th policy; 18 can be told apart."""
-    n = len(CYCLE)
-    again = i // n % len(_LINES)
-    return {
-        "color": CYCLE[i % n],
-        "marker": MARKERS[i % n],
-        "linestyle": _LINES[again],
-        "fillstyle": _FILLS[again],
-    }
 
 
 @mpl.rc_context(STYLE)
@@ -51,16 +44,17 @@ def tradeoff_plot(cells: Sequence[Cell], policies: Sequence[str], metric: str) -
     ax = figure.subplots()
     ax.grid(axis="both")
     scale = 100.0 if metric == "score" else 1.0
-    for i, policy in enumerate(policies):
+    styles = policy_styles(policies)
+    for policy in policies:
         own = [cell for cell in cells if cell["policy"] == policy and _known(cell, metric)]
         own.sort(key=lambda cell: float(cell["payload_bits"][0]))
         if own:
             x, y = (np.array([c[key] for c in own], np.float64) for key in ("payload_bits", metric))
-            _curve(ax, x / 1e6, scale * y, policy, i)
+            _curve(ax, x / 1e6, scale * y, policy, styles[policy])
     ax.set_xlabel("Payload on the air per round (Mbit)")
     ax.set_ylabel("Score (%)" if metric == "score" else "Excess loss (nats/token)")
     caption = (
-        "Each point is a channel, the mean over its rounds; bars are 95 % intervals over "
+        "Each point is a channel, the mean over streams; bars are 95 % intervals over "
         "streams, both ways. "
     )
     if metric == "excess_nats":
@@ -83,10 +77,9 @@ def _known(cell: Cell, metric: str) -> bool:
     return cell[metric][0] is not None and cell["payload_bits"][0] is not None
 
 
-def _curve(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], policy: str, i: int) -> None:
+def _curve(ax: Axes, x: Floats, y: Floats, policy: str, style: Mapping[str, Any]) -> None:
     """A line through the means, with bars from low to high along both axes; columns of x, y: mean,
     low, high."""
-    style = policy_style(i)
     ax.plot(x[:, 0], y[:, 0], label=drawable(policy, 40), **style)
     bars = [np.nan_to_num(np.abs(v[:, 1:] - v[:, :1])).T for v in (x, y)]
     ax.errorbar(
@@ -97,7 +90,6 @@ def _curve(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], policy: str
         fmt="none",
         color=style["color"],
         elinewidth=0.7,
-        alpha=0.55,
     )
 
 
@@ -123,7 +115,6 @@ def _mark_front(ax: Axes, cells: Sequence[Cell]) -> None:
         markerfacecolor="none",
         markersize=8,
         linewidth=0.6,
-        alpha=0.7,
         label="Pareto front",
         zorder=0.5,
     )
@@ -191,7 +182,7 @@ def _modules(rows: Rows) -> tuple[list[int], list[str], dict[tuple[int, str], st
 
 def _mean_ranks(
     rows: Rows, layers: Sequence[int], kinds: Sequence[str], columns: Mapping[tuple[int, str], str]
-) -> NDArray[np.float64]:
+) -> Floats:
     shown = np.full((len(kinds), len(layers)), np.nan)
     for (layer, kind), column in columns.items():
         values = rows[column].astype(np.float64)
@@ -200,10 +191,11 @@ def _mean_ranks(
     return shown
 
 
-def _write_cells(ax: Axes, shown: NDArray[np.float64], top: float) -> None:
+def _write_cells(ax: Axes, shown: Floats, top: float) -> None:
+    viridis = mpl.colormaps["viridis"]
     for (i, j), value in np.ndenumerate(shown):
         if np.isfinite(value):
-            colour = "white" if value < 0.6 * top else "#202020"
+            colour = text_on(viridis(value / top))
             ax.text(
                 j + 0.5,
                 i + 0.5,
@@ -224,11 +216,13 @@ def training_plot(histories: Sequence[History]) -> Plot | None:
     figure = Figure(figsize=(WIDTH_IN, 3.4), layout="constrained")
     ax = figure.subplots()
     ax.grid(axis="both")
-    for i, learner in enumerate(dict.fromkeys(history.name for history in histories)):
+    learners = list(dict.fromkeys(history.name for history in histories))
+    styles = policy_styles(learners)
+    for learner in learners:
         own = [history for history in histories if history.name == learner and history.steps]
-        style = {**policy_style(i), "marker": ""}
+        style = {**styles[learner], "marker": ""}
         for history in own:
-            ax.plot(history.steps, history.reward, **{**style, "linewidth": 0.6, "alpha": 0.4})
+            ax.plot(history.steps, history.reward, **{**style, "linewidth": 0.6})
         if own:
             ax.plot(*_mean_history(own), label=drawable(learner, 40), **style)
     ax.axhline(0, color=GREY, linewidth=0.5)
@@ -243,6 +237,6 @@ def training_plot(histories: Sequence[History]) -> Plot | None:
     )
 
 
-def _mean_history(own: Sequence[History]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mean_history(own: Sequence[History]) -> tuple[Floats, Floats]:
     steps = np.linspace(max(h.steps[0] for h in own), min(h.steps[-1] for h in own), 200)
     return steps, np.mean([np.interp(steps, h.steps, h.reward) for h in own], axis=0)

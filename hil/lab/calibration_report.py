@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotlib)
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure

@@ -1,9 +1,10 @@
 """The look of a report's figures: colours, style, panels, legends and marks, and the way into a
 page as inline SVG.
 
-Every figure is drawn in one ink on a transparent ground and leaves as inline SVG in the page's text
-colour, so that it suits a light and a dark page. Colours are those of Okabe and Ito (2008), told
-apart by colour-blind readers too.
+Every figure is drawn in the colours of a light page on a transparent ground. In the inline SVG each
+colour of PALETTE is a variable of the page's style sheet, which holds another value for a dark
+page. Hues are those of Okabe and Ito (2008), told apart by colour-blind readers too; each is dark
+or bright enough for a contrast of at least 4.5 : 1 on its page.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
+import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotlib)
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
@@ -30,20 +34,49 @@ from hil.reporting.run_folder import Run
 INK = "#1f1f1f"
 """Stands for the colour of the page's text."""
 
-BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#CC79A7",
-    "#56B4E9",
-)
-GREY = "#8a8a8a"
-CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
-"""Colours of domains and of runs, in this order, from the start again when they run out."""
+PALETTE: Final[dict[str, tuple[str, str]]] = {
+    "blue": ("#0068a8", "#5fb0ee"),
+    "orange": ("#8a5d00", "#f0b030"),
+    "green": ("#00734f", "#2fc49a"),
+    "pink": ("#a8407c", "#e495c2"),
+    "sky": ("#1f7391", "#7fd6f5"),
+    "vermillion": ("#b84700", "#ff8b50"),
+    "grey": ("#636363", "#a3a8ad"),
+    "ground": ("#e9e9e9", "#2a3036"),
+    "kept": ("#c4c4c4", "#49525b"),
+    "hatch": ("#3f3f3f", "#d3d8dd"),
+}
+"""Name of a style sheet's variable → colour on a light page, colour on a dark one."""
 
-MARKERS = "osD^vP"
-"""Markers of runs, as many as CYCLE has colours."""
+BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION, GREY, GROUND, KEPT, HATCH = (
+    light for light, _ in PALETTE.values()
+)
+CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILLION)
+"""Colours of domains, runs and policies, in this order, from the start again when they run out."""
+
+MARKERS = "osD^vPX<>ph*"
+"""Markers of runs and policies, in this order."""
+
+POLICY_ORDER: Final = (
+    "largest",
+    "greedy",
+    "ours",
+    "ppo",
+    "airllm",
+    "adalora",
+    "fixed",
+    "waterfill",
+    "price",
+    "random",
+    "eva",
+)
+"""Kinds of policies in the order of CYCLE and MARKERS: a kind looks the same in every figure."""
+
+_LINES: Final = ("-", "--", ":", "-.")
+_FILLS: Final = ("full", "none", "left", "right")
+
+TINT: Final = 0.11
+"""Opacity of a domain's colour behind a panel."""
 
 WIDTH_IN = 7.4
 """Width of every figure, in inches."""
@@ -89,7 +122,61 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"(\.\d{3})\d+", r"\1", svg)  # thousandths of a point are enough
-    return re.sub(r"\n\s*", "\n", svg.replace(INK, "currentColor"))
+    svg = svg.replace(INK, "currentColor")
+    for name, (light, _) in PALETTE.items():
+        svg = svg.replace(light, f"var(--{name})")
+    return re.sub(r"\n\s*", "\n", svg)
+
+
+def text_on(ground: tuple[float, ...]) -> str:
+    """Black or white, whichever reads better on `ground`; the contrast is at least 4.5 : 1.
+
+    Args:
+        ground: red, green, blue in 0..1; more entries are not looked at.
+    """
+    return "#000000" if luminance(ground) > 0.179 else "#ffffff"
+
+
+def luminance(colour: tuple[float, ...]) -> float:
+    """Relative luminance of an sRGB colour, 0 (black) to 1 (white).
+
+    Source: W3C, Web Content Accessibility Guidelines 2.2, "relative luminance".
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+def policy_kind(name: str) -> str:
+    """The kind in POLICY_ORDER that is a word of a policy's name; the name itself if none is."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((word for word in words if word in POLICY_ORDER), name)
+
+
+def policy_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker, line and filling of each policy.
+
+    Colour and marker belong to the kind, whatever else is in the figure. Policies of one kind
+    differ by line and filling.
+    """
+    order = list(POLICY_ORDER)
+    seen: dict[str, int] = {}
+    styles = {}
+    for name in names:
+        kind = policy_kind(name)
+        if kind not in order:
+            order.append(kind)
+        again = seen[kind] = seen.get(kind, -1) + 1
+        styles[name] = {
+            **numbered_style(order.index(kind)),
+            "linestyle": _LINES[again % len(_LINES)],
+            "fillstyle": _FILLS[again % len(_FILLS)],
+        }
+    return styles
+
+
+def numbered_style(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th curve."""
+    return {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def round_ids(run: Run) -> NDArray[np.float64]:
@@ -126,9 +213,8 @@ def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Pat
     """Give the panels a round axis, and the figure one legend above everything: each name once,
     then `keys`."""
     ids = round_ids(run)
-    margin = max(0.5, (6 - np.ptp(ids)) / 2)  # a few rounds do not fill the width
     for ax in axes:
-        ax.set_xlim(ids.min() - margin, ids.max() + margin)
+        ax.set_xlim(ids.min() - 0.5, ids.max() + 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
     axes[-1].set_xlabel("Round")
     named: dict[str, Any] = {}
@@ -145,6 +231,11 @@ def finish(figure: Figure, axes: Sequence[Axes], run: Run, *, keys: Sequence[Pat
             ncols=columns,
             columnspacing=1.4,
         )
+
+
+def bar_width(run: Run) -> float:
+    """Width of a round's column in rounds; narrower where few rounds share the figure."""
+    return min(0.72, 0.18 * len(run.rows))
 
 
 def _columns(lengths: Sequence[int]) -> int:
@@ -178,7 +269,7 @@ def shade_domains(axes: Sequence[Axes], run: Run) -> list[Patch]:
             continue
         left, right = ids[s[0]] - 0.5, ids[s[-1]] + 0.5
         for ax in axes:
-            ax.axvspan(left, right, color=colours[name], alpha=0.11, linewidth=0)
+            ax.axvspan(left, right, color=colours[name], alpha=TINT, linewidth=0)
         if named_above:
             axes[0].text(
                 (left + right) / 2,
@@ -208,7 +299,7 @@ def with_gaps(x: NDArray[Any], y: NDArray[Any], widest: float) -> tuple[NDArray[
 
 def error_bars(ax: Axes, x: NDArray[Any], y: NDArray[Any], half: NDArray[Any], colour: str) -> None:
     """Bars of `half` up and down at every point; none where it is NaN."""
-    ax.errorbar(x, y, half, fmt="none", color=colour, elinewidth=0.9, alpha=0.8)
+    ax.errorbar(x, y, half, fmt="none", color=colour, elinewidth=0.9)
 
 
 def mark_refused(axes: Sequence[Axes], run: Run) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
+from typing import Final
 
 from hil.contract import ConfigError
-from hil.reporting.figure_style import inline_svg
+from hil.reporting.figure_style import PALETTE, inline_svg
 from hil.reporting.plots import Plot
 
 
@@ -88,12 +89,29 @@ def details_html(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
 
 
-STYLE_SHEET = """
-:root{color-scheme:light dark;--ink:#1b1e22;--soft:#5d6670;--page:#fff;--card:#f4f6f8;
---line:#d9dee3;--bad:#b3400014}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--soft:#9aa4ae;--page:#14171a;--card:#1e2327;
---line:#343b42;
---bad:#ff8c4a26}}
+PAGE_COLOURS: Final[dict[str, tuple[str, str]]] = {
+    "ink": ("#1b1e22", "#e4e7ea"),
+    "soft": ("#5d6670", "#9aa4ae"),
+    "page": ("#ffffff", "#14171a"),
+    "card": ("#f4f6f8", "#1e2327"),
+    "line": ("#d9dee3", "#343b42"),
+    "bad": ("#faf0eb", "#372925"),
+}
+"""Name of a style sheet's variable → colour on a light page, colour on a dark one."""
+
+
+def _variables(dark: bool) -> str:
+    """The colours of page and figures as declarations of CSS."""
+    both = {**PAGE_COLOURS, **PALETTE}
+    return ";".join(f"--{name}:{colours[dark]}" for name, colours in both.items())
+
+
+STYLE_SHEET = (
+    f"""
+:root{{color-scheme:light dark;{_variables(dark=False)}}}
+@media(prefers-color-scheme:dark){{:root{{{_variables(dark=True)}}}}}
+"""
+    + """
 @media print{.scroll{overflow:visible}figure{break-inside:avoid}}
 body{margin:0;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
@@ -110,7 +128,8 @@ margin:0 0 1.25rem}
 .tiles div{background:var(--card);border-radius:.5rem;padding:.6rem .8rem}
 .tiles b{display:block;font-size:1.15rem;font-weight:600;font-variant-numeric:tabular-nums}
 .tiles span{font-size:.8rem;color:var(--soft)}
-.note{border-left:3px solid #e69f00;background:var(--card);padding:.6rem .9rem;margin:0 0 1.5rem}
+.note{border-left:3px solid var(--orange);background:var(--card);padding:.6rem .9rem;
+margin:0 0 1.5rem}
 .note ul{margin:.25rem 0 0;padding-left:1.2rem}
 figure{margin:2.25rem 0}figure svg{display:block;width:100%;height:auto}
 figcaption{color:var(--soft);font-size:.87rem;margin-top:.4rem}
@@ -125,3 +144,4 @@ details{margin:.5rem 0}summary{cursor:pointer;color:var(--soft)}pre{background:v
 padding:.75rem;overflow:auto;
 border-radius:.5rem;font-size:.8rem}dt{font-weight:600;margin-top:.5rem}dd{margin:0 0 0 1rem}
 """
+)

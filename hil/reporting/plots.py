@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotlib)
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -20,24 +23,30 @@ from numpy.typing import NDArray
 from hil.contract import KEEP
 from hil.reporting.figure_style import (
     BLUE,
-    CYCLE,
     GREEN,
     GREY,
+    GROUND,
+    HATCH,
     INK,
-    MARKERS,
+    KEPT,
     ORANGE,
     SKY,
     STYLE,
     VERMILLION,
     WIDTH_IN,
+    bar_width,
     domain_colours,
     drawable,
     error_bars,
     finish,
     mark_refused,
+    numbered_style,
+    policy_kind,
+    policy_styles,
     round_ids,
     shade_domains,
     stacked_panels,
+    text_on,
     with_gaps,
 )
 from hil.reporting.intervals import half_width
@@ -165,7 +174,7 @@ def _gains(run: Run) -> Plot | None:
                 ax.bar(
                     ids[chosen],
                     scale * gain[chosen],
-                    0.72,
+                    bar_width(run),
                     color=fill,
                     edgecolor=colour,
                     linewidth=0.9,
@@ -200,7 +209,7 @@ def _ranks(run: Run) -> Plot | None:
     row_in = float(np.clip(7.0 / n_modules, 0.045, 0.16))
     figure = Figure(figsize=(WIDTH_IN, 0.95 + row_in * n_modules), layout="constrained")
     ax = figure.subplots()
-    ax.set_facecolor("#e9e9e9")
+    ax.set_facecolor(GROUND)
     shades = ListedColormap(mpl.colormaps["viridis_r"](np.linspace(0.0, 1.0, top)))
     shown = np.ma.masked_where(~(ranks > 0), ranks)
     extent = (-0.5, n_rounds - 0.5, n_modules - 0.5, -0.5)
@@ -208,14 +217,12 @@ def _ranks(run: Run) -> Plot | None:
         shown, shades, vmin=0.5, vmax=top + 0.5, aspect="auto", interpolation="none", extent=extent
     )
     ax.add_patch(
-        PathPatch(
-            _cells(kept), facecolor="#c4c4c4", edgecolor="#6f6f6f", hatch="//////", linewidth=0.0
-        )
+        PathPatch(_cells(kept), facecolor=KEPT, edgecolor=HATCH, hatch="//////", linewidth=0.0)
     )
     if n_rounds <= 16 and n_modules <= 60:
         for (module, i), rank in np.ndenumerate(ranks):
             if rank > 0:
-                colour = "white" if rank > 0.45 * top else "#202020"
+                colour = text_on(shades(int(rank) - 1))
                 ax.text(
                     i,
                     module,
@@ -238,13 +245,13 @@ def _ranks(run: Run) -> Plot | None:
     bar.outline.set_visible(False)
     key = [
         Patch(
-            facecolor="#c4c4c4",
-            edgecolor="#6f6f6f",
+            facecolor=KEPT,
+            edgecolor=HATCH,
             hatch="//////",
             linewidth=0,
             label="kept as the edge holds it",
         ),
-        Patch(facecolor="#e9e9e9", label="rank 0: no update"),
+        Patch(facecolor=GROUND, label="rank 0: no update"),
     ]
     figure.legend(handles=key, loc="outside upper left", ncols=2)
     return Plot(
@@ -273,33 +280,28 @@ def _cells(marked: NDArray[np.bool_]) -> Path:
 
 
 def _spending(run: Run) -> Plot | None:
-    ids = round_ids(run)
-    figure, (bits, air) = stacked_panels(2)
-    bits.bar(
-        ids,
-        run.numbers("link.bits_on_air") / 1e3,
-        0.72,
-        color=SKY,
-        alpha=0.75,
-        label="bits on the air",
-    )
-    bits.bar(ids, 8e-3 * run.numbers("payload.bytes"), 0.36, color=BLUE, label="payload")
-    budget: dict[str, Any] = {"color": INK, "linewidth": 1.4, "label": "budget"}
-    bits.hlines(run.numbers("budget.bits") / 1e3, ids - 0.46, ids + 0.46, **budget)
-    bits.set_ylabel("Bits (kbit)")
-    air.bar(ids, run.numbers("link.airtime_s"), 0.72, color=SKY, alpha=0.75, label="airtime spent")
+    ids, width = round_ids(run), bar_width(run)
+    figure, (bits, air, sent) = stacked_panels(3, 1.45)
+    left, right = ids - width / 2 - 0.06, ids + width / 2 + 0.06
+    budget: dict[str, Any] = {"color": INK, "linewidth": 1.6}
+    bits.bar(ids, 8e-3 * run.numbers("payload.bytes"), width, color=BLUE, label="payload")
+    bits.hlines(run.numbers("budget.bits") / 1e3, left, right, label="budget", **budget)
+    bits.set_ylabel("Payload\n(kbit)")
+    pale: dict[str, Any] = {"facecolor": (SKY, 0.35), "edgecolor": SKY, "linewidth": 0.9}
+    air.bar(ids, run.numbers("link.airtime_s"), width, label="airtime spent", **pale)
     predicted = run.numbers("payload.predicted_airtime_s")
-    air.plot(ids, predicted, "D", color=ORANGE, markersize=2.8, label="airtime predicted")
-    air.hlines(run.numbers("budget.airtime_s"), ids - 0.46, ids + 0.46, **budget)
-    air.set_ylabel("Airtime (s)")
-    mark_refused((bits, air), run)
-    finish(figure, (bits, air), run)
+    air.plot(ids, predicted, "D", color=INK, markersize=2.8, label="airtime predicted")
+    air.hlines(run.numbers("budget.airtime_s"), left, right, **budget)
+    air.set_ylabel("Airtime\n(s)")
+    sent.bar(ids, run.numbers("link.bits_on_air") / 1e3, width, color=GREY)
+    sent.set_ylabel("Bits on the air\n(kbit)")
+    mark_refused((bits, air, sent), run)
+    finish(figure, (bits, air, sent), run)
     return Plot(
         title="What the round cost, against its budget",
-        caption="Top: payload against the payload bits that the link expected to deliver, and all "
-        "modulated data bits, "
-        "which hold coding and retransmissions too. Bottom: time on the air against the time "
-        "allowed.",
+        caption="Top: payload bits against the payload bits that the link expected to deliver. "
+        "Middle: time on the air against the time allowed. Bottom: all modulated data bits, which "
+        "hold coding and retransmissions too.",
         figure=figure,
     )
 
@@ -332,7 +334,7 @@ def _snr(run: Run) -> Plot | None:
         }
         ax.errorbar(ids + shift, measured, 2 * sigma, label=name, **dots)
         if known:
-            axes[1].plot(true, measured, marker, color=colour, markersize=3.0, alpha=0.75)
+            axes[1].plot(true, measured, marker, color=colour, markersize=3.0)
     ax.set_ylabel("SNR (dB)")
     finish(figure, [ax], run)
     return Plot(
@@ -345,9 +347,9 @@ def _snr(run: Run) -> Plot | None:
 
 
 def _link(run: Run) -> Plot | None:
-    ids = round_ids(run)
+    ids, width = round_ids(run), bar_width(run)
     figure, (goodput, errors, blocks) = stacked_panels(3, 1.45)
-    goodput.bar(ids, run.numbers("link.goodput_bps") / 1e3, 0.72, color=GREEN)
+    goodput.bar(ids, run.numbers("link.goodput_bps") / 1e3, width, color=GREEN)
     goodput.set_ylabel("Goodput\n(kbit/s of air)")
     errors.plot(ids, 100 * run.numbers("link.block_error_rate"), color=VERMILLION, marker="o")
     errors.set_ylabel("Block error\nrate (%)")
@@ -360,9 +362,11 @@ def _link(run: Run) -> Plot | None:
         blocks.bar(
             ids,
             sent,
-            0.72,
+            width,
             bottom=base,
             color=shade,
+            edgecolor=INK,
+            linewidth=0.4,
             label=drawable(key.removeprefix("link.blocks_by_mcs.")),
         )
         base += sent
@@ -406,21 +410,29 @@ def _text(run: Run) -> Plot | None:
 
 
 @mpl.rc_context(STYLE)
-def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
+def comparison_plot(
+    runs: Sequence[Run], names: Sequence[str], policies: Sequence[str]
+) -> Plot | None:
     """Gain by round and bits on the air, added up, of all runs that have rounds; None when none
-    has."""
+    has.
+
+    Args:
+        runs: at least one.
+        names: their names in the legend.
+        policies: their policies, whose colours they get where no two are of one kind.
+    """
     chosen = [(run, name) for run, name in zip(runs, names, strict=True) if run.rows]
     if not chosen:
         return None
+    styles = [
+        {**style, "label": drawable(name, 40)}
+        for run, name, style in zip(runs, names, _run_styles(policies), strict=True)
+        if run.rows
+    ]
     kinds = [shown for shown in _GAINS if any(shown[0] in score_kinds(run) for run, _ in chosen)]
     figure, axes = stacked_panels(len(kinds) + 1)
-    for i, (run, name) in enumerate(chosen):
+    for (run, _), style in zip(chosen, styles, strict=True):
         ids = round_ids(run)
-        style: dict[str, Any] = {
-            "color": CYCLE[i % 6],
-            "marker": MARKERS[i % 6],
-            "label": drawable(name, 40),
-        }
         for ax, (kind, label, scale) in zip(axes, kinds, strict=False):
             scored = np.array(score_kinds(run)) == kind
             gain = np.where(scored, scale * run.numbers("edge.gain"), np.nan)
@@ -437,3 +449,11 @@ def comparison_plot(runs: Sequence[Run], names: Sequence[str]) -> Plot | None:
         "and what it cost on the air so far.",
         figure=figure,
     )
+
+
+def _run_styles(policies: Sequence[str]) -> list[dict[str, Any]]:
+    """A style a run: its policy's where all are of different kinds, else one by its place."""
+    if len({policy_kind(policy) for policy in policies}) < len(policies):
+        return [numbered_style(i) for i in range(len(policies))]
+    styles = policy_styles(policies)
+    return [styles[policy] for policy in policies]

@@ -338,7 +338,7 @@ def _comparison(runs: Sequence[Run]) -> str:
     links = " · ".join(
         f'<a href="#r{i}">{escape(name)}</a>' for i, name in enumerate(names, start=1)
     )
-    plot = comparison_plot(runs, names)
+    plot = comparison_plot(runs, names, [_policy(run) for run in runs])
     return (
         f"<nav>{links}</nav>"
         + table_html(heads, rows, text_columns=_TEXT_COLUMNS)

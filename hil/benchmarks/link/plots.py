@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotlib)
+
+# isort: split
 import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
