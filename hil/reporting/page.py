@@ -138,7 +138,7 @@ margin:0 0 1.25rem}
 table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums;width:100%}
 th,td{padding:.28rem .55rem;text-align:right;white-space:nowrap}th{position:sticky;top:0;
 background:var(--card);
-font-weight:600;white-space:normal;vertical-align:bottom}.t{text-align:left}
+font-weight:600;white-space:normal;vertical-align:bottom}.t{text-align:left;white-space:normal}
 tbody tr+tr td{border-top:1px solid var(--line)}.bad td{background:var(--bad)}
 details{margin:.5rem 0}summary{cursor:pointer;color:var(--soft)}pre{background:var(--card);
 padding:.75rem;overflow:auto;

@@ -1,5 +1,4 @@
-"""The figures of a report: one run by round, and several runs over each other; one function a
-figure."""
+"""The figures of a report on one run by round; one function a figure."""
 
 from __future__ import annotations
 
@@ -40,9 +39,6 @@ from hil.reporting.figure_style import (
     error_bars,
     finish,
     mark_refused,
-    numbered_style,
-    policy_kind,
-    policy_styles,
     round_ids,
     shade_domains,
     stacked_panels,
@@ -52,10 +48,11 @@ from hil.reporting.figure_style import (
 from hil.reporting.intervals import half_width
 from hil.reporting.run_folder import Run
 
-_GAINS = (
+GAINS = (
     ("labels", "Gain in accuracy\n(percentage points)", 100.0),
     ("text", "Gain in loss\n(nats/token)", 1.0),
 )
+"""Kind of score set, the axis of its gain, and the factor from the row to that axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +154,7 @@ def _scores(run: Run) -> Plot | None:
 
 
 def _gains(run: Run) -> Plot | None:
-    kinds = [(label, scale, sets) for kind, label, scale in _GAINS if (sets := _by_set(run, kind))]
+    kinds = [(label, scale, sets) for kind, label, scale in GAINS if (sets := _by_set(run, kind))]
     if not kinds:
         return None
     ids, gain, half = round_ids(run), run.numbers("edge.gain"), gain_half_width(run)
@@ -403,57 +400,3 @@ def _text(run: Run) -> Plot | None:
         "lexicon lacks.",
         figure=figure,
     )
-
-
-# ----------------------------------------------------------------------------------------------
-# several runs
-
-
-@mpl.rc_context(STYLE)
-def comparison_plot(
-    runs: Sequence[Run], names: Sequence[str], policies: Sequence[str]
-) -> Plot | None:
-    """Gain by round and bits on the air, added up, of all runs that have rounds; None when none
-    has.
-
-    Args:
-        runs: at least one.
-        names: their names in the legend.
-        policies: their policies, whose colours they get where no two are of one kind.
-    """
-    chosen = [(run, name) for run, name in zip(runs, names, strict=True) if run.rows]
-    if not chosen:
-        return None
-    styles = [
-        {**style, "label": drawable(name, 40)}
-        for run, name, style in zip(runs, names, _run_styles(policies), strict=True)
-        if run.rows
-    ]
-    kinds = [shown for shown in _GAINS if any(shown[0] in score_kinds(run) for run, _ in chosen)]
-    figure, axes = stacked_panels(len(kinds) + 1)
-    for (run, _), style in zip(chosen, styles, strict=True):
-        ids = round_ids(run)
-        for ax, (kind, label, scale) in zip(axes, kinds, strict=False):
-            scored = np.array(score_kinds(run)) == kind
-            gain = np.where(scored, scale * run.numbers("edge.gain"), np.nan)
-            ax.plot(ids, gain, **style)
-            error_bars(ax, ids, gain, scale * gain_half_width(run), style["color"])
-            ax.set_ylabel(label)
-        axes[-1].plot(ids, np.nancumsum(run.numbers("link.bits_on_air")) / 1e6, **style)
-    axes[-1].set_ylabel("Bits on the air,\nadded up (Mbit)")
-    longest = max((run for run, _ in chosen), key=lambda run: len(run.rows))
-    finish(figure, axes, longest)
-    return Plot(
-        title="The runs over each other",
-        caption="Gain over the untouched model by round, upwards is better, with 95 % intervals, "
-        "and what it cost on the air so far.",
-        figure=figure,
-    )
-
-
-def _run_styles(policies: Sequence[str]) -> list[dict[str, Any]]:
-    """A style a run: its policy's where all are of different kinds, else one by its place."""
-    if len({policy_kind(policy) for policy in policies}) < len(policies):
-        return [numbered_style(i) for i in range(len(policies))]
-    styles = policy_styles(policies)
-    return [styles[policy] for policy in policies]

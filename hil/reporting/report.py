@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hil.contract import KEEP, ConfigError
+from hil.reporting.comparison import comparison_html
 from hil.reporting.page import (
     details_html,
     facts_html,
@@ -22,67 +19,11 @@ from hil.reporting.page import (
     table_html,
     write_page,
 )
-from hil.reporting.plots import comparison_plot, run_plots, score_kinds
-from hil.reporting.run_folder import Run, Value, comparable
-from hil.reporting.text_table import TextTable
+from hil.reporting.plots import run_plots
+from hil.reporting.run_folder import Run, Value
+from hil.reporting.totals import NONE, config_entry, policy_of, shown, summary, tiles
 
 Row = Mapping[str, Value]
-NONE = "–"
-"""What tables show for a number that is missing."""
-
-
-def summary(run: Run) -> dict[str, Value]:
-    """The main figures of a run as one flat row, units in the names; NaN where there is nothing to
-    average.
-
-    Totals are over all rounds. Goodput counts delivered payload bits only, over all airtime. Gains
-    are means over the rounds scored on label questions (accuracy, 0..1) and on plain text (nats per
-    token); rounds on one score set share its items, so these means carry no standard error.
-    """
-    status, kinds = run.texts("edge.status"), np.array(score_kinds(run), dtype=str)
-    delivered = np.nan_to_num(run.numbers("link.delivered")) > 0
-    airtime_s = float(np.nansum(run.numbers("link.airtime_s")))
-    blocks = float(np.nansum(run.numbers("link.blocks_sent")))
-    gain = run.numbers("edge.gain")
-    return {
-        "name": run.name,
-        "policy": _policy(run),
-        "outcome": run.outcome,
-        "rounds": len(run.rows),
-        **{word: status.count(word) for word in ("installed", "kept", "refused")},
-        "gain.accuracy": _mean(gain[kinds == "labels"]),
-        "gain.nats_per_token": _mean(gain[kinds == "text"]),
-        "payload.bytes": _total(run, "payload.bytes"),
-        "link.bits_on_air": _total(run, "link.bits_on_air"),
-        "link.header_bits_on_air": _total(run, "link.header_bits_on_air"),
-        "link.airtime_s": airtime_s,
-        "budget.airtime_s": float(np.nansum(run.numbers("budget.airtime_s"))),
-        "link.elapsed_s": float(np.nansum(run.numbers("link.elapsed_s"))),
-        "link.goodput_bps": 8
-        * float(np.nansum(run.numbers("link.payload_bytes")[delivered]))
-        / airtime_s
-        if airtime_s
-        else math.nan,
-        "link.block_error_rate": _total(run, "link.blocks_lost") / blocks if blocks else math.nan,
-        "link.snr_rms_error_db": _mean(
-            (run.numbers("link.snr_db") - run.numbers("truth.snr_db")) ** 2
-        )
-        ** 0.5,
-        "link.feedback_bytes": _total(run, "link.feedback_bytes"),
-        "control.bytes": _total(run, "control.bytes"),
-        "timing.round_s": _mean(run.numbers("timing.round_s")),
-    }
-
-
-def totals_table(run: Run) -> TextTable:
-    """The main figures of a run, one a line, for the terminal."""
-    total = summary(run)
-    return TextTable(
-        title=f"{run.name}, policy {_policy(run)}: {total['rounds']} rounds, {run.outcome}",
-        heads=("of all rounds", ""),
-        rows=_tiles(total),
-        text_columns=("of all rounds", ""),
-    )
 
 
 def write_report(runs: Sequence[Run], path: Path) -> None:
@@ -100,7 +41,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs compared"
     body = [f"<h1>{escape(title)}</h1>"]
     if len(runs) > 1:
-        body.append(_comparison(runs))
+        body.append(comparison_html(runs))
     body += [
         _run_section(run, f"r{i}", one_of_many=len(runs) > 1) for i, run in enumerate(runs, start=1)
     ]
@@ -110,22 +51,6 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------- what a
 # run says
-
-
-def _config(run: Run, table: str, key: str) -> str:
-    """One entry of the run's configuration as text; "" when it has none."""
-    try:
-        found = tomllib.loads(run.config_toml).get(table, {})
-    except tomllib.TOMLDecodeError:
-        return ""
-    return str(found.get(key, "")) if isinstance(found, dict) else ""
-
-
-def _policy(run: Run) -> str:
-    named = list(dict.fromkeys(name for name in run.texts("policy.name") if name))
-    return ", ".join(named) or str(
-        run.manifest.get("policy") or _config(run, "policy", "kind") or NONE
-    )
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -143,9 +68,9 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         else "not in a checkout"
     )
     return [
-        ("Policy", _policy(run)),
-        ("Model", str(manifest.get("model") or _config(run, "model", "base") or NONE)),
-        ("Seed", named or _config(run, "run", "seed") or NONE),
+        ("Policy", policy_of(run)),
+        ("Model", str(manifest.get("model") or config_entry(run, "model", "base") or NONE)),
+        ("Seed", named or config_entry(run, "run", "seed") or NONE),
         ("Rounds", str(len(run.rows)) + (" (a last line was cut off)" if run.truncated else "")),
         ("Outcome", run.outcome if run.outcome != "running" else "running, or killed"),
         ("Started", str(manifest.get("started_utc") or NONE)),
@@ -165,28 +90,12 @@ def _duration(manifest: Mapping[str, Any]) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _total(run: Run, key: str) -> int:
-    return int(np.nansum(run.numbers(key)))
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else math.nan
-
-
-def _show(value: Value | None, form: str, scale: float = 1.0) -> str:
-    """A number in its format, or the sign for "none"."""
-    if value is None or isinstance(value, str) or not math.isfinite(value):
-        return NONE
-    return format(value * scale, form)
-
-
 # ---------------------------------------------------------------------------------------- tables'
 # columns
 
 
 def _number(key: str, form: str, scale: float = 1.0) -> Callable[[Row], str]:
-    return lambda row: _show(row.get(key), form, scale)
+    return lambda row: shown(row.get(key), form, scale)
 
 
 def _word(key: str) -> Callable[[Row], str]:
@@ -194,12 +103,12 @@ def _word(key: str) -> Callable[[Row], str]:
 
 
 def _has_labels(row: Row) -> bool:
-    return _show(row.get("edge.score"), "f") != NONE
+    return shown(row.get("edge.score"), "f") != NONE
 
 
 def _gain(row: Row) -> str:
     form, scale, unit = ("+.1f", 100.0, "points") if _has_labels(row) else ("+.3f", 1.0, "nats")
-    gain, error = (_show(row.get(key), form, scale) for key in ("edge.gain", "edge.gain_std_error"))
+    gain, error = (shown(row.get(key), form, scale) for key in ("edge.gain", "edge.gain_std_error"))
     return NONE if gain == NONE else f"{gain} ± {error.lstrip('+')} {unit}"
 
 
@@ -214,21 +123,27 @@ def _reason(row: Row) -> str:
     return _word("edge.reason")(row) or _word("link.reason")(row)
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("Round", _number("round.id", ".0f")),
-    ("Domain", _word("text.domain")),
-    ("Entropy bits/word", _number("text.lexical_entropy_bits", ".2f")),
-    ("OOV %", _number("text.oov_rate", ".1f", 100)),
+_Columns = tuple[tuple[str, Callable[[Row], str]], ...]
+"""Head, and how a row fills the cell."""
+
+_ROUND: _Columns = (("Round", _number("round.id", ".0f")), ("Domain", _word("text.domain")))
+_WAY: _Columns = (
+    *_ROUND,
     ("SNR before dB", _number("channel.snr_db", ".1f")),
     ("SNR dB", _number("link.snr_db", ".1f")),
     ("True SNR dB", _number("truth.snr_db", ".1f")),
     ("Directions", _ranks),
     ("Budget kbit", _number("budget.bits", ".1f", 1e-3)),
-    ("Payload kB", _number("payload.bytes", ".1f", 1e-3)),
+    ("Payload kbit", _number("payload.bytes", ".1f", 8e-3)),
     ("On air kbit", _number("link.bits_on_air", ".1f", 1e-3)),
     ("Airtime s", _number("link.airtime_s", ".3f")),
     ("Goodput kbit/s", _number("link.goodput_bps", ".0f", 1e-3)),
     ("Block errors %", _number("link.block_error_rate", ".1f", 100)),
+)
+_RESULT: _Columns = (
+    *_ROUND,
+    ("Entropy bits/word", _number("text.lexical_entropy_bits", ".2f")),
+    ("OOV %", _number("text.oov_rate", ".1f", 100)),
     ("Edge", _word("edge.status")),
     ("Accuracy %", _number("edge.score", ".1f", 100)),
     ("untouched %", _number("edge.base_score", ".1f", 100)),
@@ -238,28 +153,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Round took s", _number("timing.round_s", ".1f")),
     ("Reason", _reason),
 )
-"""Head, and how a row fills the cell."""
-_TEXT_COLUMNS = {"Domain", "Edge", "Reason", "Run", "Outcome"}
-
-
-def _tiles(total: Mapping[str, Value]) -> list[tuple[str, str]]:
-    """The figures that open a report."""
-    shown = (
-        ("mean gain in accuracy", "gain.accuracy", "+.1f", 100.0, " points"),
-        ("mean gain in loss", "gain.nats_per_token", "+.3f", 1.0, " nats/token"),
-        ("on the air", "link.bits_on_air", ".2f", 1e-6, " Mbit"),
-        ("payload", "payload.bytes", ".1f", 1e-3, " kB"),
-        ("airtime", "link.airtime_s", ".2f", 1.0, " s"),
-        ("goodput", "link.goodput_bps", ".0f", 1e-3, " kbit/s"),
-        ("block errors", "link.block_error_rate", ".1f", 100.0, " %"),
-        ("SNR error, rms", "link.snr_rms_error_db", ".2f", 1.0, " dB"),
-    )
-    texts = [(head, _show(total[key], form, scale), unit) for head, key, form, scale, unit in shown]
-    counts = (
-        "installed / kept / refused",
-        " / ".join(str(total[word]) for word in ("installed", "kept", "refused")),
-    )
-    return [counts, *((head, text + unit) for head, text, unit in texts if text != NONE)]
+_TEXT_COLUMNS = ("Domain", "Edge", "Reason")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -267,8 +161,8 @@ def _tiles(total: Mapping[str, Value]) -> list[tuple[str, str]]:
 
 
 def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
-    tiles = "".join(
-        f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in _tiles(summary(run))
+    figures = "".join(
+        f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in tiles(summary(run))
     )
     versions = json.dumps(
         {k: run.manifest.get(k) for k in ("platform", "versions")}, indent=2, default=str
@@ -276,23 +170,32 @@ def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
     parts = [
         f"<h2>{escape(f'{anchor[1:]} {run.name}')}</h2>" if one_of_many else "",
         facts_html(_facts(run)),
-        f'<div class="tiles">{tiles}</div>',
+        f'<div class="tiles">{figures}</div>',
         _reality(run),
         *(
             figure_html(plot, f"{anchor}f{i}")
             for i, plot in enumerate(run_plots(run, brief=one_of_many))
         ),
-        "<h3>All rounds</h3>" if run.rows else '<p class="note">No round was completed.</p>',
-        table_html(
-            [head for head, _ in _COLUMNS],
-            [[cell(row) for _, cell in _COLUMNS] for row in run.rows],
-            text_columns=_TEXT_COLUMNS,
-            marked=[status == "refused" for status in run.texts("edge.status")],
-        ),
+        "" if run.rows else '<p class="note">No round was completed.</p>',
+        _rounds_table(run, "All rounds: plan and link", _WAY),
+        _rounds_table(run, "All rounds: text and edge", _RESULT),
         details_html("Configuration (config.toml)", run.config_toml),
         details_html("Versions", versions),
     ]
     return f'<section id="{anchor}">' + "\n".join(part for part in parts if part) + "</section>"
+
+
+def _rounds_table(run: Run, title: str, columns: _Columns) -> str:
+    """A line a round; refused updates stand out."""
+    if not run.rows:
+        return ""
+    table = table_html(
+        [head for head, _ in columns],
+        [[cell(row) for _, cell in columns] for row in run.rows],
+        text_columns=_TEXT_COLUMNS,
+        marked=[status == "refused" for status in run.texts("edge.status")],
+    )
+    return f"<h3>{escape(title)}</h3>{table}"
 
 
 def _reality(run: Run) -> str:
@@ -306,43 +209,6 @@ def _reality(run: Run) -> str:
     return (
         '<div class="note">What was not real in this '
         f"run:<ul>{items or '<li>nothing</li>'}</ul></div>"
-    )
-
-
-def _comparison(runs: Sequence[Run]) -> str:
-    """Runs side by side: main figures, whether the rounds are equal, and the curves over each
-    other."""
-    names = [f"{i} {run.name} ({_policy(run)})" for i, run in enumerate(runs, start=1)]
-    first = comparable(runs[0].rows)
-    rows = []
-    for run, name in zip(runs, names, strict=True):
-        total = summary(run)
-        rows.append(
-            [
-                name,
-                run.outcome,
-                str(total["rounds"]),
-                str(total["refused"]),
-                _show(total["link.bits_on_air"], ".3f", 1e-6),
-                _show(total["link.airtime_s"], ".3f"),
-                _show(total["link.goodput_bps"], ".0f", 1e-3),
-                _show(total["gain.accuracy"], "+.2f", 100),
-                _show(total["gain.nats_per_token"], "+.4f"),
-                "yes" if comparable(run.rows) == first else "no",
-            ]
-        )
-    heads = (
-        "Run|Outcome|Rounds|Refused|On air Mbit|Airtime s|Goodput kbit/s|"
-        "Mean gain, accuracy points|Mean gain, nats/token|Rounds equal to the first run's"
-    ).split("|")
-    links = " · ".join(
-        f'<a href="#r{i}">{escape(name)}</a>' for i, name in enumerate(names, start=1)
-    )
-    plot = comparison_plot(runs, names, [_policy(run) for run in runs])
-    return (
-        f"<nav>{links}</nav>"
-        + table_html(heads, rows, text_columns=_TEXT_COLUMNS)
-        + (figure_html(plot, "c") if plot else "")
     )
 
 
@@ -377,7 +243,7 @@ _GLOSSARY = (
         "Directions, rank",
         "Number of rank-one terms of a module's low-rank update; a kept module costs none.",
     ),
-    ("Payload", "The encoded update in bytes, before channel coding."),
+    ("Payload", "The encoded update, before channel coding."),
     (
         "Budget",
         "Airtime allowed in a round, and the payload bits the link expects to deliver in it.",

@@ -22,13 +22,16 @@ def report(
 ) -> None:
     """Show a run, or several side by side, and write a page.
 
-    Prints the rounds and their totals. The HTML page opens offline in any browser. Runs that are
-    not finished can be shown, too.
+    Prints the rounds and their totals. Several runs are compared below a table of what differs
+    between them. The HTML page opens offline in any browser. Runs that are not finished can be
+    shown, too.
 
     Exit codes: 0 fine; 1 a bug; 2 not a run's folder, or the page cannot be written.
     """
-    from hil.reporting.report import totals_table, write_report
+    from hil.reporting.comparison import differences_table
+    from hil.reporting.report import write_report
     from hil.reporting.run_folder import read_run
+    from hil.reporting.totals import totals_table
     from hil.verbs.terminal import Screen
 
     loaded = [read_run(folder) for folder in runs]
@@ -36,6 +39,8 @@ def report(
     screen = Screen()
     screen.wait("drawing the report ...")
     write_report(loaded, path)
+    if len(loaded) > 1:
+        screen.show(differences_table(loaded))
     for one in loaded:
         screen.file("run", one.folder)
         screen.show_head()

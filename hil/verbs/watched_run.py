@@ -78,8 +78,9 @@ def _interrupted(screen: Screen, folders: list[Path]) -> None:
 
 def _finish(screen: Screen, folder: Path) -> None:
     """The run's totals and its report."""
-    from hil.reporting.report import totals_table, write_report
+    from hil.reporting.report import write_report
     from hil.reporting.run_folder import read_run
+    from hil.reporting.totals import totals_table
 
     run = read_run(folder)
     screen.wait("drawing the report ...")

@@ -16,10 +16,12 @@ from matplotlib.lines import Line2D
 from scipy import stats
 
 from hil.contract import ConfigError
+from hil.reporting.comparison import comparison_plot, differences, differences_table
 from hil.reporting.figure_style import BLUE, INK
 from hil.reporting.plots import gain_half_width, run_plots, score_kinds, short_names
-from hil.reporting.report import summary, totals_table, write_report
+from hil.reporting.report import write_report
 from hil.reporting.run_folder import Run, Value
+from hil.reporting.totals import summary, totals_table
 
 PROJECTIONS = (
     "self_attn.q",
@@ -195,7 +197,12 @@ def _changed(run: Run, **fields: Any) -> Run:
 
 @pytest.fixture(scope="module")
 def long_page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _written([made_up_run(60)], tmp_path_factory.mktemp("report"))
+    return _written([made_up_run(24)], tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def short_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return _written([made_up_run(1)], tmp_path_factory.mktemp("report"))
 
 
 def test_a_page_holds_everything_and_loads_nothing(long_page: str) -> None:
@@ -249,11 +256,8 @@ def test_a_page_says_what_ran_and_what_was_not_real(long_page: str) -> None:
     assert long_page.count("<figure>") == 7
 
 
-def test_equal_runs_give_equal_pages(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.html", tmp_path / "b.html"
-    write_report([made_up_run(1)], first)
-    write_report([made_up_run(1)], second)
-    assert first.read_bytes() == second.read_bytes()
+def test_equal_runs_give_equal_pages(short_page: str, tmp_path: Path) -> None:
+    assert _written([made_up_run(1)], tmp_path) == short_page
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -274,8 +278,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert evil in _Page(html).text
 
 
-def test_a_run_of_one_round_has_all_figures(tmp_path: Path) -> None:
-    assert _written([made_up_run(1)], tmp_path).count("<figure>") == 7
+def test_a_run_of_one_round_has_all_figures(short_page: str) -> None:
+    assert short_page.count("<figure>") == 7
 
 
 def test_a_run_that_ended_before_its_first_round(tmp_path: Path) -> None:
@@ -428,7 +432,7 @@ def test_a_summary_adds_up() -> None:
 
 
 def test_several_runs_are_compared(tmp_path: Path) -> None:
-    runs = [made_up_run(12), made_up_run(12, seed=8, name="other"), made_up_run(12)]
+    runs = [made_up_run(2), made_up_run(2, seed=8, name="other"), made_up_run(2)]
     for row in runs[2].rows:
         row["timing.round_s"] = 99.0
     html = _written(runs, tmp_path)
@@ -438,6 +442,65 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert equal == ["yes", "no", "yes"]
     assert html.count("<figure>") == 1 + 3 * 2
     assert len(html.encode()) < 1_500_000
+
+
+def test_what_differs_stands_above_every_comparison(tmp_path: Path) -> None:
+    one, other = made_up_run(2), made_up_run(2, seed=8, name="other")
+    config = CONFIG.replace('"greedy"', '"ours"').replace('"demo"', '"other"')
+    config += "\n[radio.channel]\nsnr_db = 3.0\n"
+    other = _changed(other, config_toml=config, manifest=dict(other.manifest) | {"policy": "ours"})
+    table = differences_table([one, other])
+    assert list(table.rows) == [
+        ["policy.kind", "greedy", "ours"],
+        ["radio.channel.snr_db", "–", "3.0"],
+        ["manifest.policy", "greedy", "ours"],
+        ["manifest.seeds.run", "7", "8"],
+    ]
+    assert max(len(line) for line in table.lines(80)) <= 80
+    html = _written([one, other], tmp_path)
+    assert html.index("What differs") < html.index("radio.channel.snr_db") < html.index("Mean gain")
+    assert differences_table([one, one]).rows == []
+    assert "Nothing but the rounds." in _written([one, one], tmp_path)
+
+
+def test_a_broken_configuration_differs_as_a_whole() -> None:
+    run = made_up_run(1)
+    rows = differences_table([run, _changed(run, config_toml="[run\n")]).rows
+    assert ["config.toml", "–", "[run\n"] in [list(row) for row in rows]
+    assert differences([{"a": {"b": 1}}, {"a": {"b": 1}}]) == []
+
+
+def test_runs_of_unlike_policies_wear_their_policies_colours() -> None:
+    runs = [made_up_run(2), made_up_run(2, name="b")]
+
+    def colours(*policies: str) -> list[str]:
+        plot = comparison_plot(runs, ["a", "b"], policies)
+        assert plot is not None
+        lines = plot.figure.axes[-1].lines
+        return [str(line.get_color()) for line in lines]
+
+    assert colours("ours", "largest") == colours("largest", "ours")[::-1]
+    assert len(set(colours("ours", "ours"))) == 2
+
+
+@pytest.mark.parametrize("n_rounds", [1, 2, 3])
+def test_a_short_run_fills_its_axes(n_rounds: int) -> None:
+    for plot in run_plots(made_up_run(n_rounds)):
+        for ax in plot.figure.axes:
+            if ax.get_xlabel() == "Round":
+                assert ax.get_xlim() == (-0.5, n_rounds - 0.5)
+                low, high = ax.get_xlim()
+                ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+                assert ticks == list(range(n_rounds)), plot.title
+
+
+def test_the_payload_is_drawn_against_its_own_budget() -> None:
+    run = made_up_run(3)
+    (plot,) = [plot for plot in run_plots(run) if "budget" in plot.title]
+    bars = [bar.get_height() for bar in plot.figure.axes[0].patches]
+    assert bars == pytest.approx(8e-3 * run.numbers("payload.bytes"))
+    heights = [path[0][1] for path in plot.figure.axes[0].collections[0].get_segments()]
+    assert heights == pytest.approx(run.numbers("budget.bits") / 1e3)
 
 
 def test_the_terminal_shows_the_totals() -> None:
