@@ -115,7 +115,7 @@ STYLE_SHEET = (
 @media print{.scroll{overflow:visible}figure{break-inside:avoid}}
 body{margin:0;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:60rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
+main{max-width:70rem;margin:0 auto;padding:1.5rem 1.25rem 4rem}
 h1{font-size:1.7rem;margin:.5rem 0 1rem}h2{font-size:1.3rem;margin:2.5rem 0 .75rem;
 border-top:1px solid var(--line);
 padding-top:1.5rem}h3{font-size:1.05rem;margin:0 0 .5rem}a{color:inherit}nav{margin:0 0 1rem;
