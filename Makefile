@@ -7,6 +7,8 @@ ROUNDS ?=
 TORCH  ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN    := .venv/bin
+# Tests in a process a core; tests of one file share their set-up, so they stay together.
+SPREAD := --numprocesses logical --maxprocesses 4 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo demo-pluto test test-fast check bench controller edge packages clean
@@ -19,11 +21,11 @@ demo-pluto: .venv/.ready-demo-pluto-$(TORCH) packages
 	@$(BIN)/hil demo-pluto $(if $(ROUNDS),--rounds $(ROUNDS))
 
 test: .venv/.ready-test-$(TORCH) packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SPREAD)
 
 # For every save: all that takes seconds.
 test-fast: .venv/.ready-test-$(TORCH)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 check: .venv/.ready-check-$(TORCH)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-# Before numpy is imported anywhere: small matrices lose by threads, and figures must not depend on
-# their number.
+# Before numpy and torch are imported anywhere: small matrices lose by threads, tests run in a
+# process a core, and figures must not depend on the number of threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

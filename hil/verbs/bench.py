@@ -88,6 +88,28 @@ def bench_edge(
     write_json(json_path, figures)
 
 
+@app.command("training")
+def bench_training(
+    config: ConfigOption = DEFAULT_CONFIG, sets: SetOption = None, json_path: JsonOption = None
+) -> None:
+    """Measure a training step, alone and beside other work.
+
+    Seconds a step, the median of nine: with nothing else running, and beside one and four
+    processes that each want a core. Run it on an idle machine.
+
+    Exit codes: 0 fine; 1 a bug; 2 the model or its configuration is broken; 130 interrupted.
+    """
+    settings = read_settings(config, sets)
+    from hil.benchmarks.training import bench
+    from hil.verbs.terminal import Screen
+
+    screen = Screen()
+    with screen.at_work("loading the model") as bar:
+        figures = bench(settings, bar.count)
+    screen.figures(figures)
+    write_json(json_path, figures)
+
+
 @app.command("controller")
 def bench_controller(
     config: ConfigOption = CONTROLLER_CONFIG,
