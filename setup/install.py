@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -151,12 +151,14 @@ def install(venv: Path, extras: Sequence[str], *, torch: str, cpu_index: str) ->
     torch_requirement = next((r for r in requirements if r.startswith("torch==")), None)
     if torch_requirement:
         requirements.remove(torch_requirement)
-        chosen, page = choose_torch(
+        chosen, wheel = choose_torch(
             environment, torch_requirement, choice=torch, cpu_index=cpu_index
         )
         requirements.insert(0, chosen)
-        if page:
-            environment = Environment(venv, (*environment.sources, "--find-links", page))
+        if wheel:  # a page of our own: pip would read the index's anew for every package
+            page = venv / "torch.html"
+            page.write_text(f'<a href="{wheel}">torch</a>', encoding="utf-8")
+            environment = Environment(venv, (*environment.sources, "--find-links", str(page)))
     packages = environment.plan(requirements)
     if packages is None:
         raise SetupError(complaint(environment.log))
@@ -215,7 +217,7 @@ def choose_torch(
     cpu_index: str,
     ask: Callable[[str], str] = lambda url: answer(url),
 ) -> tuple[str, str]:
-    """The requirement of torch to install, and the page with its wheels ("": pip's own sources).
+    """The requirement of torch to install, and its wheel's address ("": pip's own sources have it).
 
     Args:
         requirement: "torch==1.2.3".
@@ -235,7 +237,10 @@ def choose_torch(
     page = f"{cpu_index.rstrip('/')}/torch/" if cpu_index else ""
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     wheel = rf"torch-{re.escape(version)}\+cpu-{python}-[\w.-]*{platform.machine()}\.whl"
-    return (cpu, page) if page and re.search(wheel, unquote(ask(page))) else (requirement, "")
+    for link in re.findall(r'href="([^"]*)"', ask(page) if page else ""):
+        if re.search(wheel, unquote(link)):
+            return cpu, urljoin(page, link)
+    return requirement, ""
 
 
 def answer(url: str) -> str:

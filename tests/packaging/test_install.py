@@ -36,7 +36,9 @@ class FakePip(install.Environment):
 
 
 def page_with(*wheels):
-    links = "".join(f'<a href="{wheel.replace("+", "%2B")}">{wheel}</a>' for wheel in wheels)
+    links = "".join(
+        f'<a href="{wheel.replace("+", "%2B")}#sha256=0">{wheel}</a>' for wheel in wheels
+    )
     return f"<html><body>{links}</body></html>"
 
 
@@ -67,7 +69,8 @@ def test_what_the_user_names_comes_first_and_nobody_else_is_asked(linux, tmp_pat
 
 def test_then_the_cpu_index_is_asked_once(linux, tmp_path):
     pip = FakePip(tmp_path, has_cpu_build=False)
-    assert choose(pip, page=page_with(CPU_WHEEL)) == ((CPU, PAGE), [PAGE])
+    address = f"{PAGE}{CPU_WHEEL.replace('+', '%2B')}#sha256=0"
+    assert choose(pip, page=page_with(CPU_WHEEL)) == ((CPU, address), [PAGE])
 
 
 @pytest.mark.parametrize(
