@@ -16,7 +16,7 @@ from cloud.finetuning.importance import Curvature, residuals
 from cloud.finetuning.trial import measure_plans, trial_examples
 from cloud.finetuning.within_plan import within_plan
 from cloud.model.base_model import BaseModel
-from cloud.policies.baselines import make_policy
+from cloud.policies.registry import make_policy
 from cloud.text.lexicon import measure_text
 from cloud.text.sources import Domain, DomainSampler, Example
 from hil import codec
@@ -78,9 +78,7 @@ class CloudHalf:
     ) -> None:
         self._settings, self._base, self._stream = settings, base, stream
         seed = settings.run.seed
-        self.policy = make_policy(
-            settings.policy.kind, **settings.policy.model_dump(exclude={"kind"})
-        )
+        self.policy = make_policy(settings.policy)
         self._target = codec.CodecTarget(coefficient_bits=settings.codec.coefficient_bits)
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}

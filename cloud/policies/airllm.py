@@ -17,7 +17,7 @@ import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
-from cloud.policies.baselines import project, share_of
+from cloud.policies.plans import project, share_of
 from cloud.policies.rl.airllm_agent import AirLlmAgent, AirLlmSettings, decode_ranks, encode_ranks
 from cloud.policies.rl.ppo import Ppo
 from cloud.policies.rl.reproducible import load_module

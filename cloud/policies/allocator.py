@@ -17,11 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cloud.policies.state import Situation
-from hil.codec import KEPT_FROM_BITS
-from hil.contract import KEEP, Floats, Ints, ModelError, RankPlan, RoundObservation
+from hil.codec import kept_bits
+from hil.contract import KEEP, Bools, Floats, Ints, ModelError, RankPlan, RoundObservation
 
 
 def cheapest(damage: Floats, bits: Floats | Ints, price: ArrayLike) -> Ints:
@@ -50,8 +50,8 @@ def allocate(
     Where the plan at the floor price is too large, the price rises until it fits, and single
     improvements that are worth the floor price fill what is left, those with the most nats per bit
     first. A plan that sends nothing (option K - 1 everywhere) costs nothing, so there always is one
-    that fits; every other one also pays the fixed bits, and KEPT_FROM_BITS if it keeps a module. No
-    plan ever costs more than the budget.
+    that fits; every other one also pays the fixed bits, and hil.codec.kept_bits. No plan ever costs
+    more than the budget.
 
     Args:
         damage: [N, M, K], nats that are missing with each option, of any shape over K; inf = not to
@@ -79,7 +79,7 @@ def allocate(
     keeping, price = nothing.copy(), floor.copy()
     rows = np.flatnonzero(np.isfinite(keep).any(axis=1))
     if rows.size:
-        keeping[rows], price[rows] = _within(case.at(rows, KEPT_FROM_BITS))
+        keeping[rows], price[rows] = _within(case.at(rows, int(kept_bits(1))))
         offers.append(_offer(keeping, case, fixed))
 
     least = np.min([offer.value for offer in offers], axis=0)
@@ -103,7 +103,7 @@ def options(s: Situation) -> tuple[Floats, Ints]:
 
 def allocate_ranks(
     s: Situation, nats_per_mbit: ArrayLike = 0.0, *, budget_bits: ArrayLike | None = None
-) -> tuple[Ints, NDArray[np.bool_]]:
+) -> tuple[Ints, Bools]:
     """Ranks int[N, M] and kept modules bool[N, M] (rank 0 there) of the plans at these prices,
     within the budget.
 
@@ -123,7 +123,7 @@ def allocate_ranks(
     return np.where(keep, 0, choice), keep
 
 
-def rank_plan(obs: RoundObservation, ranks: Ints, keep: NDArray[np.bool_]) -> RankPlan:
+def rank_plan(obs: RoundObservation, ranks: Ints, keep: Bools) -> RankPlan:
     """The plan of one round from ranks int[M] and kept modules bool[M]."""
     chosen = zip(obs.module_shapes, ranks.tolist(), keep.tolist(), strict=True)
     return RankPlan(ranks={module: KEEP if kept else rank for module, rank, kept in chosen})
@@ -182,7 +182,7 @@ def _total(values: Floats, choice: Ints) -> Floats:
 def _offer(plan: Ints, case: _Case, fixed: Floats) -> _Offer:
     kept = plan == case.damage.shape[2] - 1
     spent, sends = _total(case.bits, plan), ~kept.all(axis=1)
-    cost = np.where(sends, spent + fixed + np.where(kept.any(axis=1), KEPT_FROM_BITS, 0), 0.0)
+    cost = np.where(sends, spent + fixed + kept_bits(kept.sum(axis=1)), 0.0)
     value = np.where(
         sends & (cost > case.room + fixed), np.inf, _total(case.damage, plan) + case.floor * cost
     )
@@ -319,7 +319,7 @@ def random_states_check(n_states: int, seed: int) -> int:
             n, modules
         )
         cost = bits[np.arange(modules), choice].sum(axis=1) + _FIXED_BITS
-        cost += KEPT_FROM_BITS * (choice > r_max).any(axis=1)
+        cost += kept_bits((choice > r_max).sum(axis=1))
         bad += int(np.count_nonzero(sends & ((cost > budget) | ~np.isfinite(option).all(axis=1))))
         n_states -= n
     return bad
@@ -348,10 +348,9 @@ def _random_states(
     bits = per_direction[:, np.newaxis] * np.arange(r_max + 1)
     bits[:, 1:] += 40
     everything = int(bits[:, -1].sum())
+    digest = int(kept_bits(1))
     around_fixed = (
-        _FIXED_BITS
-        + rng.integers(-2, 2, n)
-        + rng.choice([0, KEPT_FROM_BITS, 1040, 1040 + KEPT_FROM_BITS], n)
+        _FIXED_BITS + rng.integers(-2, 2, n) + rng.choice([0, digest, 1040, 1040 + digest], n)
     )
     shared = (everything * 10 ** rng.uniform(-3, 0.2, n)).astype(np.int64)
     budget = np.select([rng.random(n) < 0.05, rng.random(n) < 0.2], [0, around_fixed], shared)

@@ -24,7 +24,7 @@ from cloud.policies.rl.ppo import Ppo
 from cloud.policies.rl.reproducible import load_module
 from cloud.policies.rl.weights import half_precision, read_weights, write_weights
 from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, situation_of
-from hil.contract import Ints, ModelError, RankPlan, RoundObservation
+from hil.contract import Bools, Ints, ModelError, RankPlan, RoundObservation
 from hil.settings.policy import NATS_PER_S
 
 SHIPPED: Final = Path(__file__).parent / "weights" / "ours.safetensors"
@@ -42,7 +42,7 @@ without a price."""
 
 def paced_plans(
     s: Situation, action: NDArray[np.floating], nats_per_s: float = NATS_PER_S
-) -> tuple[Ints, NDArray[np.bool_]]:
+) -> tuple[Ints, Bools]:
     """Ranks int[N, M] and kept modules bool[N, M] of actions float[N, 2] in -1..1, within the
     budget.
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cloud.policies.allocator import allocate, options
-from cloud.policies.state import Situation, on_line, plan_bits, slopes
-from hil.contract import Ints
+from cloud.policies.plans import bits_of_ranks
+from cloud.policies.state import Situation, on_line, slopes
+from hil.contract import Bools, Floats, Ints
 
 LEAST_SHARE: Final = 1e-6
 """What a bit must be expected to bring at any price, over what one of the whole update brings on
@@ -26,9 +27,7 @@ expected to bring 1e-8 of them, and really brings one."""
 _MOST_NATS_PER_BIT: Final = 1e3  # where a piece of the line is flat: nothing is worth a bit
 
 
-def worthwhile_ranks(
-    s: Situation, nats_per_s: ArrayLike, budget_bits: Ints
-) -> tuple[Ints, NDArray[np.bool_]]:
+def worthwhile_ranks(s: Situation, nats_per_s: ArrayLike, budget_bits: Ints) -> tuple[Ints, Bools]:
     """Ranks int[N, M] and kept modules bool[N, M] (rank 0 there) with the least measured loss +
     price x airtime.
 
@@ -59,13 +58,13 @@ def worthwhile_ranks(
     return np.where(keep, 0, best), keep
 
 
-def _value(s: Situation, choice: Ints, price: NDArray[np.float64]) -> NDArray[np.float64]:
+def _value(s: Situation, choice: Ints, price: Floats) -> Floats:
     """float[N]: measured loss + price x bits of plans int[N, M] of options."""
     keep = choice == s.r_max + 1
     ranks = np.where(keep, 0, choice)
     sent = np.take_along_axis(s.sent, ranks[..., np.newaxis], axis=2)[..., 0]
     missing = np.where(keep, s.kept, sent).sum(axis=1)
-    value: NDArray[np.float64] = on_line(
-        s.trial_missing, s.trial_excess, missing
-    ) + price * plan_bits(s, ranks, keep)
+    value: Floats = on_line(s.trial_missing, s.trial_excess, missing) + price * bits_of_ranks(
+        s, ranks, keep
+    )
     return value

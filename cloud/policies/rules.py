@@ -7,14 +7,14 @@ import math
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloud.policies.allocator import allocate_ranks, rank_plan
-from cloud.policies.baselines import checked_spectrum, keep_all, share_of
-from cloud.policies.state import situation_of
-from hil.codec import KEPT_FROM_BITS
+from cloud.policies.plans import keep_all, share_of
+from cloud.policies.state import checked_spectrum, situation_of
+from hil.codec import kept_bits
 from hil.contract import (
     KEEP,
+    Bools,
     ConfigError,
     Floats,
     Ints,
@@ -199,16 +199,16 @@ def _falling(worth: Floats) -> tuple[Ints, Floats]:
 def _prefix_bits(obs: RoundObservation, order: Ints) -> Ints:
     """int[len(order)], payload bits of the plans that send the first 1, 2, ... directions and keep
     what is held."""
-    price = np.array([obs.bits_per_direction[module] for module in obs.module_shapes], np.int64)
+    bits_each = np.array([obs.bits_per_direction[m] for m in obs.module_shapes], np.int64)
     held = np.array([obs.held.get(module, 0) > 0 for module in obs.module_shapes])
     first = np.zeros(len(order), np.bool_)
     first[np.unique(order, return_index=True)[1]] = True
     n_kept = held.sum() - np.cumsum(first & held[order])
-    bits: Ints = obs.overhead_bits + np.cumsum(price[order] + first * obs.bits_per_module)
-    return bits + np.where(n_kept > 0, KEPT_FROM_BITS, 0)
+    bits: Ints = obs.overhead_bits + np.cumsum(bits_each[order] + first * obs.bits_per_module)
+    return bits + kept_bits(n_kept)
 
 
-def _leading(flags: NDArray[np.bool_]) -> int:
+def _leading(flags: Bools) -> int:
     """How many are true before the first that is not."""
     return len(flags) if flags.all() else int(flags.argmin())
 
@@ -217,10 +217,10 @@ def _with_the_rest(obs: RoundObservation, ranks: list[int], rest: list[int]) -> 
     """The ranks after the directions of `rest`, in turn, of which the first that does not fit
     closes its module."""
     held = [obs.held.get(module, 0) > 0 for module in obs.module_shapes]
-    prices = [obs.bits_per_direction[module] for module in obs.module_shapes]
+    bits_each = [obs.bits_per_direction[module] for module in obs.module_shapes]
     bits = obs.overhead_bits + sum(
-        obs.bits_per_module + rank * price
-        for rank, price in zip(ranks, prices, strict=True)
+        obs.bits_per_module + rank * each
+        for rank, each in zip(ranks, bits_each, strict=True)
         if rank
     )
     n_kept = sum(stale and not rank for rank, stale in zip(ranks, held, strict=True))
@@ -229,9 +229,9 @@ def _with_the_rest(obs: RoundObservation, ranks: list[int], rest: list[int]) -> 
         if closed[module]:
             continue
         first = ranks[module] == 0
-        bits_then = bits + prices[module] + (obs.bits_per_module if first else 0)
+        bits_then = bits + bits_each[module] + (obs.bits_per_module if first else 0)
         n_kept_then = n_kept - (first and held[module])
-        if bits_then + (KEPT_FROM_BITS if n_kept_then else 0) > obs.budget.bits:
+        if bits_then + kept_bits(n_kept_then) > obs.budget.bits:
             closed[module] = True
             continue
         ranks[module] += 1

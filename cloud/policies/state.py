@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hil.codec import KEPT_FROM_BITS, bits_by_rank
-from hil.contract import Floats, Ints, MeasuredLoss, ModelError, RoundObservation
+from hil.codec import bits_by_rank
+from hil.contract import Bools, Floats, Ints, MeasuredLoss, ModelError, RoundObservation
 
 PROBE_PRICES: Final = (0.01, 0.1, 1.0, 10.0)
 """Prices, in measured nats per Mbit, at which the state tells what an allocation would come to."""
@@ -71,7 +71,7 @@ class Situation:
         return int(self.bits.shape[1]) - 1
 
     @property
-    def holds(self) -> NDArray[np.bool_]:
+    def holds(self) -> Bools:
         """bool[N, M], the edge holds something of the module."""
         return self.last_ranks > 0
 
@@ -214,18 +214,12 @@ def slopes(x: Floats, y: Floats) -> Floats:
     return steep
 
 
-def plan_bits(s: Situation, ranks: Ints, keep: NDArray[np.bool_]) -> Ints:
-    """int[N]: payload bits of plans given as ranks int[N, M], with modules that stay as they are in
-    `keep`.
-
-    A plan that keeps every module costs nothing: nothing is sent.
-    """
-    chosen = np.where(keep, 0, ranks)
-    bits = np.take_along_axis(
-        np.broadcast_to(s.bits, (len(ranks), *s.bits.shape)), chosen[..., np.newaxis], axis=2
-    )
-    total = (
-        bits[..., 0].sum(axis=1) + s.overhead_bits + np.where(keep.any(axis=1), KEPT_FROM_BITS, 0)
-    )
-    cost: Ints = np.where(keep.all(axis=1), 0, total)
-    return cost
+def checked_spectrum(obs: RoundObservation, module: str) -> NDArray[np.float32]:
+    """float32[min(r_max, d_out, d_in)], the singular values of a module. Raises ModelError if one
+    is not finite."""
+    spectrum = obs.spectra[module][: min(obs.r_max, *obs.module_shapes[module])]
+    if not np.isfinite(spectrum).all():
+        raise ModelError(
+            f"the spectrum of {module} is not finite; the training that made it has diverged"
+        )
+    return spectrum

@@ -10,7 +10,7 @@ import numpy as np
 
 from cloud.model.base_model import open_base_model
 from cloud.policies.allocator import allocate, allocate_ranks, random_states_check
-from cloud.policies.baselines import project_ranks
+from cloud.policies.plans import project_ranks
 from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.state import Situation
 from cloud.streams.scorer import StreamScorer

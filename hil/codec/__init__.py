@@ -2,9 +2,9 @@
 
 from hil.codec.layout import (
     BITS_PER_MODULE,
-    KEPT_FROM_BITS,
     bits_by_rank,
     bits_per_direction,
+    kept_bits,
     overhead_bits,
 )
 from hil.codec.payload import decode, digest, encode
@@ -12,12 +12,12 @@ from hil.codec.quantiser import CodecTarget
 
 __all__ = [
     "BITS_PER_MODULE",
-    "KEPT_FROM_BITS",
     "CodecTarget",
     "bits_by_rank",
     "bits_per_direction",
     "decode",
     "digest",
     "encode",
+    "kept_bits",
     "overhead_bits",
 ]

@@ -45,8 +45,7 @@ CRC_BYTES = 4
 SHA_BYTES = 32
 BITS_PER_MODULE = 8 * (1 + CRC_BYTES)
 """Payload bits that a sent module costs beside its directions: its rank and its CRC-32."""
-KEPT_FROM_BITS = 8 * SHA_BYTES
-"""Payload bits that an update costs once when it keeps at least one module."""
+_DIGEST_BITS = 8 * SHA_BYTES
 
 _PREFIX = struct.Struct("<4sBBHIII32s")
 _NONE, _SENT, _KEEP = 0, 1, 2
@@ -95,12 +94,21 @@ def bits_by_rank(
     return bits + np.where(ranks > 0, per_module, 0)
 
 
+def kept_bits(n_kept: ArrayLike) -> NDArray[np.int64]:
+    """Payload bits that keeping modules costs: one digest, however many they are; 0 for none.
+
+    Args:
+        n_kept: numbers of kept modules, of any shape; the result has the same.
+    """
+    return np.where(np.asarray(n_kept) > 0, _DIGEST_BITS, 0)
+
+
 def overhead_bits(base: BaseSpec, target: CodecTarget) -> int:
     """Payload bits of an update that sends and keeps no module; in format 1 the same for every
     target.
 
     A payload has exactly overhead_bits + Σ over sent modules (BITS_PER_MODULE + rank ·
-    bits_per_direction) bits, and KEPT_FROM_BITS more if it keeps a module.
+    bits_per_direction) + kept_bits(number of kept modules) bits.
     """
     empty = Header(
         coefficient_bits=target.coefficient_bits,

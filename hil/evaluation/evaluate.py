@@ -21,6 +21,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cloud.policies.registry import make_policy
 from hil.contract import ConfigError
 from hil.evaluation.grid import (
     CHANNELS,
@@ -36,7 +37,7 @@ from hil.evaluation.grid import (
     fingerprint,
 )
 from hil.evaluation.grid import channels as named_channels
-from hil.evaluation.job import Job, made, named, work
+from hil.evaluation.job import Job, named, work
 from hil.evaluation.report import (
     read_evaluation,
     read_histories,
@@ -262,7 +263,7 @@ def _check_contestants(jobs: Sequence[Job]) -> None:
     for one in {one.name: one for job in jobs for one, _ in job.parts}.values():
         for member in one.members:
             with named(one.name, ""):
-                made(member)
+                make_policy(member)
 
 
 def _jobs(

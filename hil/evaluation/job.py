@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cloud.policies.baselines import make_policy
-from hil.contract import KEEP, HilError, RankPolicy, RoundObservation
+from cloud.policies.registry import make_policy
+from hil.contract import KEEP, HilError, RoundObservation
 from hil.evaluation.grid import Channel, Contestant, Scope, cell_settings
 from hil.evaluation.trained_stream import Anchors, Bench, OpenBench, ScoreOn
 from hil.learning.runners import RoundResult, RoundRunner
@@ -110,15 +110,10 @@ def named(policy: str, where: str) -> Iterator[None]:
         raise
 
 
-def made(member: AnyPolicy) -> RankPolicy:
-    """A new object of the policy. Raises HilError when it cannot be made."""
-    return make_policy(member.kind, **member.model_dump(exclude={"kind"}))
-
-
 def _episode(runner: RoundRunner, member: AnyPolicy, seed: int) -> list[RoundResult]:
     """One episode with a policy made for it alone, so that nothing is remembered from the one
     before."""
-    policy = made(member)
+    policy = make_policy(member)
     results = []
     observation: RoundObservation | None = runner.reset(seed)
     while observation is not None:

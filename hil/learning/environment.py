@@ -26,8 +26,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from cloud.policies.allocator import rank_plan
-from cloud.policies.baselines import KEPT, project_ranks
 from cloud.policies.paced import PACE_ACTIONS, paced_plans
+from cloud.policies.plans import KEPT, project_ranks
 from cloud.policies.rl.airllm_agent import decode_ranks
 from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, paper_state, situation_of
 from hil.contract import Bools, ConfigError, Floats, Ints, RoundObservation

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.policies.baselines import keep_all, plan_bits
+from cloud.policies import keep_all, plan_bits
 from hil.codec import BITS_PER_MODULE
 from hil.contract import (
     KEEP,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloud.policies.state import Situation, on_line, plan_bits
+from cloud.policies.plans import bits_of_ranks
+from cloud.policies.state import Situation, on_line
 from hil.contract import Bools, ConfigError, Floats, Ints, ModelError, TextState
 from hil.learning.stream_table import Knots, StreamTable, synthetic_table, table_of
 from hil.radio_kinds.conditions import conditions, seeded
@@ -198,7 +199,7 @@ class BatchRounds:
         if s is None:
             raise ConfigError("no round to plan for; begin the next episodes with reset()")
         self._check_plans(ranks, keep)
-        bits = plan_bits(s, ranks, keep)
+        bits = bits_of_ranks(s, ranks, keep)
         feasible = bits <= s.budget_bits
         sent = feasible & ~keep.all(axis=1)
         snr_db, deadline_s = self._air.snr_db[:, now], self._settings.simulated_radio.deadline_s

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cloud.agent import CloudHalf, Trained
 from cloud.model.base_model import BaseModel, open_base_model
-from cloud.policies.baselines import keep_all
+from cloud.policies import keep_all
 from cloud.text.sources import load_domains
 from hil import codec
 from hil.contract import (

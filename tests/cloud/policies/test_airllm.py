@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from cloud.finetuning.finetuner import FineTuner
 from cloud.model.base_model import open_base_model
+from cloud.policies import plan_bits
 from cloud.policies.airllm import (
     AirLlmAgent,
     AirLlmPolicy,
@@ -24,7 +25,6 @@ from cloud.policies.airllm import (
     state_of,
     train_airllm,
 )
-from cloud.policies.baselines import plan_bits
 from cloud.policies.rl.airllm_agent import Replay, reward_weights
 from cloud.policies.rl.ppo import Ppo, PpoSettings, Rollout, learn
 from cloud.policies.rl.refiner import DdimSettings, Schedule

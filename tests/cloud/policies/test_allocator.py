@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from cloud.policies import allocator
+from cloud.policies import allocator, plan_bits
 from cloud.policies.allocator import (
     allocate,
     allocate_ranks,
@@ -15,13 +14,12 @@ from cloud.policies.allocator import (
     random_states_check,
     rank_plan,
 )
-from cloud.policies.baselines import plan_bits
-from cloud.policies.state import plan_bits as plan_bits_of_arrays
+from cloud.policies.plans import bits_of_ranks
 from cloud.policies.state import situation_of
-from hil.contract import KEEP, Floats, ModelError, RoundObservation
+from hil.contract import KEEP, Floats, Ints, ModelError, RoundObservation
 from tests.cloud.policies.observations import observations, observe, with_losses
 
-Case = tuple[Floats, NDArray[np.int64], int, int]
+Case = tuple[Floats, Ints, int, int]
 DIGEST, EPS = 256, 1e-9
 
 seeded = settings(derandomize=True, deadline=None, max_examples=100)
@@ -71,7 +69,7 @@ def every_plan(case: Case) -> list[tuple[float, int, bool]]:
     return plans
 
 
-def worth(case: Case, choice: NDArray[np.int64]) -> tuple[float, int]:
+def worth(case: Case, choice: Ints) -> tuple[float, int]:
     """Damage and cost of one plan, by the words of the contract."""
     damage, bits, fixed, _ = case
     keep = damage.shape[1] - 1
@@ -83,7 +81,7 @@ def worth(case: Case, choice: NDArray[np.int64]) -> tuple[float, int]:
     )
 
 
-def plan_for(case: Case, floor: float = 0.0) -> NDArray[np.int64]:
+def plan_for(case: Case, floor: float = 0.0) -> Ints:
     damage, bits, fixed, budget = case
     return allocate(damage[np.newaxis], bits, fixed, np.array([budget]), np.array([floor]))[0]
 
@@ -215,9 +213,7 @@ def test_a_stale_update_worse_than_none_is_taken_back() -> None:
     assert plan_for((damage, np.array([[0, 500, 0]]), 10, 100)).tolist() == [0]
 
 
-def random_batch(
-    n: int, modules: int, r_max: int, seed: int = 0
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+def random_batch(n: int, modules: int, r_max: int, seed: int = 0) -> tuple[Floats, Ints, Ints]:
     """Damage that falls like real adapters', nine in ten modules held, and budgets over two
     decades."""
     rng = np.random.default_rng(seed)
@@ -263,7 +259,7 @@ def test_random_states_have_no_plan_above_their_budget() -> None:
 def test_the_check_of_random_states_sees_plans_that_are_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def spendthrift(damage: Floats, *_: object) -> NDArray[np.int64]:
+    def spendthrift(damage: Floats, *_: object) -> Ints:
         return np.full(damage.shape[:2], damage.shape[2] - 2)
 
     monkeypatch.setattr(allocator, "allocate", spendthrift)
@@ -287,7 +283,7 @@ def test_a_plan_of_an_observation_is_legal_and_affordable(
     ranks, keep = allocate_ranks(situation, price)
     plan = rank_plan(obs, ranks[0], keep[0])
     cost = plan_bits(obs, plan)
-    assert cost == plan_bits_of_arrays(situation, ranks, keep)[0] <= obs.budget.bits
+    assert cost == bits_of_ranks(situation, ranks, keep)[0] <= obs.budget.bits
     for module, rank in plan.ranks.items():
         if rank == KEEP:
             assert plan.sends_nothing or obs.held.get(module, 0) > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.policies.baselines import plan_bits
+from cloud.policies import plan_bits
 from cloud.policies.paced import (
     PACE_ACTIONS,
     SHARE_OCTAVES,

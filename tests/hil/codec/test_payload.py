@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from hil.codec import (
     BITS_PER_MODULE,
-    KEPT_FROM_BITS,
     CodecTarget,
     bits_per_direction,
     decode,
     digest,
     encode,
+    kept_bits,
     overhead_bits,
 )
 from hil.codec.layout import module_spans, parse_header
@@ -100,7 +100,7 @@ def test_payload_is_exactly_as_long_as_its_prices_say(
 ) -> None:
     payload = encode(update_of(plan, make_update), target, base=base)
     prices = bits_per_direction(base, target)
-    bits = overhead_bits(base, target) + (KEPT_FROM_BITS if KEEP in plan.values() else 0)
+    bits = overhead_bits(base, target) + kept_bits(list(plan.values()).count(KEEP))
     bits += sum(
         BITS_PER_MODULE + r * prices[m] for m, r in plan.items() if isinstance(r, int) and r > 0
     )

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from cloud.model.base_model import open_base_model
-from cloud.policies.baselines import plan_bits, uniform
+from cloud.policies import plan_bits, uniform
 from hil import codec
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
 from hil.learning.environment import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cloud.policies.allocator import allocate_ranks
-from cloud.policies.state import plan_bits
+from cloud.policies.plans import bits_of_ranks
 from hil import codec
 from hil.contract import BaseSpec, ConfigError, LoraUpdate, LowRankFactors, ModelError, TextState
 from hil.learning.surrogate import BatchRounds, Knots, synthetic_table, table_of
@@ -238,7 +238,7 @@ def test_a_snr_that_is_reported_too_high_costs_airtime_and_then_the_update(table
         s = batch.reset([1])
         ranks, keep = allocate_ranks(s)
         outcome = batch.step(ranks, keep)
-        assert plan_bits(s, ranks, keep)[0] > 0.99 * s.budget_bits[0]
+        assert bits_of_ranks(s, ranks, keep)[0] > 0.99 * s.budget_bits[0]
         assert outcome.feasible[0]
         assert outcome.delivered[0] == delivered
         assert outcome.airtime_s[0] > 0.1 if delivered else outcome.airtime_s[0] == 0.1

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.policies.baselines import LargestUniform, load_policy_file, plan_bits
+from cloud.policies import plan_bits
+from cloud.policies.baselines import LargestUniform
+from cloud.policies.registry import load_policy_file
 from hil.contract import RankPolicy
 from hil.learning.runners import RoundResult, SurrogateRunner
 from hil.learning.stream_table import synthetic_table
