@@ -184,7 +184,7 @@ class CloudHalf:
         bits = codec.bits_by_rank(
             [price[module] for module in self.module_shapes], self._settings.model.r_max
         )
-        sent = np.array([kfac.sent[module] for module in self.module_shapes], np.float64)
+        sent = np.array([kfac.missing_if_sent[module] for module in self.module_shapes], np.float64)
         delivered = [trained.delivered[module] for module in self.module_shapes]
         return measure_plans(self._tuner, delivered, sent, bits, trained.trial)
 

@@ -273,7 +273,7 @@ def residuals(
         if name in held:
             inner = inner_products(joined([held[name], factors]), of_module)
             kept[name] = float(held_curve(inner, held[name].rank, held[name].rank)[-1])
-    return Residuals(sent=sent, kept=kept)
+    return Residuals(missing_if_sent=sent, missing_if_kept=kept)
 
 
 def joined(parts: list[LowRankFactors]) -> LowRankFactors:

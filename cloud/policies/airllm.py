@@ -147,9 +147,11 @@ def _check_spaces(agent: AirLlmAgent, venv: VectorEnv[Any, Any, Any]) -> None:
 def state_of(obs: RoundObservation) -> Floats32:
     """float32[1, 4 + M]: cloud.policies.state.paper_state of an observation, also of one without
     expected losses."""
-    if not obs.kfac.sent:
+    if not obs.kfac.missing_if_sent:
         nothing = np.zeros(obs.r_max + 1, np.float32)
-        obs = replace(obs, kfac=Residuals(sent=dict.fromkeys(obs.module_shapes, nothing)))
+        obs = replace(
+            obs, kfac=Residuals(missing_if_sent=dict.fromkeys(obs.module_shapes, nothing))
+        )
     return paper_state(situation_of(obs))
 
 

@@ -96,8 +96,10 @@ def options(s: Situation) -> tuple[Floats, Ints]:
     takes them."""
     ranks = np.arange(s.r_max + 1)
     beyond = ranks > s.shapes.min(axis=1)[:, np.newaxis]
-    kept = np.where(s.holds, s.kept, np.inf)
-    damage = np.concatenate([np.where(beyond, np.inf, s.sent), kept[..., np.newaxis]], axis=2)
+    kept = np.where(s.holds, s.missing_if_kept, np.inf)
+    damage = np.concatenate(
+        [np.where(beyond, np.inf, s.missing_if_sent), kept[..., np.newaxis]], axis=2
+    )
     return damage, np.concatenate([s.bits, np.zeros((len(s.bits), 1), np.int64)], axis=1)
 
 

@@ -43,7 +43,7 @@ def worthwhile_ranks(s: Situation, nats_per_s: ArrayLike, budget_bits: Ints) -> 
     steep = slopes(s.trial_missing, s.trial_excess)
     floor = np.full_like(steep, _MOST_NATS_PER_BIT)
     np.divide(price[:, np.newaxis], steep, out=floor, where=steep > 0)
-    least = LEAST_SHARE * s.sent[:, :, 0].sum(axis=1) / s.bits[:, -1].sum()
+    least = LEAST_SHARE * s.missing_if_sent[:, :, 0].sum(axis=1) / s.bits[:, -1].sum()
     damage, bits = options(s)
     choice = allocate(
         np.repeat(damage, pieces, axis=0),
@@ -62,8 +62,8 @@ def _value(s: Situation, choice: Ints, price: Floats) -> Floats:
     """float[N]: measured loss + price x bits of plans int[N, M] of options."""
     keep = choice == s.r_max + 1
     ranks = np.where(keep, 0, choice)
-    sent = np.take_along_axis(s.sent, ranks[..., np.newaxis], axis=2)[..., 0]
-    missing = np.where(keep, s.kept, sent).sum(axis=1)
+    sent = np.take_along_axis(s.missing_if_sent, ranks[..., np.newaxis], axis=2)[..., 0]
+    missing = np.where(keep, s.missing_if_kept, sent).sum(axis=1)
     value: Floats = on_line(s.trial_missing, s.trial_excess, missing) + price * bits_of_ranks(
         s, ranks, keep
     )

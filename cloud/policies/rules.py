@@ -31,9 +31,8 @@ class SpectralGreedy:
     What a direction i of a module with singular values s is taken to be worth:
         "rank": s_i² / Σ_j s_j², its share of the module's energy, whatever it costs;
         "parameter": that for each of its d_out + d_in parameters;
-        "kfac": the expected loss that it saves (obs.kfac.sent), for each payload bit, but no more
-        than the module's
-            directions before it, which have to go first.
+        "kfac": the expected loss that it saves (obs.kfac.missing_if_sent), for each payload bit,
+            but no more than the module's directions before it, which have to go first.
     Ties go to the lower direction, then to the earlier module. A direction is taken if the plan
     with it, kept modules' digest included, still fits this round's share of the budget; the first
     that does not closes its module, while the others go on. Directions that are worth nothing are
@@ -166,11 +165,11 @@ def _parameters(obs: RoundObservation) -> Floats:
 def _kfac_per_bit(obs: RoundObservation) -> Floats:
     """float[M, r_max], expected loss that a direction saves per bit, no more than any before it in
     its module."""
-    if not obs.kfac.sent:
+    if not obs.kfac.missing_if_sent:
         raise ModelError(
             "the observation carries no expected losses (kfac); greedy by K-FAC needs them measured"
         )
-    sent = np.array([obs.kfac.sent[module] for module in obs.module_shapes], np.float64)
+    sent = np.array([obs.kfac.missing_if_sent[module] for module in obs.module_shapes], np.float64)
     if not np.isfinite(sent).all():
         worst = list(obs.module_shapes)[int(np.argmin(np.isfinite(sent).all(axis=1)))]
         raise ModelError(

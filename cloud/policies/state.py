@@ -33,10 +33,10 @@ class Situation:
         entropy, oov_rate, pieces_per_word: float[N], as TextState (entropy 0..1).
         domain_changed: float[N], 1 in the first round of a domain, else 0.
         last_ranks: int[N, M], ranks that the edge holds, 0 = nothing.
-        sent: float[N, M, R + 1], nats expected to be missing when r directions are sent
+        missing_if_sent: float[N, M, R + 1], nats expected to be missing when r directions are sent
             (RoundObservation.kfac).
-        kept: float[N, M], the same when the module stays as it is; equal to sent[..., 0] where
-            nothing is held.
+        missing_if_kept: float[N, M], the same when the module stays as it is; equal to
+            missing_if_sent[..., 0] where nothing is held.
         trial_missing, trial_excess: float[N, K], MeasuredLoss of each round.
         bits: int[M, R + 1], payload bits of r directions of a module.
         overhead_bits: payload bits of an update whatever its ranks.
@@ -57,8 +57,8 @@ class Situation:
     pieces_per_word: Floats
     domain_changed: Floats
     last_ranks: Ints
-    sent: Floats
-    kept: Floats
+    missing_if_sent: Floats
+    missing_if_kept: Floats
     trial_missing: Floats
     trial_excess: Floats
     bits: Ints
@@ -83,16 +83,16 @@ def situation_of(obs: RoundObservation) -> Situation:
     Raises:
         ModelError: the observation carries no expected losses (obs.kfac).
     """
-    if not obs.kfac.sent:
+    if not obs.kfac.missing_if_sent:
         raise ModelError(
             "the observation carries no expected losses (kfac); this policy needs them measured"
         )
     modules = list(obs.module_shapes)
-    sent = np.array([obs.kfac.sent[m] for m in modules], np.float64)
+    sent = np.array([obs.kfac.missing_if_sent[m] for m in modules], np.float64)
     bits = bits_by_rank(
         [obs.bits_per_direction[m] for m in modules], obs.r_max, obs.bits_per_module
     )
-    kept = np.array([obs.kfac.kept.get(m, sent[i, 0]) for i, m in enumerate(modules)])
+    kept = np.array([obs.kfac.missing_if_kept.get(m, sent[i, 0]) for i, m in enumerate(modules)])
     last = obs.history[-1] if obs.history else None
     whole = np.array([0.0, max(float(sent[:, 0].sum()), 1e-12)])
     line = obs.measured or MeasuredLoss(missing=whole, excess=whole)
@@ -115,8 +115,8 @@ def situation_of(obs: RoundObservation) -> Situation:
         pieces_per_word=one(obs.text.pieces_per_word),
         domain_changed=one(float(last is None or last.domain != obs.text.domain)),
         last_ranks=np.array([[obs.held.get(m, 0) for m in modules]], np.int64),
-        sent=sent[np.newaxis],
-        kept=kept[np.newaxis],
+        missing_if_sent=sent[np.newaxis],
+        missing_if_kept=kept[np.newaxis],
         trial_missing=line.missing[np.newaxis],
         trial_excess=line.excess[np.newaxis],
         bits=bits,
@@ -150,7 +150,7 @@ def pace_state(s: Situation) -> NDArray[np.float32]:
     """
     whole_bits = float(s.bits[:, -1].sum())
     budget = np.maximum(s.budget_bits.astype(np.float64), 1.0)
-    lacking, nothing = s.kept.sum(axis=1), s.sent[:, :, 0].sum(axis=1)
+    lacking, nothing = s.missing_if_kept.sum(axis=1), s.missing_if_sent[:, :, 0].sum(axis=1)
     lacking_nats, nothing_nats = (
         on_line(s.trial_missing, s.trial_excess, x) for x in (lacking, nothing)
     )
@@ -182,13 +182,13 @@ PACE_STATE_SIZE: Final = 13 + len(PROBE_PRICES)
 def _worth_sending(s: Situation, nats_per_mbit: Floats) -> Floats:
     """float[N]: share of a whole update's bits that a plan without a budget would spend at these
     expected nats."""
-    value = s.sent + 1e-6 * nats_per_mbit[:, np.newaxis, np.newaxis] * s.bits
+    value = s.missing_if_sent + 1e-6 * nats_per_mbit[:, np.newaxis, np.newaxis] * s.bits
     rank = value.argmin(axis=2)
     best = np.take_along_axis(value, rank[..., np.newaxis], axis=2)[..., 0]
-    bits = np.take_along_axis(np.broadcast_to(s.bits, s.sent.shape), rank[..., np.newaxis], axis=2)[
-        ..., 0
-    ]
-    spent: Floats = np.where(best < s.kept, bits, 0).sum(axis=1) / s.bits[:, -1].sum()
+    bits = np.take_along_axis(
+        np.broadcast_to(s.bits, s.missing_if_sent.shape), rank[..., np.newaxis], axis=2
+    )[..., 0]
+    spent: Floats = np.where(best < s.missing_if_kept, bits, 0).sum(axis=1) / s.bits[:, -1].sum()
     return spent
 
 

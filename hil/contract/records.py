@@ -194,14 +194,14 @@ class Residuals:
     """What the edge would lack of the trained update, module by module, in one measure.
 
     Attributes:
-        sent: module → float32[r_max + 1]: what is missing when its leading r directions are sent, r
-            = 0..r_max; it never rises. Empty: not measured.
-        kept: module → what is missing when it stays as the edge holds it. Absent: the edge holds
-            nothing of it, so it lacks sent[module][0].
+        missing_if_sent: module → float32[r_max + 1]: what is missing when its leading r directions
+            are sent, r = 0..r_max; it never rises. Empty: not measured.
+        missing_if_kept: module → what is missing when it stays as the edge holds it. Absent: the
+            edge holds nothing of it, so it lacks missing_if_sent[module][0].
     """
 
-    sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    kept: Mapping[str, float] = field(default_factory=dict)
+    missing_if_sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    missing_if_kept: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,7 +211,11 @@ class SurrogateRunner:
         if s is None:
             raise ConfigError(_NO_ROUND)
         modules = list(self.module_shapes)
-        kept = {m: float(s.kept[0, i]) for i, m in enumerate(modules) if s.last_ranks[0, i] > 0}
+        kept = {
+            m: float(s.missing_if_kept[0, i])
+            for i, m in enumerate(modules)
+            if s.last_ranks[0, i] > 0
+        }
         held_round, held_rank = self._rounds.held_round[0], self._rounds.held_rank[0]
         energy = table.kept_energy[held_round, np.arange(len(modules)), held_rank, now]
         return RoundObservation(
@@ -240,10 +244,13 @@ class SurrogateRunner:
             bits_per_module=BITS_PER_MODULE,
             spectra=dict(zip(modules, table.spectra[now], strict=True)),
             energy=Residuals(
-                sent=dict(zip(modules, table.sent_energy[now], strict=True)),
-                kept={m: float(energy[i]) for i, m in enumerate(modules) if m in kept},
+                missing_if_sent=dict(zip(modules, table.sent_energy[now], strict=True)),
+                missing_if_kept={m: float(energy[i]) for i, m in enumerate(modules) if m in kept},
             ),
-            kfac=Residuals(sent=dict(zip(modules, table.sent_kfac[now], strict=True)), kept=kept),
+            kfac=Residuals(
+                missing_if_sent=dict(zip(modules, table.sent_kfac[now], strict=True)),
+                missing_if_kept=kept,
+            ),
             measured=MeasuredLoss(missing=table.trial_missing[now], excess=table.trial_excess[now]),
             held=_held(self.module_shapes, s.last_ranks[0]),
             history=tuple(self._history),

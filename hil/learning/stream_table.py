@@ -51,7 +51,7 @@ class StreamTable:
         texts: of the T rounds.
         spectra: float32[T, M, R], singular values.
         sent_kfac, sent_energy: float32[T, M, R + 1], what is missing in round t when r directions
-            of it are sent (Residuals.sent).
+            of it are sent (Residuals.missing_if_sent).
         kept_kfac, kept_energy: float32[T, M, R + 1, T], what is missing in the round of the last
             index when the edge holds r directions that were sent in the round of the first.
         base_losses, full_losses: float64[T], nats per token with nothing and with all R directions

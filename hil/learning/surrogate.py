@@ -211,7 +211,7 @@ class BatchRounds:
         self.held_rank = np.where(new, ranks, self.held_rank)
         self.held_round = np.where(new, np.where(ranks > 0, now, -1), self.held_round)
         self._holds_update = self._holds_update | delivered
-        excess = self._excess(self._missing(s.sent).sum(axis=1))
+        excess = self._excess(self._missing(s.missing_if_sent).sum(axis=1))
         full = self._full_losses[self._table, now]
         outcome = Outcome(
             round_id=now,
@@ -264,8 +264,8 @@ class BatchRounds:
             pieces_per_word=pieces,
             domain_changed=self._changed[table, now],
             last_ranks=self.held_rank,
-            sent=sent,
-            kept=self._missing(sent),
+            missing_if_sent=sent,
+            missing_if_kept=self._missing(sent),
             trial_missing=self._trials[0][table, now],
             trial_excess=self._trials[1][table, now],
             bits=self._bits,

@@ -82,9 +82,14 @@ def test_residuals_know_what_is_held_and_what_is_not():
     current = {"one": _factors(rng, 3), "two": _factors(rng, 2)}
     held = {"two": _factors(rng, 1)}
     found = residuals(current, held, 3)
-    assert {name: curve.shape for name, curve in found.sent.items()} == {"one": (4,), "two": (4,)}
+    assert {name: curve.shape for name, curve in found.missing_if_sent.items()} == {
+        "one": (4,),
+        "two": (4,),
+    }
     difference = _dense(current["two"]) - _dense(held["two"])
-    assert found.kept == {"two": pytest.approx(np.linalg.norm(difference) ** 2, rel=1e-5)}
+    assert found.missing_if_kept == {
+        "two": pytest.approx(np.linalg.norm(difference) ** 2, rel=1e-5)
+    }
 
 
 def test_a_wide_moment_is_a_sketch_that_finds_what_there_is(monkeypatch):

@@ -88,7 +88,7 @@ def test_a_round_is_measured_from_everything_to_nothing(base: BaseModel, tuner: 
     shapes = tuner.module_shapes
     bits = bits_by_rank([8 * sum(shape) for shape in shapes.values()], R_MAX)
     update = update_of(tuner)
-    expected = residuals(update, {}, R_MAX, tuner.curvature(examples)).sent
+    expected = residuals(update, {}, R_MAX, tuner.curvature(examples)).missing_if_sent
     sent = np.array(list(expected.values()), np.float64)
     measured = measure_plans(tuner, list(update.values()), sent, bits, examples)
     assert measured.missing.shape == measured.excess.shape == (TRIALS,)

@@ -101,7 +101,7 @@ def with_losses(obs: RoundObservation, seed: int = 0) -> RoundObservation:
         sent[module] = (10 ** rng.uniform(-3, 0) * missing).astype(np.float32)
         if obs.held.get(module, 0):
             kept[module] = float(sent[module][0] * rng.uniform(0.1, 1.5))
-    return replace(obs, kfac=Residuals(sent=sent, kept=kept))
+    return replace(obs, kfac=Residuals(missing_if_sent=sent, missing_if_kept=kept))
 
 
 def in_an_episode(obs: RoundObservation, rounds: int, airtimes_s: list[float]) -> RoundObservation:

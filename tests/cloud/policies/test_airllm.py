@@ -317,7 +317,7 @@ def observe(
         overhead_bits=100,
         bits_per_module=10,
         spectra={m: np.ones(R_MAX, np.float32) for m in modules},
-        kfac=Residuals(sent=dict.fromkeys(modules, curve)) if kfac else Residuals(),
+        kfac=Residuals(missing_if_sent=dict.fromkeys(modules, curve)) if kfac else Residuals(),
         held={"m1": 8},
     )
 
@@ -341,7 +341,8 @@ def test_the_state_is_the_papers_with_and_without_expected_losses():
         if not kfac:
             zeros = np.zeros(R_MAX + 1, np.float32)
             with_losses = replace(
-                with_losses, kfac=Residuals(sent=dict.fromkeys(with_losses.module_shapes, zeros))
+                with_losses,
+                kfac=Residuals(missing_if_sent=dict.fromkeys(with_losses.module_shapes, zeros)),
             )
         np.testing.assert_array_equal(
             state_of(observe(1000, kfac=kfac)), paper_state(situation_of(with_losses))

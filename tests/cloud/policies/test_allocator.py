@@ -309,4 +309,4 @@ def test_options_are_the_ranks_that_a_module_has_and_keep_where_something_is_hel
     ]
     assert bits.tolist() == [[0, 60, 110, 160, 0]] * 2
     obs = with_losses(observe({"p": [3.0, 2.0, 1.0]}, 0, held={"p": 1}))
-    assert options(situation_of(obs))[0][0, 0, -1] == obs.kfac.kept["p"]
+    assert options(situation_of(obs))[0][0, 0, -1] == obs.kfac.missing_if_kept["p"]

@@ -43,7 +43,9 @@ def round_of(
         airtime_s=1.0, bits=int(50 * modules * r_max * 10 ** rng.uniform(-3, 0.3)), rounds=rounds
     )
     return replace(
-        obs, kfac=Residuals(sent=dict(zip(names, sent, strict=True)), kept=kept), budget=budget
+        obs,
+        kfac=Residuals(missing_if_sent=dict(zip(names, sent, strict=True)), missing_if_kept=kept),
+        budget=budget,
     )
 
 

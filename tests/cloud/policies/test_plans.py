@@ -169,8 +169,8 @@ def test_a_batch_is_brought_down_as_its_rounds_are_one_by_one() -> None:
         one,
         budget_bits=budgets,
         last_ranks=np.repeat(one.last_ranks, 50, axis=0),
-        sent=np.repeat(one.sent, 50, axis=0),
-        kept=np.repeat(one.kept, 50, axis=0),
+        missing_if_sent=np.repeat(one.missing_if_sent, 50, axis=0),
+        missing_if_kept=np.repeat(one.missing_if_kept, 50, axis=0),
     )
     rows = [
         project_ranks(one, ranks[i : i + 1], budget_bits=budgets[i : i + 1])[0] for i in range(50)

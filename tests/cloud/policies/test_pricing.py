@@ -36,16 +36,19 @@ def round_of(seed: int) -> RoundObservation:
         BUDGET_BITS,
         held={"q": 1},
     )
-    kfac = Residuals(sent=dict(zip(names, sent, strict=True)), kept={"q": float(sent[1, 1])})
+    kfac = Residuals(
+        missing_if_sent=dict(zip(names, sent, strict=True)),
+        missing_if_kept={"q": float(sent[1, 1])},
+    )
     return replace(obs, kfac=kfac, measured=line)
 
 
 def value(obs: RoundObservation, plan: RankPlan, nats_per_s: float) -> float:
     """Measured loss and the price of the air, counted anew."""
     missing = sum(
-        obs.kfac.kept.get(m, float(obs.kfac.sent[m][0]))
+        obs.kfac.missing_if_kept.get(m, float(obs.kfac.missing_if_sent[m][0]))
         if r == KEEP
-        else float(obs.kfac.sent[m][r])
+        else float(obs.kfac.missing_if_sent[m][r])
         for m, r in plan.ranks.items()
     )
     assert obs.measured is not None
@@ -83,8 +86,11 @@ def test_the_measured_line_and_not_the_expected_scale_decides_what_is_sent() -> 
     plans = []
     for scale in (1.0, 1e-6, 1e-12):
         kfac = Residuals(
-            sent={m: (scale * curve).astype(np.float32) for m, curve in obs.kfac.sent.items()},
-            kept={m: scale * lacks for m, lacks in obs.kfac.kept.items()},
+            missing_if_sent={
+                m: (scale * curve).astype(np.float32)
+                for m, curve in obs.kfac.missing_if_sent.items()
+            },
+            missing_if_kept={m: scale * lacks for m, lacks in obs.kfac.missing_if_kept.items()},
         )
         line = replace(obs.measured, missing=scale * obs.measured.missing)
         plans.append(PacedAllocator(0.5).plan(replace(obs, kfac=kfac, measured=line)))
@@ -99,8 +105,8 @@ def test_many_rounds_at_once_are_what_they_are_one_by_one() -> None:
         "snr_db",
         "airtime_s",
         "budget_bits",
-        "sent",
-        "kept",
+        "missing_if_sent",
+        "missing_if_kept",
         "trial_missing",
         "trial_excess",
         "last_ranks",

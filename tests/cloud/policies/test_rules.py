@@ -227,7 +227,9 @@ def test_greedy_by_other_measures_by_hand(
     per: str, budget_bits: int, ranks: dict[str, int]
 ) -> None:
     losses = {"p": [9.0, 3.0, 2.0], "q": [1.0, 0.1, 0.05], "r": [9.0, 6.0, 1.0]}
-    kfac = Residuals(sent={module: np.array(curve, np.float32) for module, curve in losses.items()})
+    kfac = Residuals(
+        missing_if_sent={module: np.array(curve, np.float32) for module, curve in losses.items()}
+    )
     shapes = {"p": (64, 64), "q": (256, 256), "r": (64, 64)}
     obs = replace(observe(KNOWN, budget_bits, shapes=shapes), kfac=kfac)
     assert SpectralGreedy(per).plan(obs).ranks == ranks  # type: ignore[arg-type]
@@ -244,13 +246,15 @@ def test_greedy_by_other_measures_is_legal_and_affordable(obs: RoundObservation,
 def test_greedy_by_kfac_counts_the_bits_that_a_module_costs_beside_its_directions() -> None:
     # p's first saves 6 for 60 bits, q's second 5.5 for 50.
     losses = {"p": [6.0, 0.0, 0.0], "q": [15.5, 5.5, 0.0]}
-    kfac = Residuals(sent={module: np.array(curve, np.float32) for module, curve in losses.items()})
+    kfac = Residuals(
+        missing_if_sent={module: np.array(curve, np.float32) for module, curve in losses.items()}
+    )
     obs = replace(observe({"p": [1.0, 1.0], "q": [1.0, 1.0]}, 220), kfac=kfac)
     assert SpectralGreedy("kfac").plan(obs).ranks == {"p": 0, "q": 2}
 
 
 def test_greedy_by_kfac_stops_at_a_direction_that_saves_nothing() -> None:
-    kfac = Residuals(sent={"p": np.array([4.0, 2.0, 2.0, 0.0], np.float32)})
+    kfac = Residuals(missing_if_sent={"p": np.array([4.0, 2.0, 2.0, 0.0], np.float32)})
     obs = replace(observe({"p": [3.0, 2.0, 1.0]}, 10**6), kfac=kfac)
     assert SpectralGreedy("kfac").plan(obs).ranks == {"p": 1}
 
@@ -301,8 +305,8 @@ def test_waterfill_weighs_modules_against_each_other_by_absolute_energy_per_para
 
 
 LOSSES = Residuals(
-    sent={"p": np.array([8e-6, 4e-6, 1e-6, 1e-6]), "q": np.array([8e-6, 6e-6, 5e-6, 0])},
-    kept={"q": 1.5e-6},
+    missing_if_sent={"p": np.array([8e-6, 4e-6, 1e-6, 1e-6]), "q": np.array([8e-6, 6e-6, 5e-6, 0])},
+    missing_if_kept={"q": 1.5e-6},
 )
 
 

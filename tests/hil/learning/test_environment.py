@@ -216,11 +216,11 @@ def test_streams_are_scored_by_what_the_edge_holds():
     runner = StreamRunner(stream, SimpleNamespace(score=score), rich)
     obs = runner.reset(0)
     modules = list(obs.module_shapes)
-    assert obs.kfac.kept == {}
+    assert obs.kfac.missing_if_kept == {}
     results = [runner.run(RankPlan(ranks=dict(zip(modules, (2, 0, 4), strict=True))))]
     obs = runner.observation
     assert obs.held == {modules[0]: 2, modules[2]: 4}
-    assert obs.energy.kept[modules[0]] == table.kept_energy[0, 0, 2, 1]
+    assert obs.energy.missing_if_kept[modules[0]] == table.kept_energy[0, 0, 2, 1]
     assert [h.ranks for h in obs.history] == [obs.held]
     results.append(runner.run(RankPlan(ranks=dict(zip(modules, (KEEP, 3, KEEP), strict=True)))))
     results.append(runner.run(RankPlan(ranks=dict.fromkeys(modules, KEEP))))
@@ -310,16 +310,23 @@ def test_the_loop_knows_what_the_edge_lacks(live):
     )
     held = [{}, first, {name: second.get(name, first[name]) for name in live.modules}]
     for t, obs in enumerate(live.seen[:-1]):
-        assert set(obs.energy.kept) == set(obs.kfac.kept) == set(obs.held) == set(held[t])
+        assert (
+            set(obs.energy.missing_if_kept)
+            == set(obs.kfac.missing_if_kept)
+            == set(obs.held)
+            == set(held[t])
+        )
         for name in live.modules:
             size = np.square(whole[t][name]).sum()
-            assert obs.energy.sent[name][0] == pytest.approx(size, rel=0.02)
+            assert obs.energy.missing_if_sent[name][0] == pytest.approx(size, rel=0.02)
             # 8-bit codes of the directions stand between what was trained and what can be held
-            assert obs.energy.sent[name][-1] == pytest.approx(0, abs=1e-6 * size)
-            assert (np.diff(obs.kfac.sent[name]) <= 0).all()
+            assert obs.energy.missing_if_sent[name][-1] == pytest.approx(0, abs=1e-6 * size)
+            assert (np.diff(obs.kfac.missing_if_sent[name]) <= 0).all()
             if name in held[t]:
                 stale = np.square(whole[t][name] - held[t][name].b @ held[t][name].a).sum()
-                assert obs.energy.kept[name] == pytest.approx(stale, rel=0.05, abs=0.002 * size)
+                assert obs.energy.missing_if_kept[name] == pytest.approx(
+                    stale, rel=0.05, abs=0.002 * size
+                )
 
 
 def test_the_loop_does_not_send_what_is_beyond_the_budget(small_overrides, tmp_path):

@@ -225,7 +225,9 @@ def test_a_plan_beyond_the_budget_is_not_sent(table):
     assert first.airtime_s.tolist() == [0, 0]
     np.testing.assert_allclose(first.loss_nats, first.base_loss_nats)
     assert (batch.situation.last_ranks == 0).all()
-    np.testing.assert_array_equal(batch.situation.kept, batch.situation.sent[:, :, 0])
+    np.testing.assert_array_equal(
+        batch.situation.missing_if_kept, batch.situation.missing_if_sent[:, :, 0]
+    )
 
 
 def test_a_snr_that_is_reported_too_high_costs_airtime_and_then_the_update(table):
@@ -308,10 +310,10 @@ def test_kept_modules_age_and_sent_ones_do_not(table):
     lacks = table.kept_kfac[0, even, 4, 1].sum() + table.sent_kfac[1, odd, 7].sum()
     assert outcome.excess_nats[0] == pytest.approx(lacks, rel=1e-5)
     np.testing.assert_allclose(
-        batch.situation.kept[0, even], table.kept_kfac[0, even, 4, 2], rtol=1e-6
+        batch.situation.missing_if_kept[0, even], table.kept_kfac[0, even, 4, 2], rtol=1e-6
     )
     np.testing.assert_allclose(
-        batch.situation.kept[0, odd], table.kept_kfac[1, odd, 7, 2], rtol=1e-6
+        batch.situation.missing_if_kept[0, odd], table.kept_kfac[1, odd, 7, 2], rtol=1e-6
     )
 
 
