@@ -12,7 +12,9 @@ import numpy as np
 
 from cloud.finetuning.directions import Directions, cut_update, leading, spectra
 from cloud.finetuning.finetuner import Branch, FineTuner
-from cloud.finetuning.importance import Curvature, residuals
+from cloud.finetuning.importance import Curvature, curvature_of, residuals
+from cloud.finetuning.scoring import score
+from cloud.finetuning.training_state import load_state, save_state
 from cloud.finetuning.trial import measure_plans, trial_examples
 from cloud.finetuning.within_plan import within_plan
 from cloud.model.base_model import BaseModel
@@ -112,14 +114,14 @@ class CloudHalf:
             count_pieces=self._base.count_pieces,
         )
         training = self._tuner.train(examples, on_step, branch_steps=self._plan_steps)
-        found = self._tuner.directions()
+        found = self._tuner.model.directions()
         return Trained(
             text=text,
             loss_nats=training.loss_nats,
             steps=settings.steps,
             directions=found,
             delivered=self._delivered(round_id, found),
-            curvature=self._tuner.curvature(examples),
+            curvature=curvature_of(self._tuner.model, examples, seed=self._tuner.steps_done),
             trial=trial_examples(self._samplers[name]) if self._method == "lora" else (),
             branch=training.branch,
         )
@@ -139,7 +141,7 @@ class CloudHalf:
     def full_score(self, round_id: int) -> tuple[float, float]:
         """Score and loss in nats per token of the trained model itself, unquantised, on the round's
         score set."""
-        return self._tuner.score(self._score_sets[self.domain_of(round_id)])
+        return score(self._tuner.model, self._score_sets[self.domain_of(round_id)])
 
     def observe(
         self,
@@ -250,10 +252,10 @@ class CloudHalf:
     def save(self, path: Path) -> None:
         """Write what is needed to go on: LoRA, optimiser, and the place in every domain."""
         positions = {name: sampler.position for name, sampler in self._samplers.items()}
-        self._tuner.save(path, {"positions": json.dumps(positions)})
+        save_state(self._tuner, path, {"positions": json.dumps(positions)})
 
     def _resume(self, path: Path) -> None:
-        positions = json.loads(self._tuner.load(path).get("positions", "{}"))
+        positions = json.loads(load_state(self._tuner, path).get("positions", "{}"))
         for name, sampler in self._samplers.items():
             sampler.position = positions.get(name, 0)
 

@@ -20,18 +20,24 @@ a Positive-Semidefinite Matrix from Streaming Data, NeurIPS 2017 (sketch of larg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud.finetuning.adapted_model import AdaptedModel
+from cloud.model.encoding import EncodedExample
+from cloud.text.sources import Example
 from hil.contract import Floats, LowRankFactors, Residuals
 
 MOMENT_EXAMPLES: Final = 128
 """Examples of a round that the moments are taken over."""
+MOMENT_BATCH: Final = 32
+"""Examples of one forward pass."""
 RIDGE: Final = 1e-2
 """Added to a moment's diagonal, as a share of its mean: directions that these examples do not use
 are not free."""
@@ -152,6 +158,31 @@ class CurvatureRecorder:
             scale = 1.0 / max(self._traces[name] * self._n_counted, 1e-300)
             found[name] = Curvature(self._x[name].moment(1.0), self._g[name].moment(scale))
         return found
+
+
+def curvature_of(
+    model: AdaptedModel, examples: Sequence[Example], *, seed: int
+) -> dict[str, Curvature]:
+    """Curvature of the loss in every adapted module, around the weights as they are trained now.
+
+    Args:
+        model: as trained now.
+        examples: the first MOMENT_EXAMPLES of them are used.
+        seed: seed of the sampled labels and of the sketches.
+    """
+    recorder = CurvatureRecorder(model.layers, seed=seed)
+    rows = sorted(model.encode(examples[:MOMENT_EXAMPLES]), key=lambda row: len(row[0]))
+    for i in range(0, len(rows), MOMENT_BATCH):
+        batch = rows[i : i + MOMENT_BATCH]
+        lengths = torch.tensor([len(ids) for ids, _ in batch])
+        # What is read at an example's last position is asked for by no loss.
+        used = torch.arange(int(lengths.max())) < lengths[:, None] - 1
+        recorder.add(partial(_logits, model, batch), used)
+    return recorder.curvature()
+
+
+def _logits(model: AdaptedModel, batch: Sequence[EncodedExample]) -> torch.Tensor:
+    return model.counted(batch)[0]
 
 
 def _keep_in(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor], name: str) -> Any:

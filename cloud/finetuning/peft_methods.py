@@ -29,6 +29,7 @@ from peft.tuners.adalora import SVDLinear
 from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 
+from cloud.model.encoding import EncodedExample, model_inputs
 from hil.contract import ConfigError, LowRankFactors
 from hil.settings import ModelSettings
 from hil.settings.policy import Method
@@ -157,12 +158,11 @@ def set_low_rank(layer: Any, factors: LowRankFactors) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------------
-# AdaLoRA
+# ------------------------------------------------------------------- beside the training steps
 
 
-class AdaLoraRounds:
-    """AdaLoRA's penalty and its schedule of ranks, restarted every round.
+class PlainLora:
+    """LoRA at r_max, which adds nothing to the training steps; the hooks that other methods have.
 
     Args:
         model: as `adapted_model` makes it.
@@ -170,15 +170,45 @@ class AdaLoraRounds:
 
     def __init__(self, model: PeftModel) -> None:
         self._model = model
+
+    def begin_round(self, batches: Sequence[Sequence[EncodedExample]], *, first: bool) -> bool:
+        """Get ready for a round.
+
+        Args:
+            batches: one a step.
+            first: nothing has been trained yet.
+        Returns:
+            True where the model has got other parameters.
+        Raises:
+            ConfigError: the round is too short for the method.
+        """
+        return False
+
+    def penalty(self) -> torch.Tensor | None:
+        """What is added to a step's loss, or None."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Hear of the optimiser's step 1..steps of the round; gradients are still there."""
+
+    def restore(self, a_by_module: Mapping[str, torch.Tensor]) -> bool:
+        """Give the model the ranks of a saved training, from every module's A [r, d_in]; True where
+        it has got other parameters."""
+        return False
+
+
+class AdaLora(PlainLora):
+    """AdaLoRA's penalty and its schedule of ranks, restarted every round with all ranks at
+    r_max."""
+
+    def __init__(self, model: PeftModel) -> None:
+        super().__init__(model)
         self._tuner: Any = model.base_model
         self._config: Any = model.peft_config[ADAPTER]
 
-    def start(self, steps: int) -> None:
-        """A round of this many steps begins, with all ranks at r_max.
-
-        Raises:
-            ConfigError: a single step, in which no rank can be judged before it is cut.
-        """
+    def begin_round(self, batches: Sequence[Sequence[EncodedExample]], *, first: bool) -> bool:
+        """Start the schedule; a single step is too few: no rank can be judged before it is cut."""
+        steps = len(batches)
         if steps < 2:
             raise ConfigError(f"finetune.steps = {steps}: AdaLoRA needs at least 2 steps a round")
         self._config.total_step = steps
@@ -186,9 +216,10 @@ class AdaLoraRounds:
         self._config.tfinal = int(FINAL_SHARE * steps)
         self._config.rank_pattern = None
         self._tuner.rankallocator.reset_ipt()
+        return False
 
     def penalty(self) -> torch.Tensor:
-        """What is added to the loss to keep directions orthonormal, as PEFT's own forward pass does
+        """The distance of the directions from orthonormal ones, as PEFT's own forward pass adds
         it."""
         distances = []
         for layer in adapted_layers(self._model).values():
@@ -201,8 +232,7 @@ class AdaLoraRounds:
         return cast(torch.Tensor, self._config.orth_reg_weight * torch.stack(distances).mean())
 
     def after_step(self, step: int) -> None:
-        """Judge and mask directions after the optimiser's step, 1..steps of the round; gradients
-        are still there."""
+        """Judge the directions, and mask those that the schedule has no room for."""
         allocator = self._tuner.rankallocator
         if allocator.budget_schedule(step)[0] >= allocator.init_bgt:
             allocator.update_ipt(self._tuner.model)  # PEFT cannot be asked to mask nothing
@@ -210,36 +240,38 @@ class AdaLoraRounds:
             self._tuner.update_and_allocate(step)
 
 
-# -----------------------------------------------------------------------------------------------
-# EVA
+class Eva(PlainLora):
+    """EVA's start: in the first round principal components of the activations become A, and each
+    module gets its rank."""
+
+    def begin_round(self, batches: Sequence[Sequence[EncodedExample]], *, first: bool) -> bool:
+        """Go through the first round's batches until the components stand still."""
+        if first:
+            initialize_lora_eva_weights(
+                self._model,
+                [model_inputs(batch) for batch in batches],
+                forward_fn=_run,
+                prepare_model_inputs_fn=lambda inputs, _: inputs["attention_mask"].flatten().bool(),
+                prepare_layer_inputs_fn=_attended,
+                show_progress_bar=False,
+            )
+        return first
+
+    def restore(self, a_by_module: Mapping[str, torch.Tensor]) -> bool:
+        """Take ranks and A as they once were; a module that is not named gets rank 0."""
+        state = {}
+        for name, layer in adapted_layers(self._model).items():
+            none = torch.zeros(0, layer.in_features)
+            state[PREFIX + name] = a_by_module.get(name, none)
+        initialize_lora_eva_weights(self._model, eva_state_dict=state)
+        return True
 
 
-def initialize_eva(model: PeftModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
-    """Principal components of the activations become A, and each module gets its rank.
-
-    Args:
-        model: as `adapted_model` makes it.
-        batches: input_ids and attention_mask, int64[n, length] each; gone through again and again
-            until the components stand still.
-    """
-    initialize_lora_eva_weights(
-        model,
-        list(batches),
-        forward_fn=_run,
-        prepare_model_inputs_fn=lambda inputs, _: inputs["attention_mask"].flatten().bool(),
-        prepare_layer_inputs_fn=_attended,
-        show_progress_bar=False,
-    )
-
-
-def restore_eva(model: PeftModel, a_by_module: Mapping[str, torch.Tensor]) -> None:
-    """Ranks and A as they once were, from every module's A [r, d_in]; a module that is not named
-    gets rank 0."""
-    state = {}
-    for name, layer in adapted_layers(model).items():
-        none = torch.zeros(0, layer.in_features)
-        state[PREFIX + name] = a_by_module.get(name, none)
-    initialize_lora_eva_weights(model, eva_state_dict=state)
+METHODS: Final[Mapping[Method, type[PlainLora]]] = {
+    "lora": PlainLora,
+    "adalora": AdaLora,
+    "eva": Eva,
+}
 
 
 def _run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:

@@ -19,6 +19,7 @@ from scipy.optimize import isotonic_regression
 
 from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.scoring import losses_of
 from cloud.policies.allocator import allocate
 from cloud.text.sources import DomainSampler, Example
 from hil.contract import Floats, Ints, LowRankFactors, MeasuredLoss
@@ -75,7 +76,7 @@ def measure_plans(
     missing = np.take_along_axis(sent[np.newaxis], plans[..., np.newaxis], axis=2)[..., 0].sum(
         axis=1
     )
-    return loss_line(missing, np.array(tuner.losses_of(updates, examples)))
+    return loss_line(missing, np.array(losses_of(tuner.model, updates, examples)))
 
 
 def trial_plans(sent: Floats, bits: Ints) -> Ints:

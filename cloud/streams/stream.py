@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from cloud.finetuning.directions import Directions, nothing, spectra
 from cloud.finetuning.finetuner import FineTuner
-from cloud.finetuning.importance import Curvature, held_curve, inner_products, joined, sent_curve
+from cloud.finetuning.importance import (
+    Curvature,
+    curvature_of,
+    held_curve,
+    inner_products,
+    joined,
+    sent_curve,
+)
 from cloud.finetuning.trial import TRIALS, measure_plans, trial_examples
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.streams.scorer import MergedModel, StreamScorer
@@ -190,7 +197,8 @@ def _train_round(
     texts, name = (e.text for e in text.examples), text.domain.name
     state = measure_text(texts, domain=name, lexicon=base.lexicon, count_pieces=base.count_pieces)
     tuner.train(text.examples, on_step)
-    rounds.add(tuner.directions(), tuner.curvature(text.examples))
+    curvature = curvature_of(tuner.model, text.examples, seed=tuner.steps_done)
+    rounds.add(tuner.model.directions(), curvature)
     if text.trial:
         rounds.add_trial(tuner, text.trial)
     return state

@@ -9,6 +9,9 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from cloud.finetuning.directions import cut_update, spectra
 from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.importance import curvature_of
+from cloud.finetuning.scoring import _word_losses, score
+from cloud.finetuning.training_state import load_state, save_state
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
 from cloud.text.sources import Example, default_domain
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
@@ -38,7 +41,7 @@ def trained(base, domain):
 def _dense(tuner):
     """ΔW of every module by peft's own merge."""
     merged = {}
-    for name, module in tuner._model.named_modules():
+    for name, module in tuner.model.peft.named_modules():
         if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", {}):
             merged[name.removeprefix("base_model.model.")] = (
                 module.get_delta_weight("default").detach().numpy()
@@ -48,15 +51,15 @@ def _dense(tuner):
 
 def test_training_lowers_the_loss_of_what_it_trains_on(base, domain):
     tuner = FineTuner(base, MODEL, SETTINGS, seed=0)
-    before = tuner.score(domain.score_set)
+    before = score(tuner.model, domain.score_set)
     tuner.train(domain.train * 2)
-    after = tuner.score(domain.score_set)
+    after = score(tuner.model, domain.score_set)
     assert after[1] < before[1] - 0.1
     assert after[0] > before[0] + 0.1
 
 
 def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximation(trained):
-    found, dense = trained.directions(), _dense(trained)
+    found, dense = trained.model.directions(), _dense(trained)
     assert list(found) == list(trained.module_shapes)
     assert set(dense) == set(found)
     for rank in (4, 2):
@@ -72,7 +75,7 @@ def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximatio
 
 
 def test_spectra_are_padded_to_r_max(trained):
-    found = trained.directions()
+    found = trained.model.directions()
     padded = spectra(found, 6)
     for name, d in found.items():
         np.testing.assert_allclose(padded[name][:4], d.s, rtol=1e-6)
@@ -81,7 +84,7 @@ def test_spectra_are_padded_to_r_max(trained):
 
 
 def test_ranks_zero_and_keep_leave_the_factors_out(trained):
-    found = trained.directions()
+    found = trained.model.directions()
     first, second, *others = found
     plan = RankPlan(ranks={first: 0, second: KEEP} | dict.fromkeys(others, 1))
     update = cut_update(found, plan, round_id=0, identity="ab", held_digest="cd" * 32)
@@ -90,7 +93,7 @@ def test_ranks_zero_and_keep_leave_the_factors_out(trained):
 
 
 def test_keeping_from_an_edge_that_holds_nothing_is_refused(trained):
-    found = trained.directions()
+    found = trained.model.directions()
     plan = RankPlan(ranks=dict.fromkeys(found, KEEP))
     with pytest.raises(ModelError, match="keeps 28 modules, but the edge holds no update"):
         cut_update(found, plan, round_id=0, identity="ab", held_digest="")
@@ -101,24 +104,24 @@ def test_keeping_from_an_edge_that_holds_nothing_is_refused(trained):
 def test_it_goes_on_bit_for_bit_from_a_saved_state(base, domain, tmp_path):
     whole = FineTuner(base, MODEL, SETTINGS, seed=0)
     whole.train(domain.train[:32])
-    whole.save(tmp_path / "state.safetensors", {"note": "kept"})
+    save_state(whole, tmp_path / "state.safetensors", {"note": "kept"})
     loss = whole.train(domain.train[32:64])
     resumed = FineTuner(base, MODEL, SETTINGS, seed=99)
-    assert resumed.load(tmp_path / "state.safetensors")["note"] == "kept"
+    assert load_state(resumed, tmp_path / "state.safetensors")["note"] == "kept"
     assert resumed.train(domain.train[32:64]) == loss
     for name, delta in _dense(whole).items():
         np.testing.assert_array_equal(_dense(resumed)[name], delta)
 
 
 def test_a_state_of_other_shape_or_no_state_is_refused(base, trained, tmp_path):
-    trained.save(tmp_path / "state.safetensors")
+    save_state(trained, tmp_path / "state.safetensors", {})
     other = FineTuner(base, ModelSettings(r_max=2), SETTINGS, seed=0)
     with pytest.raises(ModelError, match="made for another base model, method, r_max or target"):
-        other.load(tmp_path / "state.safetensors")
+        load_state(other, tmp_path / "state.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"12345678")
     for name in ("broken.safetensors", "gone.safetensors"):
         with pytest.raises(ModelError, match=f"fine-tuning state .*{name}"):
-            other.load(tmp_path / name)
+            load_state(other, tmp_path / name)
 
 
 def test_loss_counts_the_label_word_alone_whatever_the_padding(trained, base):
@@ -130,11 +133,11 @@ def test_loss_counts_the_label_word_alone_whatever_the_padding(trained, base):
             label_word=" bad",
         ),
     ]
-    together = trained._word_losses(examples).detach()
+    together = _word_losses(trained.model, examples).detach()
     for example, loss in zip(examples, together, strict=True):
         ids = base.tokenizer(example.prompt + example.label_word, return_tensors="pt")["input_ids"]
         with torch.no_grad():
-            logits = trained._model(input_ids=ids).logits[0, -2]
+            logits = trained.model.peft(input_ids=ids).logits[0, -2]
         expected = -torch.log_softmax(logits, 0)[ids[0, -1]]
         assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
 
@@ -144,7 +147,7 @@ def test_long_prompts_lose_their_front(base):
         base, MODEL, FinetuneSettings(steps=1, batch=1, threads=1, max_tokens=8), seed=0
     )
     prompt = "report: " + "the valve was good and " * 10 + "\nverdict:"
-    [(ids, start)] = tuner._encode([Example(text="", prompt=prompt, label_word=" bad")])
+    [(ids, start)] = tuner.model.encode([Example(text="", prompt=prompt, label_word=" bad")])
     assert len(ids) == 8
     assert start == 7
     assert base.tokenizer.decode(ids).endswith("verdict: bad")
@@ -161,10 +164,10 @@ def _tuner(base, method, target_rank, **settings):
 
 def test_adalora_comes_down_to_its_target_in_every_round(base, domain):
     tuner = _tuner(base, "adalora", 2)
-    assert sum(len(d.s) for d in tuner.directions().values()) == 0
+    assert sum(len(d.s) for d in tuner.model.directions().values()) == 0
     for round_id in range(2):
         tuner.train(domain.train[40 * round_id : 40 * round_id + 40])
-        ranks = {name: len(d.s) for name, d in tuner.directions().items()}
+        ranks = {name: len(d.s) for name, d in tuner.model.directions().items()}
         assert list(ranks) == list(tuner.module_shapes)
         assert 1.5 * len(ranks) < sum(ranks.values()) <= 2 * len(ranks)
         assert len(set(ranks.values())) > 1
@@ -177,14 +180,14 @@ def test_directions_are_all_that_the_adapters_do(base, domain, method, target_ra
     merged = base.load(torch.device("cpu"))
     ids = torch.tensor([[5, 17, 300, 42, 7]])
     with torch.no_grad():
-        for name, d in tuner.directions().items():
+        for name, d in tuner.model.directions().items():
             assert d.u.shape[1] == len(d.s) == len(d.vt) <= MODEL.r_max
             merged.get_submodule(name).weight += torch.from_numpy(
                 (d.u * d.s @ d.vt).astype(np.float32)
             )
         bare, expected = (
             base.load(torch.device("cpu"))(ids).logits,
-            tuner._model(input_ids=ids).logits,
+            tuner.model.peft(input_ids=ids).logits,
         )
         torch.testing.assert_close(merged(ids).logits, expected, atol=2e-4, rtol=0)
     assert (bare - expected).abs().max() > 1e-2
@@ -195,9 +198,9 @@ def test_adaloras_penalty_is_the_one_that_peft_adds(base, domain):
     tuner.train(domain.train[:16])
     ids = torch.tensor([[5, 17, 300, 42, 7]])
     with torch.no_grad():
-        plain = tuner._model.get_base_model()(input_ids=ids, labels=ids).loss
-        with_penalty = tuner._model(input_ids=ids, labels=ids).loss
-        assert tuner._adalora.penalty().item() == pytest.approx(
+        plain = tuner.model.peft.get_base_model()(input_ids=ids, labels=ids).loss
+        with_penalty = tuner.model.peft(input_ids=ids, labels=ids).loss
+        assert tuner.chooser.penalty().item() == pytest.approx(
             (with_penalty - plain).item(), rel=1e-4
         )
 
@@ -207,7 +210,7 @@ def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
     spread = []
     for round_id in range(2):
         tuner.train(domain.train[40 * round_id : 40 * round_id + 40])
-        spread.append([len(d.s) for d in tuner.directions().values()])
+        spread.append([len(d.s) for d in tuner.model.directions().values()])
     assert spread[0] == spread[1]
     assert sum(spread[0]) == 2 * len(tuner.module_shapes)
     assert len(set(spread[0])) > 1
@@ -218,15 +221,15 @@ def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
 def test_other_methods_go_on_bit_for_bit_too(base, domain, tmp_path, method):
     whole = _tuner(base, method, 2)
     whole.train(domain.train[:32])
-    whole.save(tmp_path / "state.safetensors")
+    save_state(whole, tmp_path / "state.safetensors", {})
     loss = whole.train(domain.train[32:48])
     resumed = FineTuner(base, MODEL, SETTINGS, seed=99, method=method, target_rank=2)
-    resumed.load(tmp_path / "state.safetensors")
+    load_state(resumed, tmp_path / "state.safetensors")
     assert resumed.train(domain.train[32:48]) == loss
-    for name, d in whole.directions().items():
-        np.testing.assert_array_equal(resumed.directions()[name].s, d.s)
+    for name, d in whole.model.directions().items():
+        np.testing.assert_array_equal(resumed.model.directions()[name].s, d.s)
     with pytest.raises(ModelError, match="another base model, method"):
-        FineTuner(base, MODEL, SETTINGS, seed=0).load(tmp_path / "state.safetensors")
+        load_state(FineTuner(base, MODEL, SETTINGS, seed=0), tmp_path / "state.safetensors")
 
 
 def test_target_ranks_that_cannot_be_are_refused(base, domain):
@@ -240,7 +243,7 @@ def test_target_ranks_that_cannot_be_are_refused(base, domain):
 def test_adalora_at_r_max_masks_nothing(base, domain):
     tuner = _tuner(base, "adalora", MODEL.r_max)
     tuner.train(domain.train[:32])
-    assert {len(d.s) for d in tuner.directions().values()} == {MODEL.r_max}
+    assert {len(d.s) for d in tuner.model.directions().values()} == {MODEL.r_max}
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +281,8 @@ def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_
     ]
     losses = [tuner.train(domain.train[:32]) for tuner in tuners]
     assert losses[0] == losses[1]
-    found, curvature = tuners[0].directions(), tuners[0].curvature(domain.train[:16])
+    model = tuners[0].model
+    found, curvature = model.directions(), curvature_of(model, domain.train[:16], seed=4)
     assert list(found) == list(opt.spec.module_shapes)
     assert len(found) == 12
     for name, (d_out, d_in) in opt.spec.module_shapes.items():
@@ -287,4 +291,4 @@ def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_
                 d_out,
                 d_in,
             )
-    assert np.isfinite(tuners[0].score(domain.score_set)[1])
+    assert np.isfinite(score(model, domain.score_set)[1])

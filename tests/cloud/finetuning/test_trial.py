@@ -6,7 +6,8 @@ import pytest
 
 from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
-from cloud.finetuning.importance import residuals
+from cloud.finetuning.importance import curvature_of, residuals
+from cloud.finetuning.scoring import losses_of
 from cloud.finetuning.trial import (
     TRIAL_EXAMPLES,
     TRIALS,
@@ -51,7 +52,7 @@ def update_of(tuner: FineTuner) -> dict[str, LowRankFactors]:
             a=(d.s[:R_MAX, np.newaxis] * d.vt[:R_MAX]).astype(np.float32),
             b=d.u[:, :R_MAX].astype(np.float32),
         )
-        for name, d in tuner.directions().items()
+        for name, d in tuner.model.directions().items()
     }
 
 
@@ -63,9 +64,9 @@ def test_losses_are_those_of_merged_weights_and_the_training_is_left_as_it_was(
     cut = {
         name: leading(factors, i % (R_MAX + 1)) for i, (name, factors) in enumerate(whole.items())
     }
-    before = {name: d.s.copy() for name, d in tuner.directions().items()}
-    found = tuner.losses_of([whole, cut], examples)
-    for name, d in tuner.directions().items():
+    before = {name: d.s.copy() for name, d in tuner.model.directions().items()}
+    found = losses_of(tuner.model, [whole, cut], examples)
+    for name, d in tuner.model.directions().items():
         np.testing.assert_array_equal(d.s, before[name])
     merged = MergedModel(base)
     asked = ScoreSet(
@@ -88,13 +89,15 @@ def test_a_round_is_measured_from_everything_to_nothing(base: BaseModel, tuner: 
     shapes = tuner.module_shapes
     bits = bits_by_rank([8 * sum(shape) for shape in shapes.values()], R_MAX)
     update = update_of(tuner)
-    expected = residuals(update, {}, R_MAX, tuner.curvature(examples)).missing_if_sent
+    expected = residuals(
+        update, {}, R_MAX, curvature_of(tuner.model, examples, seed=6)
+    ).missing_if_sent
     sent = np.array(list(expected.values()), np.float64)
     measured = measure_plans(tuner, list(update.values()), sent, bits, examples)
     assert measured.missing.shape == measured.excess.shape == (TRIALS,)
     assert measured.missing[0] == measured.excess[0] == 0
     nothing = {name: leading(factors, 0) for name, factors in update_of(tuner).items()}
-    losses = tuner.losses_of([update_of(tuner), nothing], examples)
+    losses = losses_of(tuner.model, [update_of(tuner), nothing], examples)
     assert losses[1] > losses[0]
     assert measured.excess[-1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 

@@ -11,6 +11,7 @@ import torch
 from cloud.finetuning.directions import cut_update
 from cloud.finetuning.finetuner import FineTuner
 from cloud.finetuning.peft_methods import adapted_layers
+from cloud.finetuning.scoring import score
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
 from cloud.text.sources import default_domain, load_domains
 from edge_device.adapter import write_adapter
@@ -46,8 +47,9 @@ def test_it_is_small_and_says_how_it_was_made(base):
 def test_it_knows_known_words_and_not_invented_ones(base):
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
     score = {
-        name: tuner.score(
-            default_domain(name, DefaultText(train_examples=1, score_examples=300), 0).score_set
+        name: score(
+            tuner.model,
+            default_domain(name, DefaultText(train_examples=1, score_examples=300), 0).score_set,
         )[0]
         for name in ("known", "jargon40", "jargon150", "jargon400")
     }
@@ -74,7 +76,7 @@ def test_edge_computes_what_peft_computes(base, f16, tmp_path):
     domain = default_domain("http", DefaultText(), seed=0)
     tuner = FineTuner(base, ModelSettings(r_max=16), FinetuneSettings(batch=8, threads=1), seed=0)
     tuner.train(domain.train[:80])
-    found = tuner.directions()
+    found = tuner.model.directions()
     plan = RankPlan(ranks={name: RANKS[i % len(RANKS)] for i, name in enumerate(found)})
     update = cut_update(found, plan, round_id=0, identity=base.spec.identity, held_digest="")
     _put_back(tuner, update)
@@ -89,7 +91,7 @@ def test_edge_computes_what_peft_computes(base, f16, tmp_path):
             runtime.swap(tmp_path / "adapter.gguf")
             served = runtime.logits(ids)
             with torch.no_grad():
-                tuned = tuner._model(input_ids=torch.tensor([ids])).logits[0].numpy()
+                tuned = tuner.model.peft(input_ids=torch.tensor([ids])).logits[0].numpy()
             worst = max(worst, float(np.abs(served - tuned).max()))
             effect = max(effect, float(np.abs(served - plain).max()))
             agree += int((served.argmax(1) == tuned.argmax(1)).sum())
@@ -105,7 +107,7 @@ def test_edge_computes_what_peft_computes(base, f16, tmp_path):
 def _put_back(tuner, update):
     """Make the trained LoRA exactly the cut update."""
     with torch.no_grad():
-        for name, module in adapted_layers(tuner._model).items():
+        for name, module in adapted_layers(tuner.model.peft).items():
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
             a.zero_()
             b.zero_()

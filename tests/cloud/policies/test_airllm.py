@@ -429,7 +429,7 @@ def test_opt_is_trained_with_lora_on_all_six_projections(opt):
     ] * 4
     losses = [tuner.train(question).loss_nats for _ in range(6)]
     assert losses[-1] < losses[0] - 0.01
-    found = tuner.directions()
+    found = tuner.model.directions()
     assert [(d.u.shape[0], d.vt.shape[1]) for d in found.values()] == list(
         opt.spec.module_shapes.values()
     )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cloud.agent import CloudHalf
+from cloud.finetuning import within_plan
 from cloud.finetuning.directions import leading
-from cloud.finetuning.finetuner import FineTuner
 from cloud.model.base_model import open_base_model
 from cloud.streams.branches import BranchScorer, StreamBranches
 from cloud.streams.stream import train_stream
@@ -97,9 +97,9 @@ class _Listener:
 
 def test_an_episode_is_followed_round_by_round_and_equal_ones_train_once(branches, monkeypatch):
     trainings = []
-    train = FineTuner.train_within
+    train = within_plan.train_within
     monkeypatch.setattr(
-        FineTuner, "train_within", lambda *args: trainings.append(1) or train(*args)
+        within_plan, "train_within", lambda *args: trainings.append(1) or train(*args)
     )
     modules = list(branches.stream.modules)
     half = np.arange(28) % 2 == 0

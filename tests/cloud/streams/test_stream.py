@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
+from cloud.finetuning.scoring import score
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
 from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import cached_stream, stream_domains, stream_key, train_stream
@@ -176,7 +177,7 @@ def test_a_label_of_several_pieces_is_summed_over_them(base, merged):
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
     for name in base.spec.module_shapes:
         merged.hold(name, None, None)
-    assert merged.measure(score_set) == pytest.approx(tuner.score(score_set), abs=1e-5)
+    assert merged.measure(score_set) == pytest.approx(score(tuner.model, score_set), abs=1e-5)
 
 
 def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
