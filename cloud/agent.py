@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,13 @@ class Trained:
 
     Attributes:
         text: how hard the text is.
-        loss_nats: of the last quarter of the steps.
-        steps: taken.
-        directions: the whole update.
-        delivered: the same as an edge would decode it, had all of it been sent.
-        curvature: of the loss around it.
+        loss_nats: mean loss of the last quarter of the steps, per counted token.
+        steps: number of steps that were taken.
+        directions: module → the whole update.
+        delivered: module → the same as an edge would decode it, had all of it been sent.
+        curvature: module → curvature of the loss around it.
         trial: examples of the round's text that it did not train on.
-        branch: from which its last steps can be taken within a plan.
+        branch: the point from which its last steps can be taken again within a plan.
     """
 
     text: TextState
@@ -63,11 +63,25 @@ class Trained:
     branch: Branch
 
 
+@dataclass(frozen=True, slots=True)
+class HeldModule:
+    """What the edge holds of one module.
+
+    Attributes:
+        factors: as the edge decoded them.
+        cut: leading directions of the whole update that was trained then, as many as were sent.
+            `factors` differ from it where the last steps were taken again within the plan.
+    """
+
+    factors: LowRankFactors
+    cut: LowRankFactors
+
+
 class CloudHalf:
     """Text, fine-tuning, policy and codec.
 
     Args:
-        settings: of the whole run.
+        settings: the run's settings.
         base: the base model.
         domains, stream: as cloud.text.load_domains gives them.
     Raises:
@@ -92,10 +106,13 @@ class CloudHalf:
         self._plan_steps = settings.finetune.plan_steps if self._method == "lora" else 0
         self.module_shapes = self._tuner.module_shapes
         self.history: list[RoundSummary] = []
-        self._held: dict[str, LowRankFactors] = {}
-        self._held_cuts: dict[str, LowRankFactors] = {}
+        self._held: dict[str, HeldModule] = {}
+        """Modules of the update that the edge last said it holds; empty while it holds none that
+        was sent from here."""
         self._held_digest = ""
-        self._offered_cuts: dict[str, LowRankFactors] = {}
+        """Digest of the payload behind that update; "" for the bare base model."""
+        self._sent_cuts: dict[str, LowRankFactors] = {}
+        """Module → HeldModule.cut of the payload encoded last; the edge may never get it."""
         if settings.finetune.resume_from:
             self._resume(Path(settings.finetune.resume_from))
 
@@ -104,7 +121,7 @@ class CloudHalf:
         return self._stream[round_id % len(self._stream)]
 
     def train(self, round_id: int, on_step: Callable[[], None]) -> Trained:
-        """One round of training at r_max on the round's domain."""
+        """Train one round at r_max, on the round's domain."""
         settings, name = self._settings.finetune, self.domain_of(round_id)
         examples = self._samplers[name].draw(settings.steps * settings.batch)
         text = measure_text(
@@ -154,15 +171,16 @@ class CloudHalf:
         """All that the policy may look at.
 
         Args:
-            round_id: this round.
-            trained: what it trained.
-            channel, budget: of the link.
+            round_id: number of the round.
+            trained: what its training left.
+            channel, budget: the link's state, and what may be spent on it.
             held: module → rank that the edge says it holds.
         """
         r_max = self._settings.model.r_max
         # What an update was cut from, not what training within the plan made of it: where that
         # makes up for what is missing, it lies further from the whole update, and lacks less.
-        kfac = residuals(trained.delivered, self._held_cuts, r_max, trained.curvature)
+        held_cuts = {module: part.cut for module, part in self._held.items()}
+        kfac = residuals(trained.delivered, held_cuts, r_max, trained.curvature)
         return RoundObservation(
             round_id=round_id,
             channel=channel,
@@ -174,7 +192,7 @@ class CloudHalf:
             overhead_bits=codec.overhead_bits(self._base.spec, self._target),
             bits_per_module=codec.BITS_PER_MODULE,
             spectra=spectra(trained.directions, r_max),
-            energy=residuals(trained.delivered, self._held_cuts, r_max),
+            energy=residuals(trained.delivered, held_cuts, r_max),
             kfac=kfac,
             measured=self._measured(trained, kfac) if trained.trial else None,
             held=dict(held),
@@ -182,9 +200,9 @@ class CloudHalf:
         )
 
     def _measured(self, trained: Trained, kfac: Residuals) -> MeasuredLoss:
-        price = codec.bits_per_direction(self._base.spec, self._target)
+        bits_each = codec.bits_per_direction(self._base.spec, self._target)
         bits = codec.bits_by_rank(
-            [price[module] for module in self.module_shapes], self._settings.model.r_max
+            [bits_each[module] for module in self.module_shapes], self._settings.model.r_max
         )
         sent = np.array([kfac.missing_if_sent[module] for module in self.module_shapes], np.float64)
         delivered = [trained.delivered[module] for module in self.module_shapes]
@@ -201,27 +219,25 @@ class CloudHalf:
         """The payload that a plan makes of the trained update.
 
         Args:
-            round_id: this round.
-            trained: what it trained.
-            plan: sends something.
-            held_digest: of the update that the edge holds.
+            round_id: number of the round.
+            trained: what its training left.
+            plan: the ranks; at least one module is sent.
+            held_digest: digest of the update that the edge holds.
             on_step: called after every step within the plan.
         """
         ranks = {module: rank for module, rank in plan.ranks.items() if rank != KEEP and rank > 0}
-        self._offered_cuts = {
+        self._sent_cuts = cuts = {
             m: leading(trained.delivered[m], r) for m, r in ranks.items() if m in trained.delivered
         }
         found = trained.directions
-        if self._plan_steps and self._offered_cuts:
+        if self._plan_steps and cuts:
             kept = {
-                module: factors
-                for module, factors in self._held.items()
+                module: part.factors
+                for module, part in self._held.items()
                 if plan.ranks[module] == KEEP
             }
-            trial = trained.trial
-            within = within_plan(
-                self._tuner, trained.branch, self._offered_cuts, kept, trial, on_step
-            )
+            branch, trial = trained.branch, trained.trial
+            within = within_plan(self._tuner, branch, cuts, kept, trial, on_step)
             found = {**found, **(within or {})}
         update = cut_update(
             found,
@@ -237,16 +253,20 @@ class CloudHalf:
         payloads.
 
         Args:
-            payload: sent this round; empty for none.
-            held_digest: of the payload whose update is active on the edge; one that was never sent
-                from here leaves nothing known.
+            payload: the payload that was sent this round; empty for none.
+            held_digest: digest of the payload whose update is active on the edge; of one that was
+                never sent from here nothing is known.
         """
         if payload and codec.digest(payload) == held_digest:
             update = codec.decode(payload, self._base.spec)
-            self._held = {**_only(self._held, update.kept), **update.factors}
-            self._held_cuts = {**_only(self._held_cuts, update.kept), **self._offered_cuts}
+            kept = {module: part for module, part in self._held.items() if module in update.kept}
+            new = {
+                module: HeldModule(factors, self._sent_cuts[module])
+                for module, factors in update.factors.items()
+            }
+            self._held = {**kept, **new}
         elif held_digest != self._held_digest:
-            self._held, self._held_cuts = {}, {}
+            self._held = {}
         self._held_digest = held_digest
 
     def save(self, path: Path) -> None:
@@ -258,9 +278,3 @@ class CloudHalf:
         positions = json.loads(load_state(self._tuner, path).get("positions", "{}"))
         for name, sampler in self._samplers.items():
             sampler.position = positions.get(name, 0)
-
-
-def _only(
-    held: Mapping[str, LowRankFactors], modules: Collection[str]
-) -> dict[str, LowRankFactors]:
-    return {module: factors for module, factors in held.items() if module in modules}

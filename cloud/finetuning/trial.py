@@ -122,6 +122,6 @@ def best_options(sent: Floats, kept: Floats, bits: Ints, budget_bits: int) -> In
     """int[M]: the allocator's option of every module, bits.shape[1] = keep, at no other cost than
     the directions'."""
     damage = np.concatenate([sent, kept[:, np.newaxis]], axis=1)[np.newaxis]
-    price = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
-    choice: Ints = allocate(damage, price, 0, budget_bits)[0]
+    bits_of_option = np.concatenate([bits, np.zeros((len(bits), 1), np.int64)], axis=1)
+    choice: Ints = allocate(damage, bits_of_option, 0, budget_bits)[0]
     return choice
