@@ -20,7 +20,7 @@ from cloud.model.base_model import BaseModel
 from cloud.model.encoding import EncodedExample
 from cloud.text.sources import Example
 from hil.contract import LowRankFactors
-from hil.settings.loading import FinetuneSettings, ModelSettings
+from hil.settings import FinetuneSettings, ModelSettings
 from hil.settings.policy import Method
 from hil.system.threads import thread_count
 

@@ -1,69 +1,19 @@
-"""Records that cross a package boundary, the seams between packages, and the errors.
-
-Records are frozen; field names carry their units. Protocols have one or two verbs, and implementers
-import nothing. Only numpy and the standard library may be imported here.
-"""
+"""The records that cross a package boundary: frozen, with their units in the fields' names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-IQ = NDArray[np.complex64]
-"""Baseband samples, complex64[N], full scale 1.0."""
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from hil.contract.arrays import Floats, Floats32
 
 Keep = Literal["keep"]
 KEEP: Final[Keep] = "keep"
 """A rank plan's word for: leave this module as the edge holds it."""
 
 
-# ----------------------------------------------------------------------------------------------
-# errors
-
-
-class HilError(Exception):
-    """The bench is broken or was told something impossible. One line: the thing, the value, the
-    limit, the cure."""
-
-
-class ConfigError(HilError):
-    """hil.toml or an option asks for something that cannot be."""
-
-
-class TextError(HilError):
-    """A text source is missing, empty or has no such column."""
-
-
-class ModelError(HilError):
-    """A base model is missing, damaged or cannot be served by the edge."""
-
-
-class DeviceError(HilError):
-    """A radio or a child process does not do what it was told."""
-
-
-class CalibrationError(HilError):
-    """A measurement of the bench that cannot be made, or does not fit what it is used for."""
-
-
-class CodecError(HilError):
-    """Payload bytes that are not a valid update, and where they go wrong."""
-
-
-class ControlError(HilError):
-    """The control channel (MQTT or in-process) does not answer or refuses."""
-
-
-# -------------------------------------------------------------------------------------------- the
-# model
+# --------------------------------------------------------------------------------- the base model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +40,8 @@ class LowRankFactors:
         b: float32[d_out, r]. Directions come in falling order of singular value.
     """
 
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
+    a: Floats32
+    b: Floats32
 
     @property
     def rank(self) -> int:
@@ -119,8 +69,7 @@ class LoraUpdate:
     kept_from: str | None = None
 
 
-# -------------------------------------------------------------------------------- what the policy
-# sees
+# --------------------------------------------------------------------------- what the policy sees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +149,7 @@ class Residuals:
             edge holds nothing of it, so it lacks missing_if_sent[module][0].
     """
 
-    missing_if_sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    missing_if_sent: Mapping[str, Floats32] = field(default_factory=dict)
     missing_if_kept: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -217,8 +166,8 @@ class MeasuredLoss:
         excess: float64[K], loss above that of the whole update, nats per token; ≥ 0, never falling.
     """
 
-    missing: NDArray[np.float64]
-    excess: NDArray[np.float64]
+    missing: Floats
+    excess: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +216,7 @@ class RoundObservation:
     bits_per_direction: Mapping[str, int]
     overhead_bits: int
     bits_per_module: int
-    spectra: Mapping[str, NDArray[np.float32]]
+    spectra: Mapping[str, Floats32]
     energy: Residuals = Residuals()
     kfac: Residuals = Residuals()
     measured: MeasuredLoss | None = None
@@ -292,8 +241,7 @@ class RankPlan:
         return all(rank == KEEP for rank in self.ranks.values())
 
 
-# ----------------------------------------------------------------------------------- what comes
-# back
+# --------------------------------------------------------------------------------- what comes back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,145 +349,3 @@ class Receipt:
     def accepted(self) -> bool:
         """True unless the update was refused."""
         return self.status != "refused"
-
-
-# ---------------------------------------------------------------------------------------------
-# score sets
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelQuestion:
-    """One sentence to be classified by the next token's logits at the words of the labels.
-
-    Attributes:
-        prompt: text before the label word.
-        labels: the label words, leading blank included, for example (" bad", " good").
-        answer: index of the right one.
-    """
-
-    prompt: str
-    labels: tuple[str, ...]
-    answer: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreSet:
-    """What the edge measures itself on: label questions, or chunks of plain text (exactly one of
-    the two).
-
-    Attributes:
-        name: the domain's name.
-        questions: classification by label words.
-        chunks: plain texts; the loss of every token after a chunk's first is counted.
-    """
-
-    name: str
-    questions: tuple[LabelQuestion, ...] = ()
-    chunks: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """The score set whose dataclasses.asdict went through JSON.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is another content.
-        """
-        questions = tuple(
-            LabelQuestion(prompt=q["prompt"], labels=tuple(q["labels"]), answer=int(q["answer"]))
-            for q in content["questions"]
-        )
-        return cls(name=content["name"], questions=questions, chunks=tuple(content["chunks"]))
-
-
-# ------------------------------------------------------------------------------------------------
-# seams
-
-
-class Clock(Protocol):
-    """Time of the link: virtual air time in loopback, monotonic time with a radio."""
-
-    def now(self) -> float:
-        """Seconds since an arbitrary start."""
-        ...
-
-    def sleep_until(self, t_s: float) -> None:
-        """Return when now() ≥ t_s."""
-        ...
-
-
-class Transceiver(Protocol):
-    """A transmitter and the receiver that hears it, with the air between them.
-
-    Attributes:
-        sample_rate_hz: of both directions, > 0.
-    """
-
-    sample_rate_hz: float
-
-    def transmit(self, iq: IQ) -> None:
-        """Send samples. Raises DeviceError for NaN, zero length or |iq| > 1."""
-        ...
-
-    def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
-        """The next samples off the air, at most n_samples; fewer (also none) when no more come
-        within the deadline."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class ChannelModel(Protocol):
-    """An impairment of the air; impairments compose by application one after another."""
-
-    def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
-        """The samples behind the impairment."""
-        ...
-
-
-class FeedbackPath(Protocol):
-    """Carries the receiver's opaque messages back to the sender: a queue, MQTT, or a burst the
-    other way."""
-
-    def send(self, message: bytes) -> None:
-        """Hand a message over."""
-        ...
-
-    def receive(self, timeout_s: float) -> bytes | None:
-        """The next message, or None when none came within the deadline."""
-        ...
-
-
-class RankPolicy(Protocol):
-    """Chooses the rank of every adapted projection.
-
-    Attributes:
-        name: as tables and reports print it.
-    """
-
-    name: str
-
-    def plan(self, obs: RoundObservation) -> RankPlan:
-        """A plan for this round: every module of obs.module_shapes, ranks 0..r_max or KEEP."""
-        ...
-
-
-class UpdateSink(Protocol):
-    """The edge, as the loop sees it."""
-
-    def apply(
-        self, round_id: int, payload: bytes | None, score_set: str, *, failure: str = ""
-    ) -> Receipt:
-        """Install a payload (None: nothing arrived, or nothing was sent) and score the active
-        model.
-
-        Args:
-            failure: with payload None: why nothing arrived; "" when nothing was to be sent.
-        """
-        ...

@@ -10,7 +10,7 @@ from cloud.policies.registry import KINDS, constructor_of, load_policy_file, mak
 from hil.contract import ConfigError
 from hil.evaluation.grid import POLICIES, QUICK_POLICIES, contestant
 from hil.learning.learners import KINDS as LEARNT_KINDS
-from hil.settings.loading import Settings
+from hil.settings import Settings
 from hil.settings.policy import AnyPolicy, FilePolicy
 from tests.cloud.policies.observations import observe
 
