@@ -20,9 +20,8 @@ from gymnasium.vector import VectorEnv
 from cloud.policies.plans import project, share_of
 from cloud.policies.rl.airllm_agent import AirLlmAgent, AirLlmSettings, decode_ranks, encode_ranks
 from cloud.policies.rl.ppo import Ppo
-from cloud.policies.rl.reproducible import load_module
 from cloud.policies.rl.rollout import Rollout
-from cloud.policies.rl.weights import half_precision, read_weights, write_weights
+from cloud.policies.rl.weights import half_precision, load_module, read_weights, write_weights
 from cloud.policies.state import paper_state, situation_of
 from hil.contract import (
     Bools,

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from cloud.policies.allocator import rank_plan
 from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.rl.ppo import Ppo
-from cloud.policies.rl.reproducible import load_module
-from cloud.policies.rl.weights import half_precision, read_weights, write_weights
+from cloud.policies.rl.weights import half_precision, load_module, read_weights, write_weights
 from cloud.policies.state import PACE_STATE_SIZE, Situation, pace_state, situation_of
 from hil.contract import Bools, Ints, ModelError, RankPlan, RoundObservation
 from hil.settings.policy import NATS_PER_S

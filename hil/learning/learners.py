@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cloud.policies.airllm import save_ppo, train_airllm
 from cloud.policies.paced import PACE_ACTIONS, save_agent
 from cloud.policies.rl.airllm_agent import AirLlmAgent
-from cloud.policies.rl.ppo import Ppo, PpoSettings, learn
+from cloud.policies.rl.ppo import Ppo, PpoSettings
+from cloud.policies.rl.rollout import learn
 from cloud.policies.rl.weights import read_weights, write_weights
 from cloud.policies.state import PACE_STATE_SIZE
 from hil.contract import ConfigError

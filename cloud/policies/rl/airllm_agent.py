@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 
 from cloud.policies.rl.ppo import Ppo, PpoSettings
 from cloud.policies.rl.refiner import Ddim, DdimSettings, Schedule
-from cloud.policies.rl.reproducible import Tensors, below, load_module
 from cloud.policies.rl.rollout import Act, Rollout
-from cloud.policies.rl.weights import half_precision, read_weights, write_weights
+from cloud.policies.rl.weights import (
+    Tensors,
+    below,
+    half_precision,
+    load_module,
+    read_weights,
+    write_weights,
+)
 from hil.contract import Bools, Floats32, Ints
 
 # ------------------------------------------------------------------------------------- ranks as a

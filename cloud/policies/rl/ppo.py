@@ -2,49 +2,40 @@
 advantages by GAE (Schulman et al. 2016, arXiv 1506.02438).
 
 Acting and updating stand apart: `Ppo.act` gives actions in [-1, 1], a `Rollout` takes what they led
-to, `Ppo.update` learns from it. `learn` is the loop around a Gymnasium vector environment; others
-may write their own. Everything runs on the CPU: networks of this size are faster there.
+to, `Ppo.update` learns from it; cloud.policies.rl.rollout has both, and the loop around a Gymnasium
+vector environment. Everything runs on the CPU: networks of this size are faster there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
-from gymnasium.vector import AutoresetMode, VectorEnv
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from cloud.policies.rl.actor_critic import ActorCritic, Squash
-from cloud.policies.rl.reproducible import (
+from cloud.policies.rl.rollout import Act, RewardScale, Rollout, gae
+from cloud.policies.rl.weights import (
     Tensors,
     below,
     load_module,
     load_optimiser,
     optimiser_tensors,
     prefixed,
+    seeded_linear,
 )
-from cloud.policies.rl.rollout import Act, RewardScale, Rollout, gae
-from hil.contract import Bools, ConfigError, Floats32
+from hil.contract import Floats32
 
-__all__ = [
-    "Act",
-    "ActorCritic",
-    "Ppo",
-    "PpoLoss",
-    "PpoSettings",
-    "Rollout",
-    "gae",
-    "learn",
-    "ppo_loss",
-    "to_box",
-]
+Squash = Literal["tanh", "none"]
+
+QUADRATURE_NODES: Final = 32
+"""Of Gauss and Hermite, for the entropy of a tanh-Gaussian: enough for 1e-4 nats up to a standard
+deviation of 1.5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +73,109 @@ class PpoSettings:
     norm_reward: bool = True
     squash: Squash = "tanh"
     log_std: float = -0.5
+
+
+class ActorCritic(nn.Module):
+    """Two separate MLPs (LayerNorm, Mish) and a standard deviation that does not depend on the
+    state.
+
+    A *latent* is the Gaussian's draw; the *action*, in [-1, 1], is its tanh, or the latent clipped.
+
+    Args:
+        observation_size, action_size: entries of an observation and of an action, ≥ 1.
+        hidden: widths of the hidden layers, of actor and critic each.
+        squash: "tanh" or "none", see PpoSettings.
+        log_std: natural logarithm of the first standard deviation.
+        generator: of the first weights.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...],
+        squash: Squash,
+        log_std: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        sizes = (observation_size, *hidden)
+        # A first policy near the middle of the box, whatever the observation.
+        self.actor = _mlp(sizes, action_size, 0.01, generator)
+        self.critic = _mlp(sizes, 1, 1.0, generator)
+        self.log_std = nn.Parameter(torch.full((action_size,), log_std))
+        self.tanh = squash == "tanh"
+        nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+        self.register_buffer("_nodes", torch.tensor(nodes, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "_weights", torch.tensor(weights / weights.sum(), dtype=torch.float32), persistent=False
+        )
+        self._nodes: torch.Tensor
+        self._weights: torch.Tensor
+
+    def mean(self, observation: torch.Tensor) -> torch.Tensor:
+        """float[N, A]: mean latent for observations float[N, D]."""
+        mean: torch.Tensor = self.actor(observation)
+        return mean
+
+    def value(self, observation: torch.Tensor) -> torch.Tensor:
+        """float[N]: expected (scaled) return from observations float[N, D]."""
+        value: torch.Tensor = self.critic(observation)
+        return value.squeeze(-1)
+
+    def action(self, latent: torch.Tensor) -> torch.Tensor:
+        """The action in [-1, 1] that a latent stands for, of the same shape."""
+        return torch.tanh(latent) if self.tanh else latent.clamp(-1.0, 1.0)
+
+    def mean_action(self, observation: torch.Tensor) -> torch.Tensor:
+        """float[N, A]: the action of the mean latent, for acting without exploration."""
+        return self.action(self.mean(observation))
+
+    def log_prob(self, mean: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        """float[N]: log density, of the action with "tanh", of the latent with "none"; mean and
+        latent float[N, A]."""
+        z = (latent - mean) / self.log_std.exp()
+        density = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
+        if self.tanh:
+            density = density - _log_tanh_slope(latent)
+        return density.sum(-1)
+
+    def entropy(self, mean: torch.Tensor) -> torch.Tensor:
+        """float[N]: differential entropy in nats, of the distribution whose density log_prob
+        gives."""
+        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).expand_as(mean)
+        if self.tanh:
+            # h(tanh u) = h(u) + E log tanh'(u), an integral in one dimension per entry.
+            at = mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * self._nodes
+            entropy = entropy + _log_tanh_slope(at) @ self._weights
+        return entropy.sum(-1)
+
+    def evaluate(
+        self, observation: torch.Tensor, latent: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(log_prob, entropy, value), each float[N], of latents float[N, A] at observations
+        float[N, D]."""
+        mean = self.mean(observation)
+        return self.log_prob(mean, latent), self.entropy(mean), self.value(observation)
+
+
+def _mlp(
+    sizes: tuple[int, ...], outputs: int, gain: float, generator: torch.Generator
+) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, width in itertools.pairwise(sizes):
+        layers += [
+            seeded_linear(inputs, width, generator, gain=2**0.5),
+            nn.LayerNorm(width),
+            nn.Mish(),
+        ]
+    return nn.Sequential(*layers, seeded_linear(sizes[-1], outputs, generator, gain=gain))
+
+
+def _log_tanh_slope(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - tanh(x)^2), without the loss of digits for large |x|."""
+    return 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
 
 
 class PpoLoss(NamedTuple):
@@ -312,122 +406,3 @@ class Ppo:
         agent = cls.described(description)
         agent.load_state_dict(tensors)
         return agent
-
-
-# ----------------------------------------------------------------------------------------------
-# loop
-
-
-def to_box(action: Floats32, box: Box) -> NDArray[Any]:
-    """Actions float[..., A] in [-1, 1] as the points of a bounded box, in its shape and type."""
-    low, high = box.low.astype(np.float64), box.high.astype(np.float64)
-    unit = (action.astype(np.float64).reshape(-1, *box.shape) + 1) / 2
-    scaled: NDArray[Any] = np.clip(low + unit * (high - low), low, high).astype(box.dtype)
-    return scaled
-
-
-def learn(
-    agent: Ppo,
-    venv: VectorEnv[Any, Any, Any],
-    total_steps: int,
-    *,
-    seed: int | None = None,
-    on_update: Callable[[dict[str, float]], None] = lambda _: None,
-) -> list[dict[str, float]]:
-    """Train on a vector environment, from fresh episodes on.
-
-    Args:
-        agent: learns in place.
-        venv: with bounded Box actions and flat or flattened Box observations; resets itself in the
-            step after an episode's end (Gymnasium's default) or in the same one.
-        total_steps: environment steps of all environments together; the last rollout is finished.
-        seed: of the environments; None: as they are.
-        on_update: called after each update with its entry of the history.
-    Returns:
-        One entry per update: step (environment steps so far), episodes, episode_return and
-        episode_length (means of the episodes that ended in this rollout, NaN if none did) and what
-        Ppo.update gives.
-    Raises:
-        ConfigError: the environment's actions are no bounded Box, or it does not reset itself.
-    """
-    loop = _Loop(agent, venv, seed)
-    history: list[dict[str, float]] = []
-    while loop.step < total_steps:
-        rollout = loop.collect()
-        history.append(loop.episode_stats() | agent.update(rollout))
-        on_update(history[-1])
-    return history
-
-
-class _Loop:
-    """A vector environment between two rollouts."""
-
-    def __init__(self, agent: Ppo, venv: VectorEnv[Any, Any, Any], seed: int | None) -> None:
-        self._agent, self._venv = agent, venv
-        self._box = _bounded(venv.single_action_space)
-        mode = AutoresetMode(venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        if mode == AutoresetMode.DISABLED:
-            raise ConfigError(
-                "the environment's autoreset mode is DISABLED; PPO needs NEXT_STEP or SAME_STEP"
-            )
-        self._same_step = mode == AutoresetMode.SAME_STEP
-        n = venv.num_envs
-        self._observation = _flat(venv.reset(seed=seed)[0], n)
-        self._resets: Bools = np.zeros(n, bool)
-        self._returns, self._lengths = np.zeros(n), np.zeros(n, np.int64)
-        self._ended: list[tuple[float, int]] = []
-        self.step = 0
-
-    def collect(self) -> Rollout:
-        """The next n_steps steps."""
-        rollout, agent = Rollout(), self._agent
-        for _ in range(agent.settings.n_steps):
-            act = agent.act(self._observation)
-            actions = to_box(act.action, self._box)
-            seen, reward, terminated, truncated, info = self._venv.step(actions)
-            following, done, valid = _flat(seen, len(reward)), terminated | truncated, ~self._resets
-            bootstrap = np.zeros(len(reward), np.float32)
-            cut = truncated & ~terminated
-            if cut.any():
-                bootstrap[cut] = agent.value(self._final(following, cut, info))
-            rollout.add(self._observation, act, reward, done, bootstrap=bootstrap, valid=valid)
-            self._book(reward, done, valid)
-            self._observation = following
-            # The step after an episode's end ignores its action and only resets.
-            self._resets = np.zeros_like(done) if self._same_step else done
-        rollout.last_value = agent.value(self._observation)
-        return rollout
-
-    def _final(self, following: Floats32, cut: Bools, info: Mapping[str, Any]) -> Floats32:
-        """float32[k, D]: the final observations of the episodes that were cut."""
-        if not self._same_step:
-            return following[cut]
-        return np.stack([np.asarray(o, np.float32).reshape(-1) for o in info["final_obs"][cut]])
-
-    def _book(self, reward: NDArray[Any], done: Bools, valid: Bools) -> None:
-        self._returns += np.where(valid, reward, 0.0)
-        self._lengths += valid
-        self.step += int(valid.sum())
-        self._ended += zip(self._returns[done].tolist(), self._lengths[done].tolist(), strict=True)
-        self._returns[done], self._lengths[done] = 0.0, 0
-
-    def episode_stats(self) -> dict[str, float]:
-        """The episodes that have ended since the last call."""
-        mean = np.mean(self._ended, axis=0) if self._ended else np.full(2, math.nan)
-        stats = {"step": float(self.step), "episodes": float(len(self._ended))}
-        self._ended = []
-        return stats | {"episode_return": float(mean[0]), "episode_length": float(mean[1])}
-
-
-def _bounded(space: object) -> Box:
-    if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
-        return space
-    raise ConfigError(
-        f"action space {space}: PPO needs a Box with finite bounds; bound it or wrap the "
-        "environment"
-    )
-
-
-def _flat(observation: NDArray[Any], n: int) -> Floats32:
-    """float32[N, D]."""
-    return np.asarray(observation, dtype=np.float32).reshape(n, -1)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import nn
 
-from cloud.policies.rl.reproducible import (
+from cloud.policies.rl.weights import (
     Tensors,
     below,
     load_module,

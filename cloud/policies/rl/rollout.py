@@ -1,18 +1,24 @@
-"""What PPO learns from: the steps of a rollout, the scale of their rewards, and their
-advantages."""
+"""What PPO learns from: the steps of a rollout, the scale of their rewards, their advantages, and
+the loop that plays them in a Gymnasium vector environment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from cloud.policies.rl.reproducible import Tensors
-from hil.contract import Bools, Floats32
+from cloud.policies.rl.weights import Tensors
+from hil.contract import Bools, ConfigError, Floats32
+
+if TYPE_CHECKING:
+    from cloud.policies.rl.ppo import Ppo
 
 REWARD_LIMIT: Final = 10.0
 """Scaled rewards are clipped to this."""
@@ -181,3 +187,121 @@ def gae(
         advantage = error + gamma * gae_lambda * np.where(dones[t], 0.0, advantage)
         advantages[t], following = advantage, values[t]
     return advantages, (advantages + values).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------------- the loop
+
+
+def to_box(action: Floats32, box: Box) -> NDArray[Any]:
+    """Actions float[..., A] in [-1, 1] as the points of a bounded box, in its shape and type."""
+    low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+    unit = (action.astype(np.float64).reshape(-1, *box.shape) + 1) / 2
+    scaled: NDArray[Any] = np.clip(low + unit * (high - low), low, high).astype(box.dtype)
+    return scaled
+
+
+def learn(
+    agent: Ppo,
+    venv: VectorEnv[Any, Any, Any],
+    total_steps: int,
+    *,
+    seed: int | None = None,
+    on_update: Callable[[dict[str, float]], None] = lambda _: None,
+) -> list[dict[str, float]]:
+    """Train on a vector environment, from fresh episodes on.
+
+    Args:
+        agent: learns in place.
+        venv: with bounded Box actions and flat or flattened Box observations; resets itself in the
+            step after an episode's end (Gymnasium's default) or in the same one.
+        total_steps: environment steps of all environments together; the last rollout is finished.
+        seed: of the environments; None: as they are.
+        on_update: called after each update with its entry of the history.
+    Returns:
+        One entry per update: step (environment steps so far), episodes, episode_return and
+        episode_length (means of the episodes that ended in this rollout, NaN if none did) and what
+        Ppo.update gives.
+    Raises:
+        ConfigError: the environment's actions are no bounded Box, or it does not reset itself.
+    """
+    loop = _Loop(agent, venv, seed)
+    history: list[dict[str, float]] = []
+    while loop.step < total_steps:
+        rollout = loop.collect()
+        history.append(loop.episode_stats() | agent.update(rollout))
+        on_update(history[-1])
+    return history
+
+
+class _Loop:
+    """A vector environment between two rollouts."""
+
+    def __init__(self, agent: Ppo, venv: VectorEnv[Any, Any, Any], seed: int | None) -> None:
+        self._agent, self._venv = agent, venv
+        self._box = _bounded(venv.single_action_space)
+        mode = AutoresetMode(venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        if mode == AutoresetMode.DISABLED:
+            raise ConfigError(
+                "the environment's autoreset mode is DISABLED; PPO needs NEXT_STEP or SAME_STEP"
+            )
+        self._same_step = mode == AutoresetMode.SAME_STEP
+        n = venv.num_envs
+        self._observation = _flat(venv.reset(seed=seed)[0], n)
+        self._resets: Bools = np.zeros(n, bool)
+        self._returns, self._lengths = np.zeros(n), np.zeros(n, np.int64)
+        self._ended: list[tuple[float, int]] = []
+        self.step = 0
+
+    def collect(self) -> Rollout:
+        """The next n_steps steps."""
+        rollout, agent = Rollout(), self._agent
+        for _ in range(agent.settings.n_steps):
+            act = agent.act(self._observation)
+            actions = to_box(act.action, self._box)
+            seen, reward, terminated, truncated, info = self._venv.step(actions)
+            following, done, valid = _flat(seen, len(reward)), terminated | truncated, ~self._resets
+            bootstrap = np.zeros(len(reward), np.float32)
+            cut = truncated & ~terminated
+            if cut.any():
+                bootstrap[cut] = agent.value(self._final(following, cut, info))
+            rollout.add(self._observation, act, reward, done, bootstrap=bootstrap, valid=valid)
+            self._book(reward, done, valid)
+            self._observation = following
+            # The step after an episode's end ignores its action and only resets.
+            self._resets = np.zeros_like(done) if self._same_step else done
+        rollout.last_value = agent.value(self._observation)
+        return rollout
+
+    def _final(self, following: Floats32, cut: Bools, info: Mapping[str, Any]) -> Floats32:
+        """float32[k, D]: the final observations of the episodes that were cut."""
+        if not self._same_step:
+            return following[cut]
+        return np.stack([np.asarray(o, np.float32).reshape(-1) for o in info["final_obs"][cut]])
+
+    def _book(self, reward: NDArray[Any], done: Bools, valid: Bools) -> None:
+        self._returns += np.where(valid, reward, 0.0)
+        self._lengths += valid
+        self.step += int(valid.sum())
+        self._ended += zip(self._returns[done].tolist(), self._lengths[done].tolist(), strict=True)
+        self._returns[done], self._lengths[done] = 0.0, 0
+
+    def episode_stats(self) -> dict[str, float]:
+        """The episodes that have ended since the last call."""
+        mean = np.mean(self._ended, axis=0) if self._ended else np.full(2, math.nan)
+        stats = {"step": float(self.step), "episodes": float(len(self._ended))}
+        self._ended = []
+        return stats | {"episode_return": float(mean[0]), "episode_length": float(mean[1])}
+
+
+def _bounded(space: object) -> Box:
+    if isinstance(space, Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
+        return space
+    raise ConfigError(
+        f"action space {space}: PPO needs a Box with finite bounds; bound it or wrap the "
+        "environment"
+    )
+
+
+def _flat(observation: NDArray[Any], n: int) -> Floats32:
+    """float32[N, D]."""
+    return np.asarray(observation, dtype=np.float32).reshape(n, -1)

@@ -26,8 +26,9 @@ from cloud.policies.airllm import (
     train_airllm,
 )
 from cloud.policies.rl.airllm_agent import Replay, reward_weights
-from cloud.policies.rl.ppo import Ppo, PpoSettings, Rollout, learn
+from cloud.policies.rl.ppo import Ppo, PpoSettings
 from cloud.policies.rl.refiner import DdimSettings, Schedule
+from cloud.policies.rl.rollout import Rollout, learn
 from cloud.policies.rl.weights import read_weights
 from cloud.policies.state import paper_state, situation_of
 from cloud.text.sources import Example

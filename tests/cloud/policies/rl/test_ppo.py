@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from scipy import integrate, stats
 
-from cloud.policies.rl.ppo import Act, Ppo, PpoSettings, Rollout, gae, learn, ppo_loss, to_box
-from cloud.policies.rl.rollout import RewardScale
+from cloud.policies.rl.ppo import Ppo, PpoSettings, ppo_loss
+from cloud.policies.rl.rollout import Act, RewardScale, Rollout, gae, learn, to_box
 from hil.contract import ModelError
 
 D, A = 3, 2

@@ -10,7 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from cloud.policies.rl.ppo import Ppo, PpoSettings, Rollout, learn, to_box
+from cloud.policies.rl.ppo import Ppo, PpoSettings
+from cloud.policies.rl.rollout import Rollout, learn, to_box
 from hil.contract import ConfigError
 
 
