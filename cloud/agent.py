@@ -83,7 +83,7 @@ class CloudHalf:
     Args:
         settings: the run's settings.
         base: the base model.
-        domains, stream: as cloud.text.load_domains gives them.
+        domains, stream: what cloud.text.sources.load_domains gives.
     Raises:
         ModelError: the model, or the state to resume from, cannot be loaded.
         ConfigError: the policy's settings do not fit.

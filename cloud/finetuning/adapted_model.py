@@ -23,7 +23,7 @@ class AdaptedModel:
 
     Args:
         base: the model that `peft` was made from.
-        peft: as cloud.finetuning.peft_methods.adapted_model gives it.
+        peft: what cloud.finetuning.peft_methods.adapted_model makes of it.
         max_tokens: longest example; see cloud.model.encoding.
 
     Attributes:

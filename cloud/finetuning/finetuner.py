@@ -79,12 +79,12 @@ class FineTuner:
         model: the adapted model, as it is trained now.
         method: the argument.
         chooser: what the method does beside the training steps.
-        optimiser: of all trained parameters.
+        optimiser: AdamW over all trained parameters.
         learning_rate: the highest of a round.
         steps_done: steps of all rounds so far.
 
     Raises:
-        ModelError: the weights cannot be loaded.
+        ModelError: the weights cannot be loaded, or the model lacks a target module.
         ConfigError: a target rank that does not fit the method.
     """
 
@@ -103,6 +103,7 @@ class FineTuner:
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        base.check_targets(model.target_modules)
         self.method: Method = method
         self._batch = settings.batch
         peft = adapted_model(
@@ -195,7 +196,7 @@ def take_step(
     Args:
         model: learns in place.
         batch: encoded examples.
-        optimiser: of the parameters that learn.
+        optimiser: it holds the parameters that learn.
         rate: learning rate of this step.
         penalty: what is added to the loss; None: nothing.
     """

@@ -99,7 +99,7 @@ class CurvatureRecorder:
 
     Args:
         modules: name → PEFT layer; what each adds to its base layer must need a gradient.
-        seed: of the sampled labels, and of the sketches.
+        seed: seed of the sampled labels and of the sketches.
     """
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], seed: int) -> None:
@@ -111,7 +111,7 @@ class CurvatureRecorder:
         self._n_counted = 0
 
     def add(self, logits_of_batch: Callable[[], torch.Tensor], used: torch.Tensor) -> None:
-        """One batch.
+        """Add one batch.
 
         Args:
             logits_of_batch: runs the model and returns the logits float[n, vocabulary] at the
@@ -152,7 +152,7 @@ class CurvatureRecorder:
         self._traces[name] += float((norm_x * norm_g).square().sum())
 
     def curvature(self) -> dict[str, Curvature]:
-        """Of every module; those that no gradient ever reached cost nothing."""
+        """Module → its curvature; modules that no gradient ever reached cost nothing."""
         found: dict[str, Curvature] = {}
         for name in self._modules:
             scale = 1.0 / max(self._traces[name] * self._n_counted, 1e-300)
@@ -166,7 +166,7 @@ def curvature_of(
     """Curvature of the loss in every adapted module, around the weights as they are trained now.
 
     Args:
-        model: as trained now.
+        model: the model, as trained now.
         examples: the first MOMENT_EXAMPLES of them are used.
         seed: seed of the sampled labels and of the sketches.
     """
@@ -245,7 +245,7 @@ def inner_products(factors: LowRankFactors, curvature: Curvature | None) -> Floa
 
     Args:
         factors: b = [b_1 … b_r] and a.
-        curvature: of their module; None measures the squared Frobenius norm.
+        curvature: their module's; None measures the squared Frobenius norm.
     """
     if curvature is not None:
         return curvature.inner(factors)
@@ -294,7 +294,7 @@ def residuals(
         current: the whole trained update; directions in falling order.
         held: what the edge holds; both before the codec, or both after it.
         r_max: length of the curves less one.
-        curvature: in expected loss; None: in energy.
+        curvature: measures the lack as expected loss; None: as energy.
     """
     sent: dict[str, NDArray[np.float32]] = {}
     kept: dict[str, float] = {}

@@ -40,7 +40,7 @@ PREFIX: Final = "base_model.model."
 """What PEFT puts before the base model's names."""
 WARM_UP_SHARE: Final = 0.2
 FINAL_SHARE: Final = 0.3
-"""Of a round's steps, before AdaLoRA's ranks begin to fall and after they have reached the
+"""Shares of a round's steps before AdaLoRA's ranks begin to fall, and after they have reached the
 target."""
 ALPHA_FACTORS: Final[dict[Method, float]] = {"lora": 1.0, "adalora": 10.0, "eva": 1.0}
 RATE_FACTORS: Final[dict[Method, float]] = {"lora": 1.0, "adalora": 10 / 3, "eva": 1.0}

@@ -18,7 +18,7 @@ def score(model: AdaptedModel, score_set: ScoreSet, *, batch: int = 64) -> tuple
     """Score (share of right answers; NaN without labels) and loss in nats per token.
 
     Args:
-        model: as it is trained now.
+        model: scored as it is trained now.
         score_set: label questions, or chunks of text.
         batch: questions or chunks of one forward pass.
     """
@@ -62,9 +62,9 @@ def losses_of(
     """Loss in nats per counted token with each of these updates in place of the trained one.
 
     Args:
-        model: of method "lora"; what it was trained to is back afterwards.
+        model: a "lora" model; what it was trained to is back afterwards.
         updates: module → factors of rank ≤ r_max; a module that is not in it is bare.
-        examples: in any order.
+        examples: what the losses are measured on; their order does not matter.
         batch: examples of one forward pass.
     """
     rows = sorted(model.encode(examples), key=lambda row: len(row[0]))

@@ -57,11 +57,11 @@ def measure_plans(
     before.
 
     Args:
-        tuner: as trained in this round; of method "lora", with M modules.
+        tuner: a "lora" training of M modules, after this round.
         delivered: [M], the whole update as an edge would decode it.
         sent: float[M, R + 1], nats expected to be missing when r directions are sent.
         bits: int[M, R + 1], payload bits of r directions of a module.
-        examples: of the round's domain.
+        examples: text of the round's domain.
     """
     plans = trial_plans(sent, bits)
     updates = [
@@ -112,7 +112,7 @@ def fresh_plan(sent: NDArray[np.floating], bits: Ints, budget_bits: int) -> Ints
     Args:
         sent: float[M, R + 1], what is missing when r directions are sent.
         bits: int[M, R + 1], payload bits of r directions.
-        budget_bits: for the directions alone.
+        budget_bits: bits for the directions alone.
     """
     choice = best_options(sent.astype(np.float64), np.full(len(bits), np.inf), bits, budget_bits)
     return np.where(choice == bits.shape[1], 0, choice)

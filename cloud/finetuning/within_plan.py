@@ -34,8 +34,8 @@ def within_plan(
     examples, or it diverges.
 
     Args:
-        tuner: of method "lora", as trained in this round.
-        branch: of the round.
+        tuner: a "lora" training, after this round.
+        branch: the round's branch.
         cut: module → leading directions of the whole update, as many as are sent; at least one
             module.
         kept: other modules → factors that the edge keeps.
@@ -65,8 +65,8 @@ def train_within(
     The training at r_max goes on afterwards as if nothing had been.
 
     Args:
-        tuner: of method "lora", as trained in this round.
-        branch: of the round; what is sent begins with its leading directions.
+        tuner: a "lora" training, after this round.
+        branch: the round's branch; what is sent begins with its leading directions.
         ranks: module → rank 1..r_max that is sent; at least one.
         kept: other modules → factors that the edge holds and keeps; they stay as they are. A module
             in neither is bare.

@@ -38,7 +38,7 @@ class BaseModel:
         name: what exports and reports call it: never a path of this machine.
         folder: Hugging Face folder with config.json, *.safetensors and tokenizer.json.
         spec: identity and shapes of the modules that may be adapted.
-        tokenizer: of transformers.
+        tokenizer: the folder's tokenizer, by transformers.
     """
 
     name: str
@@ -68,7 +68,7 @@ class BaseModel:
         return len(self.tokenizer(word, add_special_tokens=False)["input_ids"])
 
     def check_targets(self, projections: Sequence[str]) -> None:
-        """Nothing, if the model has every one of these projections ("q_proj", ...).
+        """Check that the model has every one of these projections ("q_proj", ...).
 
         Raises:
             ModelError: it lacks some, as OPT lacks what the default `model.target_modules` names

@@ -38,7 +38,7 @@ def deepen(source: Path, out: Path, times: int) -> None:
         times: ≥ 1.
 
     Raises:
-        ConfigError: for fewer than one.
+        ConfigError: `times` is below 1.
     """
     if times < 1:
         raise ConfigError(f"{times} layers made of each; give at least 1")
@@ -74,7 +74,7 @@ def _repeated(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m cloud.model.deeper", description=deepen.__doc__
     )

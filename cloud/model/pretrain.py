@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from cloud.text.lexicon import save_lexicon
 from cloud.text.library_docs import pretraining_prose
-from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
+from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, rng_of
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 2048
@@ -58,7 +58,7 @@ def main() -> None:
     writer = ReportWriter("known", KNOWN, arguments.seed)
     reports = [
         prompt(r.text) + LABEL_WORDS[r.label]
-        for r in writer.write(4000, seeded("known", arguments.seed))
+        for r in writer.write(4000, rng_of("known", arguments.seed))
     ]
     tokenizer = train_tokenizer([*prose, *reports])
     tokenizer.save_pretrained(arguments.out)
@@ -150,7 +150,7 @@ def _train(
         ),
     )
     rows = _language_rows(tokens, np.random.default_rng([seed, 1]))
-    label_rng = seeded("pretraining labels", seed)
+    label_rng = rng_of("pretraining labels", seed)
     history: list[dict[str, float]] = []
     start_s = time.monotonic()
     for step in track(range(steps), description="pretraining"):
@@ -249,7 +249,7 @@ def _known_accuracy(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, writer: ReportWriter
 ) -> float:
     ids, last, labels, label_tokens = _label_batch(
-        tokenizer, writer, seeded("known reports, held out"), n=200
+        tokenizer, writer, rng_of("known reports, held out"), n=200
     )
     answers = _label_logits(model, ids, last)[:, label_tokens].argmax(1).cpu()
     return round((answers == labels).float().mean().item(), 4)

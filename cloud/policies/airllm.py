@@ -70,9 +70,9 @@ def train_airllm(
         agent: learns in place; its `steps` count on.
         venv: action Box(-1, 1, (M,)), a rank vector; observation cloud.policies.state.paper_state.
             The end of an episode counts as terminal.
-        total_steps: of the agent, all environments together; the last batch of episodes is
+        total_steps: the agent's, all environments together; the last batch of episodes is
             finished.
-        seed: of the environments, ≥ 0.
+        seed: seed of the environments, ≥ 0.
         on_update: called after each update with its entry of the history.
     Returns:
         One entry per update: step (of the agent so far), episodes, reward (mean of a step),

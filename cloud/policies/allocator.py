@@ -146,7 +146,7 @@ class _Case:
     floor: Floats
 
     def at(self, rows: Ints, less: float = 0.0) -> _Case:
-        """Some of the rounds, with less room."""
+        """The case of some of the rounds, with less room."""
         if len(rows) == len(self.room):
             return replace(self, room=self.room - less)
         bits = self.bits if len(self.bits) == 1 else self.bits[rows]
@@ -284,7 +284,7 @@ def _filled(case: _Case, choice: Ints) -> Ints:
 def _improvement(
     case: _Case, choice: Ints, slack: Floats, row: Ints, module: Ints
 ) -> tuple[Ints, Floats, Floats]:
-    """Of S modules the option that gains most per bit above the floor price, that gain (0: none
+    """The option of S modules that gains most per bit above the floor price, that gain (0: none
     fits), its bits."""
     at, now = np.arange(len(row)), choice[row, module]
     damage, bits = case.damage[row, module], case.bits[row if len(case.bits) > 1 else 0, module]

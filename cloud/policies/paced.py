@@ -30,8 +30,7 @@ SHIPPED: Final = Path(__file__).parent / "weights" / "ours.safetensors"
 
 PACE_ACTIONS: Final = 2
 SHARE_OCTAVES: Final = 1.0
-"""Of a budget that several rounds share, a round may take 2^(±SHARE_OCTAVES) even shares at
-most."""
+"""A round may take 2^(±SHARE_OCTAVES) even shares at most of a budget that several rounds share."""
 PRICE_OCTAVES: Final = 2.0
 """The learnt price of air is 2^(±PRICE_OCTAVES) times the one it starts from."""
 SHARED_PRICE: Final = 1 / 3
@@ -64,9 +63,9 @@ class PacedAllocator:
 
     Args:
         nats_per_s: what a second of air must save; of a shared budget SHARED_PRICE of it.
-        pace: of a shared budget, "even" shares of what is left, or "learnt" factors on share and
-            price.
-        weights: of a learnt pace, a file of `hil train ours`; "" = the one that ships.
+        pace: how a shared budget is spent: "even" shares of what is left, or "learnt" factors on
+            share and price.
+        weights: the learnt pace, a file of `hil train ours`; "" = the one that ships.
     Raises:
         ModelError: no such file, or no policy of this kind in it.
     """

@@ -1,4 +1,4 @@
-"""From a policy's kind, as [policy] of hil.toml names it, to the policy."""
+"""The table of policy kinds, and how the policy of a kind is made."""
 
 from __future__ import annotations
 

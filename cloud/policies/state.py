@@ -29,7 +29,7 @@ class Situation:
         budget_bits: int[N], the most bits that a plan may cost now.
         airtime_s: float[N], airtime that is left.
         rounds_left: int[N], rounds that it must last, this one included.
-        pooled: as Budget, the same for all N.
+        pooled: Budget.pooled, the same for all N.
         entropy, oov_rate, pieces_per_word: float[N], as TextState (entropy 0..1).
         domain_changed: float[N], 1 in the first round of a domain, else 0.
         last_ranks: int[N, M], ranks that the edge holds, 0 = nothing.

@@ -37,9 +37,9 @@ class StreamBranches:
     """The branches of one stream; whoever shares it shares what equal plans came to.
 
     Args:
-        settings: with finetune.plan_share above 0.
+        settings: the experiment, with finetune.plan_share above 0.
         base: the base model.
-        stream: of that experiment, of method "lora". It is trained once more, up to where the
+        stream: a "lora" stream of that experiment. It is trained once more, up to where the
             branches begin.
         text_seed, train_seed: that it was trained from.
     Raises:
@@ -72,7 +72,7 @@ class StreamBranches:
         """What the edge holds when a round's plan has arrived.
 
         Args:
-            round_id: of the stream.
+            round_id: a round of the stream.
             kept: what it held before and keeps.
             ranks: module → rank ≥ 1 of what is sent; none of them is in `kept`.
         """
@@ -114,8 +114,8 @@ class BranchScorer:
     within its plan.
 
     Args:
-        scorer: of the factors that come out of it.
-        branches: of the stream.
+        scorer: scores the factors that come out of it.
+        branches: the stream's.
     """
 
     def __init__(self, scorer: HeldScorer, branches: StreamBranches) -> None:

@@ -74,7 +74,7 @@ class MergedModel:
 
     Args:
         base: the model.
-        max_tokens: as finetune.max_tokens.
+        max_tokens: longest item, as finetune.max_tokens.
         device: where it computes.
     Raises:
         ModelError: the weights cannot be loaded.

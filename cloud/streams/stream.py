@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 METHOD_VERSION: Final = 2
-"""Of what "adalora" and "eva" do; raised when that changes."""
+"""Version of what "adalora" and "eva" do; raised when that changes."""
 
 
 def stream_domains(settings: Settings, seed: int) -> list[str]:
@@ -95,10 +95,10 @@ def train_stream(
     Args:
         settings: text, model, finetune (streams.steps and streams.batch in place of its own),
             codec, streams.
-        text_seed: of the words and of what is held out for scoring.
-        train_seed: of LoRA's initial values and of the order of examples.
+        text_seed: seed of the words and of what is held out for scoring.
+        train_seed: seed of LoRA's initial values and of the order of examples.
         domains: one name a round.
-        method, target_rank: as FineTuner.
+        method, target_rank: see FineTuner.
         on_step: called after every step of training.
         base: the base model where it is already open.
     Raises:
@@ -148,7 +148,7 @@ class RoundText:
     """What a round is trained on, and its plans are tried on.
 
     Attributes:
-        domain: of the round.
+        domain: the round's domain.
         examples: in the order they are learnt.
         trial: the next ones; none where no plan is tried.
     """
@@ -176,7 +176,7 @@ def round_texts(
     """The text of every round of a stream; arguments as for train_stream.
 
     Args:
-        settings, domains, text_seed, train_seed: of the stream.
+        settings, domains, text_seed, train_seed: what the stream is trained from.
         tried: its plans are tried on examples of their own.
     """
     texts = _domains(settings, domains, text_seed)
@@ -372,7 +372,7 @@ def cached_stream(
     on_step: Callable[[], None] = lambda: None,
     base: BaseModel | None = None,
 ) -> Stream:
-    """As train_stream, but read from streams.cache where it has been trained before.
+    """The stream of train_stream, read from streams.cache where it has been trained before.
 
     A file is written whole under another name and renamed, so several processes may share a cache.
     One that cannot be read is trained and written anew.

@@ -19,7 +19,7 @@ from hil.settings.policy import Method
 from hil.system.whole_file import written_whole
 
 FORMAT: Final = 2
-"""Of the files; a file of another is as good as none."""
+"""The files' format; a file of another one is trained anew."""
 
 Curves = NDArray[np.float32]
 
@@ -33,9 +33,9 @@ class Stream:
         spec: the base model's identity and shapes.
         module_shapes: adapted modules in canonical order, as (d_out, d_in).
         r_max: R.
-        max_tokens: of one score item.
+        max_tokens: longest score item.
         method, target_rank: how it was trained; a rank only for "adalora" and "eva".
-        domains, texts, score_sets: of every round.
+        domains, texts, score_sets: one a round.
         base_scores, base_losses: float64[T], nothing delivered; scores are NaN for a language-model
             set.
         full_scores, full_losses: float64[T], all of the round's own directions delivered.
@@ -85,7 +85,7 @@ class Stream:
 
     @property
     def base_identity(self) -> str:
-        """Of the base model that it was trained on."""
+        """Identity of the base model that it was trained on."""
         return self.spec.identity
 
     def factors(self, round_id: int) -> Mapping[str, LowRankFactors]:

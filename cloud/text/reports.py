@@ -81,7 +81,7 @@ class Report:
     label: int
 
 
-def seeded(*parts: object) -> np.random.Generator:
+def rng_of(*parts: object) -> np.random.Generator:
     """A generator whose stream depends on the given parts only, through SHA-256 of their text."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
@@ -104,7 +104,7 @@ class ReportWriter:
     def __init__(self, domain: str, dials: ReportDials, seed: int) -> None:
         self.domain = domain
         self._dials = dials
-        rng = seeded("report vocabulary", domain, seed)
+        rng = rng_of("report vocabulary", domain, seed)
         taken = {*NOUNS, *VERBS, *ADVERBS, *GOOD, *BAD}
         invented = [_invent(rng, taken) for _ in range(dials.invented_words)]
         nouns = [_invent(rng, taken) for _ in range(dials.invented_nouns)]

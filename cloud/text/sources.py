@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud.text.library_docs import HELD_OUT, package_prose
-from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, seeded
+from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, rng_of
 from hil.contract import LabelQuestion, ScoreSet, TextError
 from hil.settings import DefaultText, FileText, HubText
 
@@ -153,8 +153,8 @@ def _dials(kind: str, number: int) -> ReportDials:
 
 def _report_domain(name: str, dials: ReportDials, settings: DefaultText, seed: int) -> Domain:
     writer = ReportWriter(name, dials, seed)
-    train = writer.write(settings.train_examples, seeded("train", name, seed))
-    score = writer.write(settings.score_examples, seeded("score", name, seed))
+    train = writer.write(settings.train_examples, rng_of("train", name, seed))
+    score = writer.write(settings.score_examples, rng_of("score", name, seed))
     return Domain(
         name=name,
         train=[
@@ -175,7 +175,7 @@ def _prose_domain(name: str, packages: Sequence[str], settings: DefaultText, see
     chunks = _chunks(
         (paragraph for package in packages for paragraph in package_prose(package)), min_words=8
     )
-    order = seeded("prose", name, seed).permutation(len(chunks))
+    order = rng_of("prose", name, seed).permutation(len(chunks))
     # A fifth is held out; a hundred chunks of 32 words already give a standard error of about 0.02
     # nats.
     n_score = min(len(chunks) // 5, settings.score_examples)
@@ -210,7 +210,7 @@ def _file_domain(settings: FileText, seed: int) -> Domain:
     if settings.score_path:
         score = _read_rows(Path(settings.score_path), settings.columns)
     else:
-        order = seeded("file", path.name, seed).permutation(len(rows))
+        order = rng_of("file", path.name, seed).permutation(len(rows))
         n_score = max(1, len(rows) // 10)
         rows, score = [rows[i] for i in order[n_score:]], [rows[i] for i in order[:n_score]]
     return _user_domain(path.stem, rows, score, settings, str(path))

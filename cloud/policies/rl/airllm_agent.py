@@ -66,14 +66,14 @@ class AirLlmSettings:
     """Hyperparameters; the defaults are the paper's and its published code's.
 
     Attributes:
-        ppo: of the coarse action. n_steps is the longest episode; rewards are not scaled.
-        ddim: of the rank vector given the coarse action. The absent condition is the vector of
-            zeros.
+        ppo: the coarse action's agent. n_steps is the longest episode; rewards are not scaled.
+        ddim: the model of the rank vector given the coarse action. The absent condition is the
+            vector of zeros.
         coarse_size: entries of the coarse action.
         guidance_scale: pull of the coarse action on the rank vector, 1 = none beyond the
             conditional model's.
-        refiner_updates: of the diffusion model after each episode.
-        refiner_batch: rows of one of them.
+        refiner_updates: steps of the diffusion model after each episode.
+        refiner_batch: rows of one step.
         reward_weight: see reward_weights.
         replay_size: steps that are remembered.
         replay_warm_up: steps before the diffusion model begins to learn.
@@ -194,7 +194,7 @@ class AirLlmAgent:
             entries.
         r_max: largest rank.
         settings: hyperparameters.
-        seed: of all weights, exploration and noise, ≥ 0.
+        seed: seed of all weights, exploration and noise, ≥ 0.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class AirLlmAgent:
 
         Args:
             observation: cloud.policies.state.paper_state.
-            generator: of the noise that the vectors are refined from.
+            generator: gives the noise that the vectors are refined from.
         """
         return self._refine(self.ppo.act(observation, deterministic=True).action, generator)
 

@@ -34,8 +34,8 @@ from hil.contract import Floats32
 Squash = Literal["tanh", "none"]
 
 QUADRATURE_NODES: Final = 32
-"""Of Gauss and Hermite, for the entropy of a tanh-Gaussian: enough for 1e-4 nats up to a standard
-deviation of 1.5."""
+"""Nodes of Gauss-Hermite quadrature for the entropy of a tanh-Gaussian: enough for 1e-4 nats up to
+a standard deviation of 1.5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class PpoSettings:
 
     Attributes:
         hidden: widths of the hidden layers, of the actor and of the critic.
-        learning_rate: of Adam.
+        learning_rate: Adam's.
         clip_coef: the probability ratio counts within 1 ± this.
         gamma: discount per step, 0..1.
         gae_lambda: 0 = one-step advantages, 1 = Monte Carlo.
@@ -86,7 +86,7 @@ class ActorCritic(nn.Module):
         hidden: widths of the hidden layers, of actor and critic each.
         squash: "tanh" or "none", see PpoSettings.
         log_std: natural logarithm of the first standard deviation.
-        generator: of the first weights.
+        generator: gives the first weights.
     """
 
     def __init__(
@@ -127,10 +127,6 @@ class ActorCritic(nn.Module):
     def action(self, latent: torch.Tensor) -> torch.Tensor:
         """The action in [-1, 1] that a latent stands for, of the same shape."""
         return torch.tanh(latent) if self.tanh else latent.clamp(-1.0, 1.0)
-
-    def mean_action(self, observation: torch.Tensor) -> torch.Tensor:
-        """float[N, A]: the action of the mean latent, for acting without exploration."""
-        return self.action(self.mean(observation))
 
     def log_prob(self, mean: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """float[N]: log density, of the action with "tanh", of the latent with "none"; mean and
@@ -230,7 +226,7 @@ class Ppo:
     Args:
         observation_size, action_size: entries of an observation and of an action, ≥ 1.
         settings: hyperparameters.
-        seed: of weights, exploration and minibatches, ≥ 0.
+        seed: seed of weights, exploration and minibatches, ≥ 0.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from cloud.policies.rl.weights import (
 Null = Literal["zero", "learnt"]
 
 SLOWEST_PERIOD: Final = 10_000.0
-"""Of the time embedding, in training steps over 2 pi (Vaswani et al. 2017)."""
+"""Longest wavelength of the time embedding, in training steps over 2 pi (Vaswani et al. 2017)."""
 
 
 # ------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ class Schedule:
         beta_start, beta_end: variance added at the first and the last step; between them its square
             root is linear, the "scaled linear" schedule of latent diffusion (Rombach et al. 2022).
         train_steps: number of noise levels.
-        sample_steps: of them visited in sampling, from the noisiest on.
+        sample_steps: how many of them sampling visits, from the noisiest on.
         spacing: "leading": multiples of train_steps // sample_steps, the first a little below
             train_steps, so that it is not quite the pure noise that it is taken for; "linspace":
             evenly from train_steps - 1 to 0.
@@ -108,7 +108,7 @@ def sample_ddim(
         x: float[B, M], noise of variance 1.
         schedule: noise levels and eta.
         n_steps: see Schedule.timesteps.
-        generator: of the fresh noise; eta > 0 needs it or step_noise.
+        generator: gives the fresh noise; eta > 0 needs it or step_noise.
         step_noise: float[n_steps, B, M], fresh noise given.
     Raises:
         ValueError: eta > 0 without a source of noise.
@@ -149,7 +149,7 @@ class Denoiser(nn.Module):
         time_embedding: entries of the sinusoidal embedding of the step, even.
         null: the absent condition: "zero": the vector of zeros, which is a legal condition too;
             "learnt": a parameter.
-        generator: of the first weights.
+        generator: gives the first weights.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class DdimSettings:
     Attributes:
         hidden, blocks, time_embedding, null: see Denoiser.
         condition_drop: probability that a training row's condition is taken away, 0..1.
-        learning_rate: of Adam.
+        learning_rate: Adam's.
         max_grad_norm: gradients are scaled down to this norm.
         ema: samples come from a running mean of the weights with this decay per step, 0 = from the
             weights themselves.
@@ -258,7 +258,7 @@ class Ddim:
         size: entries M of a vector.
         condition_size: entries C of a condition, ≥ 1.
         settings: hyperparameters.
-        seed: of weights, training noise and samples, ≥ 0.
+        seed: seed of weights, training noise and samples, ≥ 0.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class Ddim:
             x: float[B, M], clean vectors in [-1, 1].
             condition: float[B, C].
             weights: float[B] ≥ 0, one factor per row; None: 1.
-            generator: of steps, noise and dropped conditions; None: the model's own.
+            generator: gives steps, noise and dropped conditions; None: the model's own.
         """
         loss = self.loss(x, condition, weights, generator)
         self.optimiser.zero_grad()
@@ -344,7 +344,7 @@ class Ddim:
             condition: what the vectors should suit.
             guidance_scale: 0 = without the condition, 1 = the conditional model, more = drawn
                 further towards it.
-            generator: of the noise; None: the model's own.
+            generator: gives the noise; None: the model's own.
             noise: float[B, M], to start from; None: drawn.
             step_noise, n_steps: see sample_ddim.
         """

@@ -212,10 +212,11 @@ def learn(
 
     Args:
         agent: learns in place.
-        venv: with bounded Box actions and flat or flattened Box observations; resets itself in the
-            step after an episode's end (Gymnasium's default) or in the same one.
+        venv: environments with bounded Box actions and flat or flattened Box observations, which
+            reset themselves in the step after an episode's end (Gymnasium's default) or in the same
+            one.
         total_steps: environment steps of all environments together; the last rollout is finished.
-        seed: of the environments; None: as they are.
+        seed: seed of the environments; None: they stay as they are.
         on_update: called after each update with its entry of the history.
     Returns:
         One entry per update: step (environment steps so far), episodes, episode_return and

@@ -26,7 +26,7 @@ def seeded_linear(
 
     Args:
         inputs, outputs: sizes, ≥ 1.
-        generator: of the weights.
+        generator: gives the weights.
         gain: orthogonal weights of this gain; None: uniform of variance 1 / (3 inputs), as layers
             of torch start.
     """
@@ -102,9 +102,9 @@ def write_weights(path: Path, kind: str, described: Mapping[str, Any], tensors: 
 
     Args:
         path: a .safetensors file; its folder is made.
-        kind: of the policy, as in hil.toml.
+        kind: the policy's kind in hil.toml.
         described: sizes and settings.
-        tensors: by name.
+        tensors: name → tensor.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(

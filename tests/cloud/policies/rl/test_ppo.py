@@ -494,7 +494,7 @@ def test_acting_without_exploration_is_the_mean_and_draws_nothing(squash: str) -
     assert torch.equal(agent.generator.get_state(), before)
     with torch.no_grad():
         np.testing.assert_array_equal(
-            act.action, agent.model.mean_action(torch.from_numpy(seen)).numpy()
+            act.action, agent.model.action(agent.model.mean(torch.from_numpy(seen))).numpy()
         )
     drawn = agent.act(seen)
     assert np.abs(drawn.action).max() <= 1.0
