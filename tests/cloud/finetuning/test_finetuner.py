@@ -13,22 +13,13 @@ from cloud.finetuning.importance import curvature_of
 from cloud.finetuning.scoring import _word_losses, score
 from cloud.finetuning.training_state import load_state, save_state
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
-from cloud.text.sources import Example, default_domain
+from cloud.text.sources import Example
 from hil.contract import KEEP, ConfigError, ModelError, RankPlan
-from hil.settings import DefaultText, FinetuneSettings, ModelSettings
+from hil.settings import FinetuneSettings, ModelSettings
+from tests.cloud.adam import adam_moves
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=4, batch=8, threads=1)
-
-
-@pytest.fixture(scope="module")
-def base():
-    return open_base_model("default")
-
-
-@pytest.fixture(scope="module")
-def domain():
-    return default_domain("jargon40", DefaultText(train_examples=200, score_examples=40), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +47,22 @@ def test_training_lowers_the_loss_of_what_it_trains_on(base, domain):
     after = score(tuner.model, domain.score_set)
     assert after[1] < before[1] - 0.1
     assert after[0] > before[0] + 0.1
+
+
+def test_steps_are_those_of_adam_with_a_short_memory_and_a_rate_that_rises_and_falls(base, domain):
+    tuner = FineTuner(base, MODEL, SETTINGS.model_copy(update={"learning_rate": 1e-3}), seed=0)
+    parameter = next(p for n, p in tuner.model.parameters.items() if "lora_B" in n)
+    before = parameter.detach().numpy().astype(float).copy()
+    gradients = []
+    # A gradient is still there when its step is over.
+    tuner.train(domain.train[:40], lambda: gradients.append(parameter.grad.double().numpy()))
+    assert len(gradients) == 5
+    # Over 10 steps up to the whole rate, while over the round's 5 it falls to a tenth.
+    rates = [1e-3 * (i + 1) / 10 * (1 - 0.9 * i / 4) for i in range(5)]
+    moves = adam_moves(gradients, rates, (0.9, 0.95), 1e-8)
+    np.testing.assert_allclose(
+        parameter.detach().numpy() - before, moves, atol=1e-3 * np.abs(moves).max()
+    )
 
 
 def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximation(trained):

@@ -16,7 +16,7 @@ from cloud.finetuning.trial import (
     trial_examples,
     trial_plans,
 )
-from cloud.model.base_model import BaseModel, open_base_model
+from cloud.model.base_model import BaseModel
 from cloud.streams.scorer import MergedModel
 from cloud.text.sources import DomainSampler, default_domain
 from hil.codec import bits_by_rank
@@ -24,11 +24,6 @@ from hil.contract import LabelQuestion, LowRankFactors, ScoreSet
 from hil.settings import DefaultText, FinetuneSettings, ModelSettings
 
 R_MAX = 4
-
-
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return open_base_model("default")
 
 
 @pytest.fixture(scope="module")

@@ -9,24 +9,12 @@ from cloud.finetuning.directions import cut_update
 from cloud.finetuning.finetuner import Branch, FineTuner
 from cloud.finetuning.scoring import losses_of
 from cloud.finetuning.within_plan import train_within, within_plan
-from cloud.model.base_model import open_base_model
-from cloud.text.sources import default_domain
 from hil.contract import RankPlan
-from hil.settings import DefaultText, FinetuneSettings, ModelSettings
+from hil.settings import FinetuneSettings, ModelSettings
 
 MODEL = ModelSettings(r_max=4)
 SETTINGS = FinetuneSettings(steps=24, batch=8, threads=1)
 BRANCH_STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def base():
-    return open_base_model("default")
-
-
-@pytest.fixture(scope="module")
-def domain():
-    return default_domain("jargon40", DefaultText(train_examples=400, score_examples=40), seed=0)
 
 
 def _trained(base, domain):

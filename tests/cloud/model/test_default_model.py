@@ -26,11 +26,6 @@ RANKS = (0, 1, 3, 8, 16, 0, 4, 12)
 
 
 @pytest.fixture(scope="module")
-def base():
-    return open_base_model("default")
-
-
-@pytest.fixture(scope="module")
 def f16(tmp_path_factory, base):
     path = tmp_path_factory.mktemp("default") / "f16.gguf"
     convert(base.folder, path)

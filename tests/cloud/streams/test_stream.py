@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from cloud.finetuning.directions import leading
 from cloud.finetuning.finetuner import FineTuner
 from cloud.finetuning.scoring import score
-from cloud.model.base_model import DEFAULT_MODEL, open_base_model
+from cloud.model.base_model import DEFAULT_MODEL
 from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import cached_stream, stream_domains, stream_key, train_stream
 from hil.codec import CodecTarget, decode, encode
@@ -39,11 +39,6 @@ def _settings(tmp_path, **streams):
         },
         source="test",
     )
-
-
-@pytest.fixture(scope="module")
-def base():
-    return open_base_model("default")
 
 
 @pytest.fixture(scope="module")

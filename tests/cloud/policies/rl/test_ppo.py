@@ -19,6 +19,7 @@ from scipy import integrate, stats
 from cloud.policies.rl.ppo import Ppo, PpoSettings, ppo_loss
 from cloud.policies.rl.rollout import Act, RewardScale, Rollout, gae, learn, to_box
 from hil.contract import ModelError
+from tests.cloud.adam import adam_moves
 
 D, A = 3, 2
 """Entries of observation and action where a test needs no particular ones."""
@@ -53,6 +54,21 @@ def _random_rollout(
         )
     rollout.last_value = rng.normal(size=n).astype(np.float32)
     return rollout, bootstraps
+
+
+def test_steps_are_those_of_adam_as_sb3_sets_it_up() -> None:
+    settings = PpoSettings(update_epochs=6, minibatches=1, learning_rate=1e-3)
+    agent = Ppo(D, A, settings, seed=0)
+    rollout, _ = _random_rollout(agent, np.random.default_rng(0), 12, 4)
+    parameter = agent.model.log_std
+    before, gradients = parameter.detach().double().numpy().copy(), []
+    agent.optimiser.register_step_pre_hook(
+        lambda *_: gradients.append(parameter.grad.double().numpy().copy())
+    )
+    agent.update(rollout)
+    assert len(gradients) == 6
+    moves = adam_moves(gradients, [1e-3] * 6, (0.9, 0.999), 1e-5)
+    np.testing.assert_allclose(parameter.detach().numpy() - before, moves, rtol=1e-3, atol=1e-6)
 
 
 # --------------------------------------------------------------------- against Stable-Baselines3
