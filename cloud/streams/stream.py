@@ -31,7 +31,7 @@ from cloud.finetuning.importance import (
 from cloud.finetuning.trial import TRIALS, measure_plans, trial_examples
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.streams.scorer import MergedModel, StreamScorer
-from cloud.streams.stream_file import FORMAT, Stream, read_stream, write_stream
+from cloud.streams.stream_file import FORMAT, SCORES, Stream, read_stream, write_stream
 from cloud.text.lexicon import measure_text
 from cloud.text.sources import Domain, DomainSampler, Example, default_domain, load_domains
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, decode, encode
@@ -134,10 +134,7 @@ def train_stream(
         texts=tuple(states),
         score_sets=tuple(_limited(text.domain.score_set, settings.streams.items) for text in texts),
         **rounds.arrays(),
-        **dict.fromkeys(
-            ("base_scores", "base_losses", "full_scores", "full_losses"),
-            np.full(len(domains), np.nan),
-        ),
+        **dict.fromkeys(SCORES, np.full(len(domains), np.nan)),
         payloads=tuple(rounds.payloads),
     )
     return _with_scores(stream, base)

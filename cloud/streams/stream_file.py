@@ -115,11 +115,9 @@ def _decoded(payload: bytes, base: _Spec) -> Mapping[str, LowRankFactors]:
 # ----------------------------------------------------------------------------------------------
 # file
 
+SCORES: Final = ("base_scores", "base_losses", "full_scores", "full_losses")
 _ARRAYS: Final = (
-    "base_scores",
-    "base_losses",
-    "full_scores",
-    "full_losses",
+    *SCORES,
     "spectra",
     "sent_energy",
     "sent_kfac",
