@@ -62,10 +62,12 @@ def test_at_full_rank_the_branch_comes_to_what_the_training_does(trained, domain
 
 
 def test_the_training_at_r_max_goes_on_as_if_nothing_had_been(base, domain):
-    (untouched, _), (disturbed, branch) = _trained(base, domain), _trained(base, domain)
+    untouched, disturbed = (FineTuner(base, MODEL, SETTINGS, seed=0) for _ in range(2))
+    untouched.train(domain.train[:24])
+    branch = disturbed.train(domain.train[:24], branch_steps=2).branch
     train_within(disturbed, branch, dict.fromkeys(disturbed.module_shapes, 2), {})
     for one in (untouched, disturbed):
-        one.train(domain.train[192:256])
+        one.train(domain.train[24:40])
     for name, d in untouched.model.directions().items():
         for part in ("u", "s", "vt"):
             np.testing.assert_array_equal(
