@@ -141,8 +141,16 @@ def _scaled(
     room: Ints | int,
     r_max: int,
 ) -> Ints:
-    """int[N, M], ranks times the largest factor j / q with which their bits fit the room; KEPT
-    everywhere if none."""
+    """int[N, M]: all ranks of a plan scaled down by one factor, the largest with which the plan
+    fits; KEPT everywhere where none does.
+
+    Args:
+        ranks: int[N, M], 0..R or KEPT.
+        holds: bool[N, M] or [1, M], the edge holds something of the module.
+        bits: gives int[N, M], payload bits of every module at ranks int[N, M].
+        room: [N] or one for all, payload bits for modules and digest.
+        r_max: R.
+    """
     above, below = _factors(r_max)
 
     def at(step: Ints) -> Ints:
@@ -177,8 +185,11 @@ def _scaled(
 
 @cache
 def _factors(r_max: int) -> tuple[Ints, Ints]:
-    """Every fraction within 0..1 with denominators up to r_max, rising: where some rounded-down
-    rank changes."""
-    fractions = {(j / q): (j, q) for q in range(r_max, 0, -1) for j in range(q + 1)}
+    """Numerators and denominators of every fraction within 0..1 with denominators up to r_max,
+    rising: the factors at which some rank, rounded down, changes."""
+    fractions: dict[float, tuple[int, int]] = {}
+    for q in range(r_max, 0, -1):
+        for j in range(q + 1):
+            fractions[j / q] = (j, q)
     above, below = np.array([fractions[value] for value in sorted(fractions)], np.int64).T
     return above, below
