@@ -4,6 +4,7 @@ place."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch.nn import functional as F
@@ -12,19 +13,23 @@ from cloud.finetuning.adapted_model import AdaptedModel
 from cloud.text.sources import Example
 from hil.contract import LowRankFactors, ScoreSet
 
+SCORE_BATCH: Final = 64
+"""Questions or chunks of one forward pass."""
+LOSS_BATCH: Final = 32
+"""Examples of one forward pass."""
+
 
 @torch.no_grad()
-def score(model: AdaptedModel, score_set: ScoreSet, *, batch: int = 64) -> tuple[float, float]:
+def score(model: AdaptedModel, score_set: ScoreSet) -> tuple[float, float]:
     """Score (share of right answers; NaN without labels) and loss in nats per token.
 
     Args:
         model: scored as it is trained now.
         score_set: label questions, or chunks of text.
-        batch: questions or chunks of one forward pass.
     """
     right, loss_sum, n_tokens = 0, 0.0, 0
-    for i in range(0, len(score_set.questions), batch):
-        asked = score_set.questions[i : i + batch]
+    for i in range(0, len(score_set.questions), SCORE_BATCH):
+        asked = score_set.questions[i : i + SCORE_BATCH]
         losses = []
         for k in range(len(asked[0].labels)):
             answered = [Example(text="", prompt=q.prompt, label_word=q.labels[k]) for q in asked]
@@ -34,8 +39,8 @@ def score(model: AdaptedModel, score_set: ScoreSet, *, batch: int = 64) -> tuple
         right += int((per_label.argmin(0) == answers).sum())
         loss_sum += float(per_label[answers, torch.arange(len(asked))].sum())
         n_tokens += len(asked)
-    for i in range(0, len(score_set.chunks), batch):
-        chunks = [Example(text=c, prompt=c) for c in score_set.chunks[i : i + batch]]
+    for i in range(0, len(score_set.chunks), SCORE_BATCH):
+        chunks = [Example(text=c, prompt=c) for c in score_set.chunks[i : i + SCORE_BATCH]]
         logits, targets = model.counted(model.encode(chunks))
         loss_sum += float(F.cross_entropy(logits, targets, reduction="sum"))
         n_tokens += len(targets)
@@ -56,8 +61,6 @@ def losses_of(
     model: AdaptedModel,
     updates: Sequence[Mapping[str, LowRankFactors]],
     examples: Sequence[Example],
-    *,
-    batch: int = 32,
 ) -> list[float]:
     """Loss in nats per counted token with each of these updates in place of the trained one.
 
@@ -65,10 +68,9 @@ def losses_of(
         model: a "lora" model; what it was trained to is back afterwards.
         updates: module → factors of rank ≤ r_max; a module that is not in it is bare.
         examples: what the losses are measured on; their order does not matter.
-        batch: examples of one forward pass.
     """
     rows = sorted(model.encode(examples), key=lambda row: len(row[0]))
-    batches = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+    batches = [rows[i : i + LOSS_BATCH] for i in range(0, len(rows), LOSS_BATCH)]
     n_counted = sum(len(ids) - start for ids, start in rows)
     found: list[float] = []
     with model.set_aside():

@@ -7,7 +7,6 @@ docs/airllm.md names every difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +58,6 @@ def train_airllm(
     total_steps: int,
     *,
     seed: int,
-    on_update: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Play one episode in every environment, learn from them, and again.
 
@@ -73,7 +71,6 @@ def train_airllm(
         total_steps: the agent's, all environments together; the last batch of episodes is
             finished.
         seed: seed of the environments, ≥ 0.
-        on_update: called after each update with its entry of the history.
     Returns:
         One entry per update: step (of the agent so far), episodes, reward (mean of a step),
         episode_return (mean) and what AirLlmAgent.update gives.
@@ -87,7 +84,6 @@ def train_airllm(
         rollout, vectors = _play(agent, venv, int(batch_seed) >> 1)
         learnt = agent.update(rollout, vectors)
         history.append({"step": float(agent.steps)} | _episode_stats(rollout) | learnt)
-        on_update(history[-1])
     return history
 
 

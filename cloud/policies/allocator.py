@@ -103,23 +103,19 @@ def options(s: Situation) -> tuple[Floats, Ints]:
     return damage, np.concatenate([s.bits, np.zeros((len(s.bits), 1), np.int64)], axis=1)
 
 
-def allocate_ranks(
-    s: Situation, nats_per_mbit: ArrayLike = 0.0, *, budget_bits: ArrayLike | None = None
-) -> tuple[Ints, Bools]:
+def allocate_ranks(s: Situation, nats_per_mbit: ArrayLike = 0.0) -> tuple[Ints, Bools]:
     """Ranks int[N, M] and kept modules bool[N, M] (rank 0 there) of the plans at these prices,
     within the budget.
 
     Args:
         s: N rounds.
         nats_per_mbit: [N] or one for all, what a million payload bits must bring at least.
-        budget_bits: [N] or one for all, in place of s.budget_bits.
 
     Raises:
         ModelError: an expected loss that is not a number.
     """
-    budget = s.budget_bits if budget_bits is None else budget_bits
     choice = allocate(
-        *options(s), s.overhead_bits, budget, np.asarray(nats_per_mbit, np.float64) * 1e-6
+        *options(s), s.overhead_bits, s.budget_bits, np.asarray(nats_per_mbit, np.float64) * 1e-6
     )
     keep = choice == s.r_max + 1
     return np.where(keep, 0, choice), keep

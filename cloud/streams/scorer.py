@@ -75,16 +75,14 @@ class MergedModel:
     Args:
         base: the model.
         max_tokens: longest item, as finetune.max_tokens.
-        device: where it computes.
     Raises:
         ModelError: the weights cannot be loaded.
     """
 
-    def __init__(self, base: BaseModel, *, max_tokens: int = 128, device: str = "cpu") -> None:
+    def __init__(self, base: BaseModel, *, max_tokens: int = 128) -> None:
         self.identity = base.spec.identity
         self._base, self._max_tokens = base, max_tokens
-        self._device = torch.device(device)
-        self._model = cast(Any, base.load(self._device))
+        self._model = cast(Any, base.load(torch.device("cpu")))
         self._model.eval().requires_grad_(False)
         modules = base.spec.module_shapes
         self._weights: dict[str, torch.Tensor] = {
@@ -111,10 +109,7 @@ class MergedModel:
             weight.copy_(original)
             self._merged.pop(name, None)
             return
-        b, a = (
-            torch.from_numpy(np.ascontiguousarray(part)).to(self._device)
-            for part in (factors.b, factors.a)
-        )
+        b, a = (torch.from_numpy(np.ascontiguousarray(part)) for part in (factors.b, factors.a))
         torch.addmm(original, b, a, out=weight)
         self._merged[name] = key
 
@@ -136,12 +131,10 @@ class MergedModel:
 
     @torch.inference_mode()
     def _losses(self, batch: _Batch) -> torch.Tensor:
-        hidden = self._model.model(
-            input_ids=batch.ids.to(self._device), use_cache=False
-        ).last_hidden_state
-        read = hidden.reshape(-1, hidden.shape[-1])[batch.places.to(self._device)]
+        hidden = self._model.model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        read = hidden.reshape(-1, hidden.shape[-1])[batch.places]
         log_p = torch.log_softmax(self._model.lm_head(read).float(), dim=1)
-        return -log_p[batch.of_place.to(self._device), batch.tokens.to(self._device)]
+        return -log_p[batch.of_place, batch.tokens]
 
     def _prepare(self, score_set: ScoreSet) -> _Prepared:
         n_labels = len(score_set.questions[0].labels) if score_set.questions else 1
@@ -208,18 +201,14 @@ class StreamScorer:
     """Scores what an edge may hold of one stream's rounds.
 
     Args:
-        base: the base model, or one already loaded that other scorers share.
+        model: the base model; scorers of many streams may share it.
         stream: whose factors are held.
     Raises:
-        ModelError: the stream was trained on another base model, or its weights cannot be loaded.
+        ModelError: the stream was trained on another base model.
     """
 
-    def __init__(self, base: BaseModel | MergedModel, stream: Stream) -> None:
-        self._model = (
-            base
-            if isinstance(base, MergedModel)
-            else MergedModel(base, max_tokens=stream.max_tokens)
-        )
+    def __init__(self, model: MergedModel, stream: Stream) -> None:
+        self._model = model
         if self._model.identity != stream.base_identity:
             raise ModelError(
                 f"the stream was trained on base model {stream.base_identity[:12]}, not on "

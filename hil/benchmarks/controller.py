@@ -13,7 +13,7 @@ from cloud.policies.allocator import allocate, allocate_ranks, random_states_che
 from cloud.policies.plans import project_ranks
 from cloud.policies.pricing import worthwhile_ranks
 from cloud.policies.state import Situation
-from cloud.streams.scorer import StreamScorer
+from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream import cached_stream, stream_domains
 from hil.contract import Bools, Ints
 from hil.learning.environment import synthetic_tables
@@ -111,7 +111,7 @@ def _scores_per_s(settings: Settings, rng: np.random.Generator) -> float:
     stream = cached_stream(
         settings, text_seed=0, train_seed=0, domains=stream_domains(settings, 0), base=base
     )
-    scorer = StreamScorer(base, stream)
+    scorer = StreamScorer(MergedModel(base, max_tokens=stream.max_tokens), stream)
     modules = len(stream.modules)
     states = [
         (i % stream.n_rounds, rng.integers(1, stream.r_max + 1, modules)) for i in range(SCORES)

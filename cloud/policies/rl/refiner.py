@@ -336,7 +336,6 @@ class Ddim:
         generator: torch.Generator | None = None,
         noise: torch.Tensor | None = None,
         step_noise: torch.Tensor | None = None,
-        n_steps: int | None = None,
     ) -> torch.Tensor:
         """float[B, M] in [-1, 1]: one vector per condition float[B, C].
 
@@ -346,13 +345,13 @@ class Ddim:
                 further towards it.
             generator: gives the noise; None: the model's own.
             noise: float[B, M], to start from; None: drawn.
-            step_noise, n_steps: see sample_ddim.
+            step_noise: see sample_ddim.
         """
         g = self.generator if generator is None else generator
         x = torch.randn(len(condition), self.size, generator=g) if noise is None else noise
-        predict = self._guided(condition, guidance_scale, self.settings.schedule.timesteps(n_steps))
+        predict = self._guided(condition, guidance_scale, self.settings.schedule.timesteps())
         return sample_ddim(
-            predict, x, self.settings.schedule, n_steps=n_steps, generator=g, step_noise=step_noise
+            predict, x, self.settings.schedule, generator=g, step_noise=step_noise
         ).clamp(-1.0, 1.0)
 
     def _guided(self, condition: torch.Tensor, scale: float, steps: list[int]) -> PredictNoise:

@@ -4,7 +4,7 @@ the loop that plays them in a Gymnasium vector environment."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -206,7 +206,6 @@ def learn(
     total_steps: int,
     *,
     seed: int | None = None,
-    on_update: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Train on a vector environment, from fresh episodes on.
 
@@ -217,7 +216,6 @@ def learn(
             one.
         total_steps: environment steps of all environments together; the last rollout is finished.
         seed: seed of the environments; None: they stay as they are.
-        on_update: called after each update with its entry of the history.
     Returns:
         One entry per update: step (environment steps so far), episodes, episode_return and
         episode_length (means of the episodes that ended in this rollout, NaN if none did) and what
@@ -230,7 +228,6 @@ def learn(
     while loop.step < total_steps:
         rollout = loop.collect()
         history.append(loop.episode_stats() | agent.update(rollout))
-        on_update(history[-1])
     return history
 
 
