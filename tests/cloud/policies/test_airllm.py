@@ -238,16 +238,15 @@ def test_an_environment_of_another_size_is_named():
 
 
 def test_a_saved_agent_goes_on_bit_for_bit(tmp_path):
-    straight, stopped = (
-        AirLlmAgent(M, R_MAX, replace(SMALL, replay_size=200), seed=4) for _ in range(2)
-    )
+    settings = replace(SMALL, replay_size=80, replay_warm_up=32)
+    straight, stopped = (AirLlmAgent(M, R_MAX, settings, seed=4) for _ in range(2))
     env = RankBandit(4)
-    train_airllm(straight, env, 320, seed=7)
-    train_airllm(stopped, RankBandit(4), 160, seed=7)
+    train_airllm(straight, env, 128, seed=7)
+    train_airllm(stopped, RankBandit(4), 64, seed=7)
     stopped.save(tmp_path / "agent.safetensors")
     resumed = AirLlmAgent.load(tmp_path / "agent.safetensors")
     assert resumed.settings == straight.settings
-    train_airllm(resumed, RankBandit(4), 320, seed=7)
+    train_airllm(resumed, RankBandit(4), 128, seed=7)
     straight.save(tmp_path / "straight.safetensors")
     resumed.save(tmp_path / "resumed.safetensors")
     # not the bytes of the files: the order of safetensors' metadata is not fixed
@@ -328,10 +327,11 @@ def weights(tmp_path_factory):
     """Of policies that have learnt a little, so that ranks differ."""
     folder = tmp_path_factory.mktemp("weights")
     agent = AirLlmAgent(M, R_MAX, SMALL, seed=0)
-    train_airllm(agent, RankBandit(16), 1000, seed=0)
+    train_airllm(agent, RankBandit(16), 400, seed=0)
+    assert agent.steps > SMALL.replay_warm_up
     agent.save_weights(folder / "airllm.safetensors")
     ppo = Ppo(4 + M, M, PpoSettings(hidden=(64,), learning_rate=1e-2, n_steps=8), seed=0)
-    learn(ppo, RankBandit(16), 2000, seed=0)
+    learn(ppo, RankBandit(16), 800, seed=0)
     save_ppo(folder / "ppo.safetensors", ppo, R_MAX)
     return folder
 
