@@ -352,7 +352,7 @@ class Ppo:
         return loss
 
     def description(self) -> dict[str, Any]:
-        """Sizes and settings, ready for JSON: with state_dict() all that `restore` needs."""
+        """Sizes and settings, ready for JSON: all that `described` needs."""
         return {
             "observation_size": self.observation_size,
             "action_size": self.action_size,
@@ -391,14 +391,3 @@ class Ppo:
             PpoSettings(**settings),
             seed=0,
         )
-
-    @classmethod
-    def restore(cls, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Ppo:
-        """The agent that gave description() and state_dict().
-
-        Raises:
-            ModelError: the two do not fit each other.
-        """
-        agent = cls.described(description)
-        agent.load_state_dict(tensors)
-        return agent

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import torch
 from torch import nn
@@ -372,14 +372,6 @@ class Ddim:
 
         return predict
 
-    def description(self) -> dict[str, Any]:
-        """Sizes and settings, ready for JSON: with state_dict() all that `restore` needs."""
-        return {
-            "size": self.size,
-            "condition_size": self.condition_size,
-            "settings": asdict(self.settings),
-        }
-
     def state_dict(self) -> Tensors:
         """Everything that training and sampling go on from, as copies."""
         mean = prefixed("mean_model", self.mean_model.state_dict()) if self.settings.ema > 0 else {}
@@ -404,18 +396,3 @@ class Ddim:
         load_optimiser(self.optimiser, below("optimiser", tensors))
         self.generator.set_state(tensors["generator"])
         self.steps = int(tensors["steps"])
-
-    @classmethod
-    def restore(cls, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Ddim:
-        """The model that gave description() and state_dict().
-
-        Raises:
-            ModelError: the two do not fit each other.
-        """
-        settings = dict(description["settings"])
-        settings["schedule"] = Schedule(**settings["schedule"])
-        model = cls(
-            description["size"], description["condition_size"], DdimSettings(**settings), seed=0
-        )
-        model.load_state_dict(tensors)
-        return model

@@ -478,7 +478,8 @@ def test_a_resumed_agent_goes_on_bit_by_bit() -> None:
     first = Ppo(D, A, PpoSettings(hidden=(16,)), seed=3)
     first.update(_random_rollout(first, np.random.default_rng(1), 12, 4)[0])
     stored = load(save(first.state_dict()))
-    second = Ppo.restore(json.loads(json.dumps(first.description())), stored)
+    second = Ppo.described(json.loads(json.dumps(first.description())))
+    second.load_state_dict(stored)
     assert second.settings == first.settings
     for agent in (first, second):
         agent.update(_random_rollout(agent, np.random.default_rng(2), 12, 4)[0])
