@@ -189,6 +189,9 @@ def test_each_burst_is_annotated_where_it_was(original):
         (burst["core:freq_lower_edge"] + burst["core:freq_upper_edge"]) / 2 for burst in found
     ]
     assert middle_hz == pytest.approx([915e6 + CFO_HZ] * len(found), abs=100)
+    widths_hz = [burst["core:freq_upper_edge"] - burst["core:freq_lower_edge"] for burst in found]
+    # 100 subcarriers on either side of the carrier's own, of 256
+    assert widths_hz == pytest.approx([RATE_HZ * 201 / 256] * len(found))
 
 
 def test_bursts_are_found_wherever_a_window_of_the_search_ends(tmp_path, monkeypatch):
