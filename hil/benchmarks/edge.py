@@ -38,11 +38,11 @@ def bench(
 
     Args:
         path: an edge bundle, or a model folder that is first converted.
-        quant: for a model folder.
-        rank: of every projection in the two random adapters that are swapped.
-        n_swaps: at least 1.
-        n_questions: scored at a time, at least 8.
-        seed: of the adapters.
+        quant: quantisation of a model folder.
+        rank: rank of every projection in the two random adapters that are swapped.
+        n_swaps: number of swaps, ≥ 1.
+        n_questions: questions scored at a time, ≥ 8.
+        seed: seed of the adapters.
     Raises:
         ModelError: neither a bundle nor a model folder that the edge can serve.
     """
@@ -87,8 +87,7 @@ def _random_adapters(
     return paths
 
 
-# ------------------------------------------------------------------------------------------------
-# scoring
+# ------------------------------------------------------------------------------------------ scoring
 
 
 def _questions(runtime: Runtime, n: int) -> tuple[ScoreSet, ScoreSet]:
@@ -119,8 +118,10 @@ def _scoring(runtime: Runtime, n: int) -> dict[str, float]:
     n_plain = n // 8
 
     def plain_ms(questions: ScoreSet) -> float:
-        texts = [q.prompt + label for q in questions.questions[:n_plain] for label in q.labels]
-        options = [ScoreSet(name="option", chunks=(text,)) for text in texts]
+        options = []
+        for q in questions.questions[:n_plain]:
+            texts = [q.prompt + label for label in q.labels]
+            options += [ScoreSet(name="option", chunks=(text,)) for text in texts]
         return _median_ms(lambda: [runtime.score(option) for option in options]) / n_plain
 
     single_ms = _median_ms(lambda: runtime.score(single)) / n
@@ -158,8 +159,7 @@ def _median_ms(work: Callable[[], object], repeats: int = 5) -> float:
     return float(np.median(times_ms))
 
 
-# ------------------------------------------------------------------------------------------------
-# swaps
+# -------------------------------------------------------------------------------------------- swaps
 
 
 def _swaps(runtime: Runtime, adapters: list[Path], n_swaps: int) -> dict[str, float]:

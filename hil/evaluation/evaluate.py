@@ -69,12 +69,12 @@ class Grid:
     """What is compared on what.
 
     Attributes:
-        contestants: at least one, with names of their own.
-        channels: likewise.
+        contestants: policies to compare, at least one, each with a name of its own.
+        channels: channels to compare them on, at least one, each with a name of its own.
         streams: text seeds.
-        train_seeds: of the streams.
-        seeds_per_stream: how many of them each stream gets, in turn; 0 = all.
-        scopes: of the airtime budget.
+        train_seeds: seeds that the streams are trained from.
+        seeds_per_stream: number of training seeds that each stream gets, in turn; 0 = all.
+        scopes: scopes of the airtime budget, "round" or "episode".
         reference: name of the contestant that the others are paired with; "" = the first.
         score_on: "cloud": the merged model; "edge": the quantised model in llama.cpp.
     """
@@ -105,15 +105,14 @@ class Grid:
         """Every stream with each of its training seeds."""
         n = len(self.train_seeds)
         k = min(self.seeds_per_stream or n, n)
-        return [
-            (one, self.train_seeds[(i + j) % n])
-            for i, one in enumerate(self.streams)
-            for j in range(k)
-        ]
+        units = []
+        for i, one in enumerate(self.streams):
+            units += [(one, self.train_seeds[(i + j) % n]) for j in range(k)]
+        return units
 
     @property
     def episodes(self) -> int:
-        """Of all policies on one unit."""
+        """Number of episodes that all policies together run on one unit."""
         return (
             sum(len(one.members) for one in self.contestants)
             * len(self.channels)
@@ -121,8 +120,7 @@ class Grid:
         )
 
 
-# ---------------------------------------------------------------------------------------- the
-# command line
+# --------------------------------------------------------------------------------- the command line
 
 
 def evaluate_verb(
@@ -147,11 +145,11 @@ def evaluate_verb(
         settings: the experiment.
         policies, channels, scopes: as they are written; none = those of a full or a quick
             evaluation.
-        out_dir: see `evaluate`.
+        out_dir: folder of the results, as in `evaluate`.
         streams, seeds: how many; None = what [streams] says.
-        seeds_per_stream, score_on: see Grid.
+        seeds_per_stream, score_on: as in Grid.
         training: a training.jsonl to draw beside.
-        workers, on_progress: see `evaluate`.
+        workers, on_progress: as in `evaluate`.
         quick: the short form.
     Raises:
         ConfigError: one of them cannot be.
@@ -180,8 +178,7 @@ def evaluate_verb(
     return report, terminal_summary(results)
 
 
-# ------------------------------------------------------------------------------------------ the
-# evaluation
+# ----------------------------------------------------------------------------------- the evaluation
 
 
 def evaluate(
@@ -204,7 +201,7 @@ def evaluate(
         workers: processes; 0 = one a core.
         timeout_s: deadline of one (stream, training seed), its training included; steps within a
             plan add to it.
-        histories: of the learners' training, for the report.
+        histories: the learners' training, for the report.
         on_progress: (jobs done, all jobs, what was done last).
         open_bench: makes the bench of a stream; a function that other processes can import.
     Returns:
@@ -236,16 +233,22 @@ def evaluate(
         done += 1
         on_progress(done, len(jobs), f"stream {job.stream}, seed {job.train_seed}")
 
-    steps = (
-        settings.finetune.plan_share
-        * settings.streams.steps
-        * settings.streams.rounds
-        * grid.episodes
-    )
-    run_jobs(
-        work, missing, workers=workers, timeout_s=timeout_s + steps * _PLAN_STEP_S, on_done=count
-    )
+    timeout_s += _planning_s(settings, grid)
+    run_jobs(work, missing, workers=workers, timeout_s=timeout_s, on_done=count)
     pq.write_table(_joined(wanted), out_dir / "results.parquet")
+    return _write_results(settings, grid, out_dir, histories)
+
+
+def _planning_s(settings: Settings, grid: Grid) -> float:
+    """Time that one job's steps within its plans take at most."""
+    of_a_stream = settings.streams.steps * settings.streams.rounds
+    return settings.finetune.plan_share * of_a_stream * grid.episodes * _PLAN_STEP_S
+
+
+def _write_results(
+    settings: Settings, grid: Grid, out_dir: Path, histories: Sequence[History]
+) -> Path:
+    """results.json and report.html beside the rows; the report."""
     rows = read_rows(out_dir / "results.parquet")
     results = {
         **_facts(settings, grid),
@@ -260,7 +263,10 @@ def evaluate(
 def _check_contestants(jobs: Sequence[Job]) -> None:
     """Make each policy that is still to run once: a missing file is to be known before streams are
     trained."""
-    for one in {one.name: one for job in jobs for one, _ in job.parts}.values():
+    missing: dict[str, Contestant] = {}
+    for job in jobs:
+        missing |= {one.name: one for one, _ in job.parts}
+    for one in missing.values():
         for member in one.members:
             with named(one.name, ""):
                 make_policy(member)

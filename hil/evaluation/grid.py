@@ -36,7 +36,7 @@ class Contestant:
     """A policy that is compared, in one or several copies that differ by their seed.
 
     Attributes:
-        name: as tables and plots print it.
+        name: the name in tables and plots.
         members: one [policy] table a seed; member i has policy seed i.
     """
 
@@ -193,7 +193,7 @@ def contestant(text: str) -> Contestant:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are not inside brackets."""
+    """The parts between commas; a comma inside brackets separates nothing."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "[") - (character == "]")

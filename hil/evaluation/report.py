@@ -94,9 +94,9 @@ def write_evaluation_report(
     """One HTML file on an evaluation, everything inside; equal results give an equal file.
 
     Args:
-        rows, results: of `read_evaluation`.
+        rows, results: what `read_evaluation` gives.
         path: the file.
-        histories: of the learners' training.
+        histories: the learners' training.
     Raises:
         ConfigError: `path` cannot be written.
     """
@@ -117,11 +117,10 @@ def write_evaluation_report(
 
 def terminal_summary(results: Mapping[str, Any]) -> list[TextTable]:
     """A table of the policies for each scope of the budget and each channel, for the terminal."""
-    return [
-        _terminal_table(results, scope, channel)
-        for scope in results["scopes"]
-        for channel in results["channels"]
-    ]
+    tables = []
+    for scope in results["scopes"]:
+        tables += [_terminal_table(results, scope, channel) for channel in results["channels"]]
+    return tables
 
 
 def _terminal_table(results: Mapping[str, Any], scope: str, channel: str) -> TextTable:
@@ -147,8 +146,7 @@ def _terminal_table(results: Mapping[str, Any], scope: str, channel: str) -> Tex
     return TextTable(heads=heads, rows=rows, title=title, notes=(note,), text_columns=heads)
 
 
-# ------------------------------------------------------------------------------------------------
-# sections
+# ----------------------------------------------------------------------------------------- sections
 
 
 def _facts(rows: Rows, results: Mapping[str, Any]) -> list[tuple[str, str]]:

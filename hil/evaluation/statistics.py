@@ -225,8 +225,7 @@ def falling_curve(bits: Floats, loss: Floats) -> tuple[Floats, Floats]:
     return np.add.reduceat(np.log(bits[order]), starts) / sizes, fit.x[starts]
 
 
-# ----------------------------------------------------------------------------------------------
-# learning
+# ----------------------------------------------------------------------------------------- learning
 
 
 def steps_to_target(history: History, target: float) -> float | None:

@@ -100,9 +100,7 @@ def summarise(rows: Rows, reference: str) -> dict[str, Any]:
             for where, part in _groups(rows, "scope", "domain", "policy")
         ],
         "differences": _differences(rows, reference),
-        "equal_loss": [
-            ratio for scope in names(rows, "scope") for ratio in _ratios(rows, reference, scope)
-        ],
+        "equal_loss": _ratios(rows, reference),
     }
 
 
@@ -159,9 +157,16 @@ def _by_round(rows: Rows) -> tuple[list[tuple[Any, ...]], dict[str, NDArray[np.f
     }
 
 
-def _ratios(rows: Rows, reference: str, scope: str) -> list[dict[str, Any]]:
-    """Each policy's bits over the reference's at the reference's three losses; a channel is a point
-    of the curve."""
+def _ratios(rows: Rows, reference: str) -> list[dict[str, Any]]:
+    """Each policy's bits over the reference's at the reference's three losses, for each scope; a
+    channel is a point of the curve."""
+    found = []
+    for scope in names(rows, "scope"):
+        found += _ratios_in(rows, reference, scope)
+    return found
+
+
+def _ratios_in(rows: Rows, reference: str, scope: str) -> list[dict[str, Any]]:
     part = chosen(rows, scope=scope)
     against = _curve(chosen(part, policy=reference))
     levels = loss_levels([against])

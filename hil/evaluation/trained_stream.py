@@ -39,7 +39,7 @@ class Bench(Protocol):
 
     @property
     def anchors(self) -> Sequence[Anchors]:
-        """Of every round."""
+        """The anchors of every round."""
         ...
 
     def runner(self, settings: Settings) -> RoundRunner:
@@ -68,7 +68,7 @@ class StreamBench:
 
     Args:
         stream: trained at r_max.
-        scorer: of that stream.
+        scorer: the stream's scorer.
         branches: where the last steps of a round are taken within the plan.
         on_close: frees what the scorer holds.
     """

@@ -99,11 +99,11 @@ class Translation:
         self._project, self._nats_per_s = project, nats_per_s
 
     def action_space(self, n_modules: int) -> gymnasium.Space[State]:
-        """Of one environment."""
+        """Space of one environment's actions."""
         return _box(-1.0, 1.0, n_modules if self._action == "ranks" else PACE_ACTIONS)
 
     def observation_space(self, n_modules: int) -> gymnasium.Space[State]:
-        """Of one environment."""
+        """Space of one environment's observations."""
         if self._observation == "paper":
             return _box(0.0, 1.0, 4 + n_modules)
         return _box(-5.0, 5.0, PACE_STATE_SIZE)
@@ -133,8 +133,8 @@ class Translation:
 
         Args:
             outcome: what came of the plans.
-            overhead_bits: of an update. A budget below it counts as this much in the cost: without
-                a link it would not be a number.
+            overhead_bits: bits of an update without any rank. A budget below it counts as this
+                much in the cost: without a link the cost would not be a number.
         """
         loss, payload_bits, feasible = (
             np.asarray(outcome.loss_nats),
@@ -170,8 +170,8 @@ class RankEnv(gymnasium.Env[State, State]):
         runner: what carries the plans out; None = one of the given fidelity.
         fidelity: "surrogate": invented or given tables; "live": the whole loop, in a temporary
             folder.
-        tables: for the surrogate; None = invented ones.
-        settings: of the surrogate or the loop; None = the defaults.
+        tables: the surrogate's tables; None = invented ones.
+        settings: the surrogate's or the loop's settings; None = the defaults.
         **translation: see Translation.
     Raises:
         ConfigError: a kind or a fidelity that does not exist.

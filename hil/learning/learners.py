@@ -125,8 +125,8 @@ class PpoLearner:
 
     Args:
         kind: which of the two.
-        environment: of that kind's actions.
-        seed: of weights, exploration and episodes.
+        environment: an environment with that kind's actions.
+        seed: seed of the weights, the exploration and the episodes.
     """
 
     def __init__(self, kind: Kind, environment: RankVectorEnv, seed: int) -> None:
@@ -162,7 +162,7 @@ class PpoLearner:
         self.steps = described["steps"]
 
     def save_weights(self, path: Path) -> None:
-        """For PacedAllocator or PpoRankPolicy."""
+        """Write the weights that PacedAllocator or PpoRankPolicy loads."""
         if self._kind == "ours":
             save_agent(path, self._agent)
         else:
@@ -188,7 +188,7 @@ class AirLlmLearner:
         train_airllm(self._agent, self._environment, self._agent.steps + steps, seed=self._seed)
 
     def act(self, state: NDArray[np.float32]) -> NDArray[np.floating]:
-        """From the mean coarse action, with one fixed noise."""
+        """Actions refined from the mean coarse action, with one fixed noise."""
         return self._agent.act(state, torch.Generator().manual_seed(0))
 
     def save(self, path: Path) -> None:
@@ -200,5 +200,5 @@ class AirLlmLearner:
         self._agent = AirLlmAgent.load(path)
 
     def save_weights(self, path: Path) -> None:
-        """For AirLlmPolicy."""
+        """Write the weights that AirLlmPolicy loads."""
         self._agent.save_weights(path)

@@ -52,17 +52,17 @@ class RoundResult:
     """What a round came to.
 
     Attributes:
-        round_id, domain: of the round.
-        payload_bits: of the plan, also of one that was not sent because it is infeasible.
+        round_id, domain: number of the round, and the domain of its text.
+        payload_bits: bits of the plan, also of one that was not sent because it is infeasible.
         parameters: Σ r (d_in + d_out) of the plan.
-        airtime_s: spent.
+        airtime_s: airtime spent, s.
         budget_bits: what the plan was held against.
         feasible: payload_bits ≤ budget_bits. A plan that is not is not sent: the edge keeps what it
             has.
         delivered: the edge holds something new.
         snr_db: the true one, where there is one.
-        score, loss_nats: of the edge's model after the round, on the round's score set: share of
-            right answers (NaN without labels), nats per token.
+        score, loss_nats: share of right answers (NaN without labels) and nats per token that the
+            edge's model reaches on the round's score set, after the round.
         base_score, base_loss_nats: the same for the untouched model.
         full_score, full_loss_nats: the same with all r_max directions of this round delivered.
         ranks: the plan.
@@ -104,8 +104,8 @@ class RoundRunner(Protocol):
 
     @property
     def observation(self) -> RoundObservation | None:
-        """Of the round that is to be planned; None before the first episode and after the last
-        round of one."""
+        """What is known of the round to be planned; None before the first episode and after an
+        episode's last round."""
         ...
 
     def reset(self, seed: int) -> RoundObservation:
@@ -117,8 +117,7 @@ class RoundRunner(Protocol):
         ...
 
 
-# ------------------------------------------------------------------------------------------- from
-# tables
+# -------------------------------------------------------------------------------------- from tables
 
 
 class SurrogateRunner:
@@ -273,7 +272,7 @@ class StreamRunner(SurrogateRunner):
 
     Args:
         stream: trained at r_max.
-        scorer: of that stream.
+        scorer: the stream's scorer.
         settings: budget, radio, environment, and the codec's bits per coefficient.
     """
 
@@ -308,8 +307,7 @@ def _held(modules: Mapping[str, object], ranks: Ints) -> dict[str, int]:
     return {module: rank for module, rank in zip(modules, ranks.tolist(), strict=True) if rank > 0}
 
 
-# ----------------------------------------------------------------------------------------- the
-# whole loop
+# ----------------------------------------------------------------------------------- the whole loop
 
 
 class LiveRunner:
@@ -324,7 +322,7 @@ class LiveRunner:
         last: all that the round before came to; None before the first.
 
     Args:
-        settings: of the run; reset() replaces run.seed.
+        settings: the run's settings; reset() replaces run.seed.
         folder: what the edge installs is kept in it, a folder an episode.
     Raises:
         HilError: any part of the bench cannot be set up.

@@ -48,7 +48,7 @@ class StreamTable:
         module_shapes: adapted modules in canonical order, as (d_out, d_in).
         bits_per_direction: int64[M], payload bits of one more direction.
         overhead_bits: payload bits of an update whatever its ranks.
-        texts: of the T rounds.
+        texts: state of the text in each of the T rounds.
         spectra: float32[T, M, R], singular values.
         sent_kfac, sent_energy: float32[T, M, R + 1], what is missing in round t when r directions
             of it are sent (Residuals.missing_if_sent).
@@ -60,7 +60,7 @@ class StreamTable:
             labels.
         trial_missing, trial_excess: float64[T, K], what a policy is told of that line: MeasuredLoss
             of every round, from other examples of its text.
-        knots: from missing nats to excess loss, on the items that rounds are scored on.
+        knots: a line from missing nats to excess loss, on the items that rounds are scored on.
     """
 
     module_shapes: Mapping[str, tuple[int, int]]
@@ -107,7 +107,7 @@ def table_of(stream: Any, knots: Knots | None = None, *, coefficient_bits: int) 
     Args:
         stream: trained at r_max, with its residuals.
         knots: fitted to real forward passes; None = missing nats are taken for the excess loss.
-        coefficient_bits: of the codec that plans are priced by.
+        coefficient_bits: bits that the codec spends on a coefficient.
     """
     target = codec.CodecTarget(coefficient_bits=coefficient_bits)
     prices = codec.bits_per_direction(stream.spec, target)
@@ -186,9 +186,8 @@ def synthetic_table(
     measures = rng.uniform((0.6, 0.0, 1.1), (0.9, 0.5, 2.5), (_DOMAINS, 3))
     full_losses = rng.uniform(0.1, 0.4, _DOMAINS)[domain]
     unknown = np.full(rounds, np.nan)
-    line = sent[:, :, 0].sum(axis=1, dtype=np.float64)[:, np.newaxis] * np.linspace(
-        0.0, 1.0, _TRIALS
-    )
+    everything = sent[:, :, 0].sum(axis=1, dtype=np.float64)
+    line = everything[:, np.newaxis] * np.linspace(0.0, 1.0, _TRIALS)
     return StreamTable(
         module_shapes=shapes,
         bits_per_direction=np.array(
@@ -201,7 +200,7 @@ def synthetic_table(
         sent_energy=sent,
         kept_kfac=kept,
         kept_energy=kept,
-        base_losses=full_losses + sent[:, :, 0].sum(axis=1, dtype=np.float64),
+        base_losses=full_losses + everything,
         full_losses=full_losses,
         base_scores=unknown,
         full_scores=unknown,

@@ -96,7 +96,7 @@ class BatchRounds:
     same seed.
 
     Attributes:
-        round_id: of the round that is to be planned.
+        round_id: number of the round to be planned.
         situation: what is known of it; None before the first episodes and after the last round.
         held_round, held_rank: int64[N, M], what the edge holds: sent in which round, at which rank;
             -1 and 0 for nothing.
@@ -157,7 +157,7 @@ class BatchRounds:
         """Begin N episodes; the first round's situation.
 
         Args:
-            seeds: of the N episodes, ≥ 0; None = drawn.
+            seeds: one seed for each of the N episodes, ≥ 0; None = drawn.
         """
         if seeds is None:
             if self._rng is None:

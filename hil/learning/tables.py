@@ -40,8 +40,8 @@ def cached_table(
     streams.cache.
 
     Args:
-        settings: as for train_stream.
-        text_seed: of the stream, whose domains follow from it.
+        settings: the settings that train_stream takes.
+        text_seed: seed of the text; the domains follow from it.
         base: the base model.
         model: gives the same loaded for scoring, where knots have to be fitted.
     """
@@ -77,9 +77,9 @@ def fitted_table(
 
     Args:
         stream: trained rounds.
-        scorer: of this stream.
-        coefficient_bits: of the codec that plans are priced by.
-        seed: of the states that are tried.
+        scorer: the stream's scorer.
+        coefficient_bits: bits that the codec spends on a coefficient.
+        seed: seed of the states that are tried.
     Returns:
         The table; Spearman's rank correlation of predicted and real excess loss, float64[T].
     """

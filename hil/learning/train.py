@@ -101,17 +101,7 @@ def train(
         TableJob(settings=settings, text_seed=seed)
         for seed in (*_train_seeds(settings), *_select_seeds(settings))
     ]
-    runs = [
-        TrainJob(
-            settings=settings,
-            kind=kind,
-            seed=seed,
-            steps=steps or STEPS[kind],
-            folder=out_dir / f"{kind}-{seed}",
-        )
-        for seed in range(seeds)
-        for kind in kinds
-    ]
+    runs = _train_jobs(settings, kinds, out_dir, steps, seeds)
     total, done = len(tables) + len(runs), 0
 
     def count(what: str) -> None:
@@ -132,6 +122,25 @@ def train(
         _run_learner, runs, workers=workers, on_done=lambda job, value: count(_line(job, value))
     )
     return reference + _collect(runs, reference, out_dir)
+
+
+def _train_jobs(
+    settings: Settings, kinds: Sequence[Kind], out_dir: Path, steps: int | None, seeds: int
+) -> list[TrainJob]:
+    """A job for each seed of each learner, seed by seed."""
+    jobs = []
+    for seed in range(seeds):
+        jobs += [
+            TrainJob(
+                settings=settings,
+                kind=kind,
+                seed=seed,
+                steps=steps or STEPS[kind],
+                folder=out_dir / f"{kind}-{seed}",
+            )
+            for kind in kinds
+        ]
+    return jobs
 
 
 def _line(job: TrainJob, value: float) -> str:
@@ -163,8 +172,7 @@ def _select_seeds(settings: Settings) -> range:
     return range(SELECT_SEED, SELECT_SEED + settings.streams.select)
 
 
-# ------------------------------------------------------------------------------------------------
-# in a worker
+# -------------------------------------------------------------------------------------- in a worker
 
 
 _open_base = cache(open_base_model)
@@ -351,7 +359,7 @@ def chosen_entries(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]
     """Learner → the line of its best seed's weights, which become OUT/<learner>.safetensors.
 
     Args:
-        lines: of training.jsonl, those of one seed in the order of its steps.
+        lines: entries of training.jsonl, those of one seed in the order of its steps.
     """
     histories: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in lines:

@@ -52,8 +52,10 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[s
             value "–" there.
     """
     flat = [dict(_flat(one)) for one in settings]
-    keys = dict.fromkeys(key for one in flat for key in one if key not in _ONLY_NAMES)
-    rows = [(key, [one.get(key, NONE) for one in flat]) for key in keys]
+    keys: dict[str, None] = {}
+    for one in flat:
+        keys |= dict.fromkeys(one)
+    rows = [(key, [one.get(key, NONE) for one in flat]) for key in keys if key not in _ONLY_NAMES]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 

@@ -191,8 +191,8 @@ def _known_characters() -> frozenset[int]:
 
 
 def drawable(text: str, limit: int = 26) -> str:
-    """At most `limit` characters that the font can draw, without a leading "_", which hides it from
-    legends."""
+    """Text of at most `limit` characters that the font can draw, without a leading "_", which would
+    hide it from legends."""
     known = (
         "".join(c if ord(c) in _known_characters() else "□" for c in text.lstrip("_")) or "unnamed"
     )

@@ -12,6 +12,7 @@ import hil.reporting.matplotlib_setup  # noqa: F401 (before any part of matplotl
 # isort: split
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
@@ -19,7 +20,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hil.contract import KEEP
+from hil.contract import KEEP, Floats
 from hil.reporting.figure_style import (
     BLUE,
     GREEN,
@@ -88,7 +89,7 @@ def score_kinds(run: Run) -> list[str]:
     ]
 
 
-def gain_half_width(run: Run) -> NDArray[np.float64]:
+def gain_half_width(run: Run) -> Floats:
     """Half of the 95 % interval of each round's gain over its score items, in the gain's unit; NaN
     from fewer than three items."""
     return half_width(run.numbers("edge.gain_std_error"), run.numbers("edge.n_scored"))
@@ -114,8 +115,7 @@ def _by_set(run: Run, kind: str) -> dict[str, NDArray[np.int64]]:
     return {name: np.array(places) for name, places in sets.items()}
 
 
-# ------------------------------------------------------------------------------------------------
-# one run
+# ------------------------------------------------------------------------------------------ one run
 
 
 def _scores(run: Run) -> Plot | None:
@@ -217,18 +217,7 @@ def _ranks(run: Run) -> Plot | None:
         PathPatch(_cells(kept), facecolor=KEPT, edgecolor=HATCH, hatch="//////", linewidth=0.0)
     )
     if n_rounds <= 16 and n_modules <= 60:
-        for (module, i), rank in np.ndenumerate(ranks):
-            if rank > 0:
-                colour = text_on(shades(int(rank) - 1))
-                ax.text(
-                    i,
-                    module,
-                    f"{rank:.0f}",
-                    ha="center",
-                    va="center_baseline",
-                    fontsize=6,
-                    color=colour,
-                )
+        _write_ranks(ax, ranks, shades)
     step = int(np.ceil(0.1 / row_in))
     ax.set_yticks(range(0, n_modules, step), names[::step], fontsize=6.5)
     every = max(1, int(np.ceil(n_rounds / 20)))
@@ -257,6 +246,14 @@ def _ranks(run: Run) -> Plot | None:
         "projection of layer 0).",
         figure=figure,
     )
+
+
+def _write_ranks(ax: Axes, ranks: Floats, shades: ListedColormap) -> None:
+    """The rank as a number in each cell that has one."""
+    style: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 6}
+    for (module, i), rank in np.ndenumerate(ranks):
+        if rank > 0:
+            ax.text(i, module, f"{rank:.0f}", color=text_on(shades(int(rank) - 1)), **style)
 
 
 def _cells(marked: NDArray[np.bool_]) -> Path:

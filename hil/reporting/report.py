@@ -49,8 +49,7 @@ def write_report(runs: Sequence[Run], path: Path) -> None:
     write_page(path, title, body)
 
 
-# ----------------------------------------------------------------------------------------- what a
-# run says
+# ---------------------------------------------------------------------------------- what a run says
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -90,8 +89,7 @@ def _duration(manifest: Mapping[str, Any]) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-# ---------------------------------------------------------------------------------------- tables'
-# columns
+# ---------------------------------------------------------------------------------- tables' columns
 
 
 def _number(key: str, form: str, scale: float = 1.0) -> Callable[[Row], str]:
@@ -156,8 +154,7 @@ _RESULT: _Columns = (
 _TEXT_COLUMNS = ("Domain", "Edge", "Reason")
 
 
-# ------------------------------------------------------------------------------------------------
-# HTML
+# --------------------------------------------------------------------------------------------- HTML
 
 
 def _run_section(run: Run, anchor: str, *, one_of_many: bool) -> str:
@@ -202,10 +199,10 @@ def _reality(run: Run) -> str:
     """What of the bench was not the real thing, in the words of the manifest."""
     if not {"simulated", "emulated"} & run.manifest.keys():
         return '<p class="note">The manifest does not say what was simulated.</p>'
-    lines = [
-        (word, line) for word in ("simulated", "emulated") for line in run.manifest.get(word) or ()
-    ]
-    items = "".join(f"<li><b>{word}</b> {escape(str(line))}</li>" for word, line in lines)
+    items = ""
+    for word in ("simulated", "emulated"):
+        for line in run.manifest.get(word) or ():
+            items += f"<li><b>{word}</b> {escape(str(line))}</li>"
     return (
         '<div class="note">What was not real in this '
         f"run:<ul>{items or '<li>nothing</li>'}</ul></div>"

@@ -46,8 +46,7 @@ _PACKAGES = (
 ).split()
 
 
-# ----------------------------------------------------------------------------------------------
-# writing
+# ------------------------------------------------------------------------------------------ writing
 
 
 class RunLog:
@@ -282,8 +281,7 @@ def git_state(source: Path) -> dict[str, object] | None:
     }
 
 
-# ----------------------------------------------------------------------------------------------
-# reading
+# ------------------------------------------------------------------------------------------ reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,9 +323,10 @@ class Run:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys that begin with `prefix`, in the order in which the rows bring them up."""
-        return list(
-            dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix))
-        )
+        found: dict[str, None] = {}
+        for row in self.rows:
+            found |= dict.fromkeys(key for key in row if key.startswith(prefix))
+        return list(found)
 
 
 def _number(value: Value | None) -> float:

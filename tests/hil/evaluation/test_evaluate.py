@@ -217,8 +217,7 @@ def test_a_policy_that_fails_is_named_and_nothing_stays_behind(
     assert list((tmp_path / "parts").glob("*.parquet"))  # the other one's rows are kept
 
 
-# ------------------------------------------------------------------------------------------------
-# the grid
+# ----------------------------------------------------------------------------------------- the grid
 
 
 def test_contestants_as_they_are_written(tmp_path: Path) -> None:

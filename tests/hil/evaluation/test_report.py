@@ -203,7 +203,9 @@ def test_the_terminal_shows_every_policy_on_every_channel(folder: Path) -> None:
     tables = terminal_summary(results)
     assert len(tables) == 2 * len(CHANNELS)
     assert [len(table.rows) for table in tables] == [len(POLICIES)] * len(tables)
-    lines = [line for table in tables for line in table.lines(80)]
+    lines = []
+    for table in tables:
+        lines += table.lines(80)
     assert max(map(len, lines)) <= 80
     [title] = {line for line in lines if line == "15 dB, airtime a budget for each round"}
     row = lines[lines.index(title) :]

@@ -36,8 +36,7 @@ KINDS = [
 SCARCE = parse_settings({"budget": {"airtime_s": 0.1, "scope": "episode"}}, source="test")
 
 
-# -------------------------------------------------------------------------------------------
-# Gymnasium
+# ---------------------------------------------------------------------------------------- Gymnasium
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,8 +107,7 @@ def test_kinds_that_do_not_exist_are_refused():
         RankVectorEnv(2, fidelity="live")
 
 
-# ---------------------------------------------------------------------------------- actions and
-# rewards
+# ------------------------------------------------------------------------------ actions and rewards
 
 
 class Spy(SurrogateRunner):
@@ -192,8 +190,7 @@ def test_stable_baselines_learns_the_price():
     assert reward(agent) > before + 0.2 * abs(before)
 
 
-# --------------------------------------------------------------------------------- real forward
-# passes
+# ------------------------------------------------------------------------------ real forward passes
 
 
 def test_streams_are_scored_by_what_the_edge_holds():
@@ -241,8 +238,7 @@ def test_streams_are_scored_by_what_the_edge_holds():
         runner.run(RankPlan(ranks={modules[0]: 1}))
 
 
-# -------------------------------------------------------------------------------------- the whole
-# loop
+# ----------------------------------------------------------------------------------- the whole loop
 
 
 @pytest.fixture(scope="module")

@@ -85,12 +85,11 @@ def test_the_best_answer_is_kept_but_of_airllm_the_last() -> None:
         "ppo": ([0.1, 0.3, 0.2], [0.25, 0.25, 0.29]),
         "airllm": ([0.9, 0.5, 0.1], [0.0, 0.3, 0.2]),
     }
-    lines = [
-        {"learner": learner, "seed": seed, "step": step, "value": value}
-        for learner, seeds in values.items()
-        for seed, answered in enumerate(seeds)
-        for step, value in enumerate(answered)
-    ]
+    lines = []
+    for learner, seeds in values.items():
+        for seed, answered in enumerate(seeds):
+            for step, value in enumerate(answered):
+                lines.append({"learner": learner, "seed": seed, "step": step, "value": value})
     chosen = training.chosen_entries(lines)
     assert {learner: (e["seed"], e["step"], e["value"]) for learner, e in chosen.items()} == {
         "ppo": (0, 1, 0.3),

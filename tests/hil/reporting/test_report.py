@@ -32,7 +32,10 @@ PROJECTIONS = (
     "mlp.up",
     "mlp.down",
 )
-MODULES = [f"model.layers.{layer}.{name}_proj" for layer in range(4) for name in PROJECTIONS]
+MODULES = [
+    f"model.layers.{i // len(PROJECTIONS)}.{PROJECTIONS[i % len(PROJECTIONS)]}_proj"
+    for i in range(4 * len(PROJECTIONS))
+]
 CONFIG = (
     '[run]\nname = "demo"\nseed = 7\n\n[policy]\nkind = "greedy"\n\n[model]\nbase = "default"\n'
 )

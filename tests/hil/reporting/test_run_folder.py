@@ -210,7 +210,7 @@ def test_a_killed_process_leaves_its_rounds(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(script)],
         cwd=Path(__file__).parents[3],
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == -signal.SIGKILL
     (folder,) = tmp_path.iterdir()
