@@ -172,6 +172,7 @@ HAND_BITS = np.tile([0, 100, 200, 300, 0], (2, 1))
         (9, [4, 4]),
         (10, [4, 4]),  # two empty modules cost 10 bits and mend nothing
         (110, [1, 0]),
+        (209, [1, 0]),
         (210, [2, 0]),
         (309, [2, 0]),
         (310, [2, 1]),  # 500 would be the next on the hull; the slack takes a rank above the hull
@@ -209,9 +210,22 @@ def test_the_floor_price_leaves_room_unused(floor: float, choice: list[int]) -> 
     assert plan_for((HAND, HAND_BITS, 10, 10**6), floor).tolist() == choice
 
 
-def test_a_stale_update_worse_than_none_is_taken_back() -> None:
+@pytest.mark.parametrize(
+    ("budget_bits", "choice"),
+    [(466, [2, 4]), (465, [1, 4]), (366, [1, 4]), (365, [4, 4])],
+)
+def test_the_digest_is_paid_to_the_bit_by_hand(budget_bits: int, choice: list[int]) -> None:
+    # Only what is kept helps the second module, whatever is sent of it.
+    damage = np.array([[80.0, 60.0, 1.0, 1.0, np.inf], [200.0, 200.0, 200.0, 200.0, 1.5]])
+    assert plan_for((damage, HAND_BITS, 10, budget_bits)).tolist() == choice
+
+
+@pytest.mark.parametrize(("budget_bits", "option"), [(100, 0), (10, 0), (9, 2)])
+def test_a_stale_update_worse_than_none_is_taken_back_by_hand(
+    budget_bits: int, option: int
+) -> None:
     damage = np.array([[1.0, 0.9, 5.0]])
-    assert plan_for((damage, np.array([[0, 500, 0]]), 10, 100)).tolist() == [0]
+    assert plan_for((damage, np.array([[0, 500, 0]]), 10, budget_bits)).tolist() == [option]
 
 
 def random_batch(n: int, modules: int, r_max: int, seed: int = 0) -> tuple[Floats, Ints, Ints]:
