@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 BEGINNINGS: Final = {
     "run": "reading the configuration, opening the bench",
-    "check": "looking at configuration, libraries, model, edge, broker and radio",
+    "check": "looking at everything that a run needs",
     "init": "writing hil.toml",
     "report": "reading runs",
     "export": "reading the run",
     "cloud": "reading the configuration, opening the radio",
     "edge": "reading the configuration, opening the radio",
     "provision": "reading the configuration, opening the model",
-    "demo-pluto": "starting a broker, two emulated Plutos, the edge and the cloud",
+    "demo-pluto": "starting broker, emulated Plutos, edge and cloud",
     "emulate-pluto": "starting software Plutos",
     "calibrate": "reading the configuration, opening the radios",
     "record": "reading the configuration, opening the radio",
@@ -96,6 +96,8 @@ def app() -> typer.Typer:
 
 def main() -> None:
     """Run a verb, and end with its exit code; whatever goes wrong is one line on stderr."""
+    global _interrupted
+    _interrupted = False
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A script's "&" makes the shell ignore SIGINT for us, and nohup SIGHUP: only the second is
         # what the user wants.

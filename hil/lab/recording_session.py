@@ -121,12 +121,11 @@ def comparison(replayed: Sequence[Replayed]) -> TextTable:
     """Recorded and replayed figures side by side, those that differ marked."""
     rows = []
     for each in replayed:
-        name = f"{each.name}: {each.kind}"
+        rows.append((f"{each.name}: {each.kind}", "", "", ""))
         for field, recorded, again in _rows(each.recorded, each.replayed):
             mark = "DIFFERS" if field in each.differences else ""
-            rows.append((name, field, recorded, again, mark))
-            name = ""
-    heads = ("recording", "field", "recorded", "replayed", "")
+            rows.append((field, recorded, again, mark))
+    heads = ("field", "recorded", "replayed", "")
     return TextTable(heads=heads, rows=rows, text_columns=heads)
 
 

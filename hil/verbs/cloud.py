@@ -23,7 +23,7 @@ def cloud(
     The halves may be on two machines. Only the radio and the MQTT broker of the configuration
     join them, so both need the same [radio] and [control] tables.
 
-    Exit codes: as hil run; what --require asks for is nothing, unless you say otherwise.
+    Exit codes: 0 to 3 and 130 as of hil run, but nothing is required unless --require says so.
     """
     from hil.reporting.verdict import parse_requirement
 
