@@ -14,6 +14,9 @@ import pytest
 # process a core, and figures must not depend on the number of threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Caches and records of tests stay in the clone, away from the user's own.
+_OWN = Path(__file__).parents[1] / ".cache"
+os.environ |= {"XDG_CACHE_HOME": str(_OWN / "cache"), "XDG_DATA_HOME": str(_OWN / "data")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
