@@ -72,7 +72,7 @@ def label_nats(runtime: Runtime, question: LabelQuestion) -> list[float]:
 
 def test_labels_score_as_the_whole_text_does_and_the_most_probable_one_counts(runtime, label_set):
     scores = runtime.score(label_set)
-    for i, question in enumerate(label_set.questions[:10]):
+    for i, question in enumerate(label_set.questions[:8]):
         expected = label_nats(runtime, question)
         # another batch and an f16 cache
         assert scores.nats[i] == pytest.approx(expected[question.answer], rel=2e-3)
