@@ -19,6 +19,7 @@ from hil.lab.calibration_report import write_calibration_report
 from hil.radio_kinds.pluto_devices import open_receiver, open_transmitter
 from hil.settings import Settings
 from hil.settings.pluto import PlutoRadio
+from hil.system.waits import waiting_for
 from radio.pluto.settings import MAX_ATTENUATION_DB
 
 _MOST_LINES: Final = 8
@@ -34,12 +35,12 @@ _QUICK: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """What a calibration left.
+    """Result of a calibration.
 
     Attributes:
-        records: as measured.
-        file: where they are kept, with earlier ones of other quantities.
-        report: the page of them all.
+        records: records that were measured.
+        file: JSON file that holds them, with earlier ones of other quantities.
+        report: HTML page of them all.
     """
 
     records: tuple[CalibrationRecord, ...]
@@ -48,12 +49,11 @@ class Calibrated:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is wrong, a sentence each."""
-        return tuple(
-            f"{title_of(record.quantity)}: {flag}"
-            for record in self.records
-            for flag in record.flags
-        )
+        """Faults of the records, a sentence each."""
+        found: list[str] = []
+        for record in self.records:
+            found += [f"{title_of(record.quantity)}: {flag}" for flag in record.flags]
+        return tuple(found)
 
 
 def calibrate_verb(
@@ -65,13 +65,13 @@ def calibrate_verb(
     on_progress: OnProgress = lambda done, total, what: None,
     on_line: OnLine = lambda line: None,
 ) -> Calibrated:
-    """Measure, and keep what was measured step by step: an error later on loses nothing.
+    """Records of a bench, saved after each step: a later error loses nothing.
 
     Args:
         what: "snr", "gain", "cfo" or "all".
-        bench: its radios open.
-        plan: how it is measured.
-        folder: of the records ([calibration] folder).
+        bench: transmitter and receiver, open.
+        plan: settings of the calibration.
+        folder: folder of all calibrations ([calibration] folder).
         on_progress: called with (steps done, steps in all, what is measured now).
         on_line: called with each value as "quantity: value ± spread unit", and each flag.
 
@@ -112,17 +112,21 @@ def calibrate_settings(
     on_progress: OnProgress = lambda done, total, what: None,
     on_line: OnLine = lambda line: None,
 ) -> Calibrated:
-    """calibrate_verb() for the radios of [radio], into [calibration] folder.
+    """Records of the radios of [radio], saved into [calibration] folder.
 
     Args:
-        settings: radio.kind is "pluto"; nothing is sent at less than radio.tx_attenuation_db.
-        what, on_progress, on_line: see calibrate_verb.
-        quick: fewer settings, schemes and blocks: a look, no table to switch by.
-        reference_dbm: see calibration.bench.Plan.
+        settings: the experiment; radio.kind is "pluto", and nothing is sent at less than
+            radio.tx_attenuation_db.
+        what: "snr", "gain", "cfo" or "all".
+        quick: True for fewer settings, schemes and blocks: a look, no table to switch by.
+        reference_dbm: power at the receiver's port that an instrument showed; None: levels stay in
+            dBFS.
+        on_progress, on_line: as in calibrate_verb.
 
     Raises:
         ConfigError: another kind of radio, or transmitting is not allowed.
-        CalibrationError, DeviceError: see calibrate_verb; a radio cannot be opened.
+        CalibrationError: something cannot be measured, or the folder cannot be written.
+        DeviceError: a radio cannot be opened, or is broken.
     """
     radio = settings.radio
     if not isinstance(radio, PlutoRadio):
@@ -137,6 +141,7 @@ def calibrate_settings(
         seed=settings.run.seed,
         **(_QUICK if quick else {}),
     )
+    waiting_for("opening the radios")
     with ExitStack() as open_radios:
         transmitter = open_radios.enter_context(open_transmitter(radio))
         receiver = (
@@ -150,17 +155,15 @@ def calibrate_settings(
 
 
 def record_lines(record: CalibrationRecord) -> list[str]:
-    """A record for the terminal: each value as "quantity: value ± spread unit", then notes and
-    flags.
+    """Lines about a record for the terminal.
 
-    Of a long curve the ends are shown; the page has all of it.
+    Each value stands as "quantity: value ± spread unit"; notes and flags follow. Of a long curve
+    the two ends are shown; the page has all of it.
     """
     title, texts = title_of(record.quantity), record.texts()
     lines = [f"{title}: {text}" for text in texts]
     if len(lines) > _MOST_LINES:
         lines = [lines[0], f"{title}: … {len(texts) - 2} more on the page …", lines[-1]]
-    return [
-        *lines,
-        *(f"  note: {note}" for note in record.notes),
-        *(f"  WRONG: {flag}" for flag in record.flags),
-    ]
+    lines += [f"  note: {note}" for note in record.notes]
+    lines += [f"  WRONG: {flag}" for flag in record.flags]
+    return lines

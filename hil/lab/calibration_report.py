@@ -40,11 +40,11 @@ _GLOSSARY = (
 
 
 def write_calibration_report(records: Mapping[str, CalibrationRecord], path: Path) -> None:
-    """Write the page.
+    """Write the page of a calibration.
 
     Args:
-        records: by quantity, at least one, all of one receiver.
-        path: of the HTML file.
+        records: quantity → record, one or more, all of one receiver.
+        path: the HTML file.
 
     Raises:
         ConfigError: it cannot be written.
@@ -62,14 +62,15 @@ def write_calibration_report(records: Mapping[str, CalibrationRecord], path: Pat
 
 
 def _remarks(records: Mapping[str, CalibrationRecord]) -> list[str]:
-    """What a reader must not miss."""
+    """Warnings at the top of the page."""
     lines = []
     if any(record.conditions.emulated for record in records.values()):
         lines.append(
             "An emulated radio: these figures prove the software, and say nothing about any real "
             "one."
         )
-    lines += [f"{title_of(r.quantity)}: {flag}" for r in records.values() for flag in r.flags]
+    for record in records.values():
+        lines += [f"{title_of(record.quantity)}: {flag}" for flag in record.flags]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return [f'<div class="note"><ul>{items}</ul></div>'] if lines else []
 
@@ -113,11 +114,11 @@ def _scalars(records: Mapping[str, CalibrationRecord]) -> str:
 
 
 def _values(records: Mapping[str, CalibrationRecord]) -> str:
-    rows = [
-        (title_of(record.quantity), text, str(record.n), record.conditions.measured_utc)
-        for record in records.values()
-        for text in record.texts()
-    ]
+    rows = []
+    for record in records.values():
+        title, n = title_of(record.quantity), str(record.n)
+        measured_utc = record.conditions.measured_utc
+        rows += [(title, text, n, measured_utc) for text in record.texts()]
     return table_html(
         ("Quantity", "Value", "n", "Measured"), rows, text_columns=("Quantity", "Value")
     )

@@ -19,11 +19,12 @@ from hil.system.waits import waiting_for
 MIN_FREE_BYTES = 500_000_000
 _EDGE_PACKAGES = ("llama-cpp-python", "gguf", "paho-mqtt", "numpy", "scipy")
 _PACKAGES = ("torch", "transformers", "peft", *_EDGE_PACKAGES)
+_SLOW = ("model", "edge", "control", "radio")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at, whether it is usable, and what it is or how to cure it."""
+    """Result of one check: its subject, whether it is usable, and what it is or how to cure it."""
 
     subject: str
     ok: bool
@@ -33,11 +34,12 @@ class Finding:
 def check_bench(
     config: Path, overrides: Sequence[str], *, bundle: Path | None = None
 ) -> list[Finding]:
-    """Look at everything that a run needs; a fault ends only its own line.
+    """Findings about everything that a run needs; a fault ends only its own check.
 
     Args:
         config, overrides: the experiment.
-        bundle: of an edge device that holds nothing else: model and text are looked for in it.
+        bundle: folder of an edge device that has nothing else: model and score sets are looked for
+            there.
     """
     findings = [_libraries(_EDGE_PACKAGES if bundle else _PACKAGES)]
     try:
@@ -52,7 +54,8 @@ def check_bench(
         looks += [("edge", lambda _: _bundle(bundle))]
     looks += [("control", _control), ("radio", _radio), ("calibration", _calibration)]
     for subject, look in looks:
-        waiting_for(f"looking at the {subject}")
+        if subject in _SLOW:
+            waiting_for(f"looking at the {subject}")
         try:
             findings.append(Finding(subject, True, look(settings)))
         except HilError as error:

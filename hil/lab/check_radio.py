@@ -1,5 +1,4 @@
-"""Is there a radio, and does its library fit? Asked of other processes with a deadline, because
-libiio can hang."""
+"""Radios and their libraries, looked for by other processes with a deadline: libiio can hang."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ def libiio_version() -> str:
 
 
 def usb_contexts() -> list[str]:
-    """What is plugged in, a line each: "usb:1.2.5: ..."; networks are not searched.
+    """Radios on USB, a line each: "usb:1.2.5: ..."; networks are not searched.
 
     Raises:
         DeviceError: iio_info is missing or does not answer.
@@ -78,7 +77,7 @@ def describe(uri: str) -> dict[str, str]:
 
 
 def radios(uris: Iterable[str]) -> str:
-    """One line about every radio that is configured.
+    """Description of every configured radio, in one line.
 
     Raises:
         DeviceError: one of them does not answer.

@@ -1,4 +1,4 @@
-"""Plutos in software for other programs: what is behind `hil emulate-pluto`."""
+"""`hil emulate-pluto`: Plutos in software, for this and other programs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ MAX_NODES: Final = 16
 BURST_RMS_DBFS: Final = 20 * math.log10(RMS_LEVEL * TX_UNIT / 2**15)
 """Level of the kit's bursts at the transmitter's converter."""
 _VALUES: Final = 10_000
-"""Of a trajectory; then it begins again."""
+"""Values of a trajectory; then it begins again."""
 
 
 BENCH_RATE_HZ: Final = 1e6
 BENCH_LO_HZ: Final = 2.45e9
 BENCH_PERMISSION: Final = Permission([Band(low_hz=2.4e9, high_hz=2.4835e9, max_dbm=-10.0)])
-"""Of emulated radios that are tried out: where they may transmit."""
+"""Band in which emulated radios that are tried out may transmit."""
 
 
 def bench_settings(uri: str) -> PlutoSettings:
-    """How emulated radios are set when they are tried out."""
+    """Settings of an emulated radio that is tried out."""
     return PlutoSettings(
         uri=uri,
         rate_hz=BENCH_RATE_HZ,
@@ -50,18 +50,17 @@ def bench_settings(uri: str) -> PlutoSettings:
 def emulate_plutos(
     settings: Settings, nodes: int, *, ports: Sequence[int] = (), real_time: bool = True
 ) -> None:
-    """Serve Plutos on one ether until SIGINT or SIGTERM; prints their URIs, a line each, once they
-    can be reached.
+    """Serve Plutos that share one ether, until a signal ends it.
 
-    To be called from the main thread, which alone hears signals.
+    Their URIs are printed, a line each, once they can be reached. Only the main thread may call
+    this: it alone receives signals.
 
     Args:
-        settings: of which [radio.channel] lies between any two antennas: its SNR is that of the
-            kit's bursts at the carrier, rate, gain and attenuation of [radio], where radios are set
-            so.
-        nodes: how many, 1..16.
-        ports: TCP ports; nodes beyond them get a free one, as those with port 0 do.
-        real_time: False = as fast as the clients read.
+        settings: the experiment. [radio.channel] lies between any two antennas: its SNR is that of
+            the kit's bursts at the carrier, rate, gain and attenuation of [radio].
+        nodes: number of radios, 1..16.
+        ports: TCP ports; further radios get a free one, and so do those with port 0.
+        real_time: False: as fast as the clients read.
 
     Raises:
         ConfigError: a number of nodes out of range, more ports than nodes, or a figure out of
@@ -96,8 +95,7 @@ def emulate_plutos(
 
 
 def path_losses_db(settings: Settings) -> list[float]:
-    """The path losses that make the SNRs of [radio.channel] one after another, for radios set as
-    [radio] says."""
+    """Path losses that give the SNRs of [radio.channel] in turn, for radios set as in [radio]."""
     radio = settings.radio
     rf, seed = RfSettings(), EmulatorSettings().seed
     if isinstance(radio, PlutoRadio):

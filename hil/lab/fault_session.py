@@ -1,5 +1,4 @@
-"""Deliveries over two emulated Plutos of which one fails now and then, in a process of its own:
-what became of them.
+"""Deliveries over two emulated Plutos of which one fails now and then, in a process of its own.
 
     python -m hil.lab.fault_session '{"seed": 1, "plan": [["timeout", 0], ["lost block", 1]]}'
 
@@ -17,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -46,21 +45,25 @@ RECEIVER: Final = 1
 """Node that receives; node 0 transmits."""
 AWAY_S: Final = 5.0
 _SNR_DB: Final = 9.0
-_PAYLOAD_BYTES: Final = 120_000
-"""About a second and a half of air at that SNR: several bursts."""
-_DEADLINE_S: Final = 90.0
+_RATE_HZ: Final = 6e5
+"""A slow rate and long buffers: on a busy machine the emulator keeps up, and bridges a stall."""
+_KERNEL_BUFFERS: Final = 64
+_PAYLOAD_BYTES: Final = 72_000
+"""About a second and a half of air at that SNR and rate: several bursts."""
+_PATIENCE_S: Final = 240.0
+"""A radio or a link that takes longer hangs, also on a busy machine."""
 _PPM: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultOutcome:
-    """One fault and how the link got over it.
+    """One fault that the link recovered from.
 
     Attributes:
-        kind: what failed.
+        kind: kind of fault.
         node: "transmitter" or "receiver".
-        resumed_s: from the radio's return to the first answer that showed a block as held that was
-            sent since.
+        resumed_s: time from the radio's return to the first answer that showed a block as held
+            that was sent since.
     """
 
     kind: str
@@ -70,17 +73,17 @@ class FaultOutcome:
 
 @dataclass(slots=True, kw_only=True)
 class SessionOutcome:
-    """What became of the deliveries of one process.
+    """Result of one process.
 
     Attributes:
-        seed: of payloads, faults and air.
-        faults: in their order.
-        payloads: sent; `delivered` of them arrived whole and equal.
+        seed: seed of payloads, faults and air.
+        faults: faults that were recovered from, in their order.
+        payloads, delivered: payloads sent, and payloads that arrived whole and equal.
         repeated_blocks: blocks sent although the answer before had shown them as held.
         double_deliveries: payloads that became whole more than once.
-        outages: times that a driver reopened its radio.
+        outages: number of times that a driver reopened its radio.
         children_left: processes left behind after closing.
-        error: why it ended early; "" otherwise.
+        error: reason of an early end; "" otherwise.
     """
 
     seed: int
@@ -143,17 +146,17 @@ class _Edge:
 
     def __exit__(self, *unused: object) -> None:
         self._stop.set()
-        self._thread.join(_DEADLINE_S)
+        self._thread.join(_PATIENCE_S)
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A fault that the link has not got over yet.
+    """A fault that the link has not recovered from yet.
 
     Attributes:
-        kind, node: what failed where.
-        back_s: when the radio is back, on the link's clock.
-        sent: (session, block) that went out since.
+        kind, node: the fault and the radio that it hit.
+        back_s: time of the radio's return, on the link's clock.
+        sent: (session, block) pairs that went out since.
     """
 
     kind: Kind
@@ -163,7 +166,7 @@ class _Pending:
 
 
 class Watch:
-    """Provokes the faults of the plan, and holds what is sent against what was answered."""
+    """Provokes the faults of a plan, and compares what is sent with what was answered."""
 
     def __init__(
         self, plan: list[tuple[Kind, int]], faults: Sequence[Faults], rng: np.random.Generator
@@ -176,7 +179,7 @@ class Watch:
         self._bursts_left = int(rng.integers(1, 4))
 
     def __call__(self, event: BurstSent | AnswerTaken) -> None:
-        """Hear of a burst or an answer, in their order."""
+        """Take note of a burst or an answer, in their order."""
         if isinstance(event, AnswerTaken):
             self._answered(event)
             return
@@ -211,7 +214,7 @@ class Watch:
         self._bursts_left = int(self._rng.integers(1, 4))
 
     def _answered(self, answer: AnswerTaken) -> None:
-        """What is held now; the fault is over when a block that went out since the radio's return
+        """Note what is held. The fault is over when a block that went out since the radio's return
         has arrived."""
         held = {(answer.session, int(index)) for index in np.flatnonzero(answer.held)}
         fresh = held - self._held
@@ -225,15 +228,15 @@ class Watch:
 
     @property
     def done(self) -> bool:
-        """True when every fault came and was got over."""
+        """True when every fault came and the link recovered from it."""
         return not self.plan and self._pending is None
 
 
 def run_session(seed: int, plan: list[tuple[Kind, int]]) -> SessionOutcome:
-    """Deliver payloads until all faults of the plan came and were got over.
+    """Deliveries that go on until the link recovered from all faults of the plan.
 
     Args:
-        seed: of payloads, air, and of the moments at which faults come.
+        seed: seed of payloads, air, and the moments at which faults come.
         plan: (kind, node) in their order; node 0 transmits, node 1 receives.
     """
     rng = np.random.default_rng([seed, 1])
@@ -257,7 +260,14 @@ def _deliver_all(
     ether = Ether([NodeSpec(), NodeSpec(ppm=_PPM)], clock=RealTime(), seed=seed)
     plutos = stack.enter_context(EmulatedPlutos(ether))
     sender, receiver = (
-        stack.enter_context(Pluto(bench_settings(uri), BENCH_PERMISSION)) for uri in plutos.uris
+        stack.enter_context(
+            Pluto(
+                replace(bench_settings(uri), rate_hz=_RATE_HZ, kernel_buffers=_KERNEL_BUFFERS),
+                BENCH_PERMISSION,
+                patience_s=_PATIENCE_S,
+            )
+        )
+        for uri in plutos.uris
     )
     ether.set_snr(0, 1, _SNR_DB, BURST_RMS_DBFS)
     feedback, clock = _Queue(), MonotonicClock()
@@ -265,13 +275,18 @@ def _deliver_all(
     epoch = int(rng.integers(1, 2**32))
     edge = stack.enter_context(_Edge(ReceivingEnd(receiver, feedback, clock, epoch=epoch)))
     end = SendingEnd(
-        sender, feedback, clock, first_session=int(rng.integers(1, 2**31)), watch=watch
+        sender,
+        feedback,
+        clock,
+        first_session=int(rng.integers(1, 2**31)),
+        patience_s=_PATIENCE_S,
+        watch=watch,
     )
-    until_s = time.monotonic() + _DEADLINE_S * max(1, len(plan))
+    until_s = time.monotonic() + _PATIENCE_S * max(1, len(plan))
     while not watch.done and time.monotonic() < until_s and not edge.error:
         payload = rng.bytes(_PAYLOAD_BYTES)
         edge.session = end.next_session
-        report = end.deliver(payload, Limits(elapsed_s=_DEADLINE_S))
+        report = end.deliver(payload, Limits(elapsed_s=_PATIENCE_S))
         outcome.payloads += 1
         outcome.delivered += report.delivered and edge.arrived.get(edge.session) == payload
     outcome.faults, outcome.repeated_blocks = watch.outcomes, watch.repeated_blocks

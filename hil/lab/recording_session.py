@@ -1,5 +1,5 @@
-"""`hil record` and `hil replay`: a session over the radio of hil.toml as a SigMF recording, and the
-same from it."""
+"""`hil record` and `hil replay`: a session over the radio as a SigMF recording, and again from its
+samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from radio.recordings.recording import RecordingError, sibling
 from radio.recordings.replay import Replayed, replay
 
 NAME = "session"
-"""Of the recording's files."""
+"""Name of the recording's files, without their endings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class Recorded:
     """A session that was recorded.
 
     Attributes:
-        path: of the recording's metadata.
-        report: of the delivery.
-        data_bytes: size of the samples' file.
+        path: file with the recording's metadata.
+        report: how the delivery went.
+        data_bytes: size of the file with the samples.
     """
 
     path: Path
@@ -39,7 +39,11 @@ class Recorded:
 
 
 def payload_of(path: Path) -> bytes:
-    """A file's bytes as a payload. Raises ConfigError: it cannot be read, is empty or too long."""
+    """Content of a file as a payload.
+
+    Raises:
+        ConfigError: it cannot be read, is empty or too long.
+    """
     try:
         size = path.stat().st_size
         if not 1 <= size <= MAX_PAYLOAD_BYTES:
@@ -52,7 +56,11 @@ def payload_of(path: Path) -> bytes:
 
 
 def random_payload(settings: Settings, n_bytes: int) -> bytes:
-    """Bytes drawn from run.seed. Raises ConfigError for a length that no payload has."""
+    """Random payload, drawn from run.seed.
+
+    Raises:
+        ConfigError: no payload has this length.
+    """
     if not 1 <= n_bytes <= MAX_PAYLOAD_BYTES:
         raise ConfigError(f"--bytes {n_bytes}: a payload has 1..{MAX_PAYLOAD_BYTES} bytes")
     return seeded(settings.run.seed, "payload").bytes(n_bytes)
@@ -62,20 +70,21 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
     """Sound, deliver a payload over the first round's channel, and write both down.
 
     Args:
-        settings: of which [radio] and run.seed count.
-        folder: of the recording; made when missing.
-        payload: to be delivered.
+        settings: the experiment; [radio] and run.seed count.
+        folder: where the recording goes; made when missing.
+        payload: bytes to deliver.
+
     Raises:
         RecordingError: the folder holds a recording already, or cannot be written to.
     """
     cloud, edge = InProcessBus.pair(settings.control.device)
     one_round = settings.model_copy(update={"run": settings.run.model_copy(update={"rounds": 1})})
+    waiting_for("opening the radio and delivering the payload")
     with cloud, edge, open_link_radio(one_round, (cloud, edge), None) as radio:
         radio.start_round(0)
         radio.link.begin(
             folder / NAME, radio.setup({"radio": settings.radio.model_dump(mode="json")})
         )
-        waiting_for(f"sounding the channel, then sending {len(payload)} bytes")
         try:
             sounding = radio.sound()
             report = radio.deliver(payload, sounding)
@@ -89,27 +98,29 @@ def record(settings: Settings, folder: Path, payload: bytes) -> Recorded:
 
 
 def summary(recorded: Recorded) -> str:
-    """One line: where it lies, how large it is, and what came of the delivery."""
+    """Size of the recording, and how the delivery went."""
     report = recorded.report
     outcome = "delivered" if report.delivered else f"not delivered ({report.reason})"
     return (
-        f"{recorded.path}: {recorded.data_bytes / 1e6:.1f} MB of samples; {report.payload_bytes} "
-        f"bytes {outcome} in "
-        f"{report.airtime_s:.3f} s of air at {report.snr_db:.1f} dB, {report.bursts_sent} bursts, "
-        f"{report.blocks_lost} of {report.blocks_sent} blocks lost"
+        f"{recorded.data_bytes / 1e6:.1f} MB of samples; {report.payload_bytes} bytes {outcome} "
+        f"in {report.airtime_s:.3f} s of air at an SNR of {report.snr_db:.1f} dB, "
+        f"{report.bursts_sent} bursts, {report.blocks_lost} of {report.blocks_sent} blocks lost"
     )
 
 
 def replay_all(path: Path) -> list[Replayed]:
-    """A recording, or all recordings in a folder in the order of their names, done again.
+    """Soundings and deliveries of a recording, or of all recordings in a folder, done again.
+
+    Args:
+        path: a recording, or a folder whose recordings are taken in the order of their names.
 
     Raises:
-        RecordingError: as radio.recordings.replay.replay, or for a folder without recordings.
+        RecordingError: there is no recording, or one that cannot be replayed.
     """
+    waiting_for("receiving the recorded samples again")
     if not path.is_dir():
         return list(replay([path]))
     found = sorted(path.glob("*.sigmf-meta"))
-    waiting_for(f"decoding {len(found)} recordings")
     if not found:
         raise RecordingError(
             f"{path}: no *.sigmf-meta in this folder; name one that hil record wrote"
@@ -118,7 +129,7 @@ def replay_all(path: Path) -> list[Replayed]:
 
 
 def comparison(replayed: Sequence[Replayed]) -> TextTable:
-    """Recorded and replayed figures side by side, those that differ marked."""
+    """Recorded and replayed figures side by side; those that differ are marked."""
     rows = []
     for each in replayed:
         rows.append((f"{each.name}: {each.kind}", "", "", ""))
@@ -145,7 +156,7 @@ def _in_words(value: Any) -> str:
 
 
 def verdict(replayed: Sequence[Replayed]) -> str:
-    """One line: what differs, or that nothing does."""
+    """What differs, or that nothing does, in one line."""
     differing = [
         f"{each.name} {each.kind}: {', '.join(each.differences)}"
         for each in replayed

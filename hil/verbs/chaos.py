@@ -22,8 +22,8 @@ def chaos(
     """Provoke radio faults while updates are sent.
 
     Works on emulated Plutos: unplugs radios, loses blocks and kills driver processes at random
-    moments. Every update has to arrive once and whole, and the link has to go on within ten
-    seconds.
+    moments. Every update has to arrive once and whole, and the link has to go on; recoveries that
+    take longer than ten seconds are noted.
 
     Exit codes: 0 fine; 1 a bug; 2 a library is missing or broken; 3 a fault was not recovered
     from; 130 interrupted.
@@ -37,6 +37,8 @@ def chaos(
         outcome = run_chaos(faults, seed, bar.count)
     screen.show(table_of(outcome))
     write_json(json_path, asdict(outcome))
+    for remark in outcome.remarks:
+        screen.say(f"note: {remark}")
     for complaint in outcome.complaints:
         screen.say(f"missed: {complaint}")
     if outcome.complaints:

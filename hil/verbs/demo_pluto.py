@@ -20,12 +20,12 @@ def demo_pluto(
     own, runs all rounds, and compares the radios with the plain simulation. It needs Mosquitto
     and libiio.
 
-    Exit codes: 0 fine; 1 a bug; 2 a program is missing or broken; 3 an update did not arrive or
-    did not help; 130 interrupted.
+    Exit codes: 0 fine; 1 a bug; 2 a program is missing or broken; 3 an update did not arrive;
+    130 interrupted.
     """
     settings = read_settings(config, sets, rounds=rounds)
-    from hil.lab.two_machines import demo_pluto as demonstrate
-    from hil.lab.two_machines import table_of
+    from hil.lab.demo import demo_pluto as demonstrate
+    from hil.lab.demo import table_of
     from hil.verbs.endings import MISSED
     from hil.verbs.terminal import Screen
 
@@ -33,6 +33,8 @@ def demo_pluto(
     with screen.waits_shown():
         demo = demonstrate(settings, lambda line: screen.show_lines([line]))
     screen.show(table_of(demo))
+    for remark in demo.remarks:
+        screen.say(f"note: {remark}")
     for complaint in demo.complaints:
         screen.say(f"missed: {complaint}")
     if demo.complaints:

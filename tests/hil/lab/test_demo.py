@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from hil.contract import ConfigError
-from hil.lab.two_machines import demo_pluto
+from hil.lab.demo import demo_pluto
 from hil.radio_kinds.loopback_twin import compare
 from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run
