@@ -21,9 +21,9 @@ def chaos(
 ) -> None:
     """Provoke radio faults while updates are sent.
 
-    Works on emulated Plutos: unplugs radios, loses blocks and kills driver processes at random
-    moments. Every update has to arrive once and whole, and the link has to go on; recoveries that
-    take longer than ten seconds are noted.
+    Works on emulated Plutos: drops connections, refuses buffers, loses blocks and lets radios
+    vanish at random moments. Every update has to arrive once and whole, and the link has to go on;
+    recoveries that take longer than ten seconds are noted.
 
     Exit codes: 0 fine; 1 a bug; 2 a library is missing or broken; 3 a fault was not recovered
     from; 130 interrupted.

@@ -1,143 +1,100 @@
-"""The demo's parts: programs beside the experiment end with it, and the loopback twin is the link
-without radios."""
+"""The demo's run folder, its verdict, and its table."""
 
 from __future__ import annotations
 
-import math
-import socket
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from hil.contract import ConfigError
-from hil.lab.demo import demo_pluto
-from hil.radio_kinds.loopback_twin import compare
-from hil.radio_kinds.pluto_devices import real_radio
+from hil.lab import demo as lab
+from hil.lab.demo import Demo, demo_pluto, table_of
+from hil.radio_kinds.loopback_twin import Comparison
 from hil.reporting.run_folder import Run
-from hil.settings import load_settings
-from hil.system.helper_processes import (
-    HelperError,
-    HelperProcess,
-    free_port,
-    mosquitto,
-    wait_for_port,
-)
+from hil.settings.loading import Settings, load_settings, to_toml
+from hil.system.helper_processes import HelperError
 
 ROOT = Path(__file__).parents[3]
-LIMIT_S = 20.0
 
 
-def python(code: str, tmp_path: Path) -> HelperProcess:
-    return HelperProcess("a helper", [sys.executable, "-c", code], tmp_path / "log")
+def settings_of(out: Path, *overrides: str) -> Settings:
+    return load_settings(ROOT / "configs" / "demo_pluto.toml", [f"run.out='{out}'", *overrides])
 
 
-def soon() -> float:
-    return time.monotonic() + LIMIT_S
+def folder_with(out: Path, name: str, settings: Settings) -> Path:
+    folder = out / name
+    folder.mkdir()
+    (folder / "config.toml").write_text(to_toml(settings))
+    return folder
 
 
-def test_lines_come_as_they_are_written_and_the_end_is_waited_for(tmp_path: Path) -> None:
-    with python(
-        "import time\nfor n in range(3): print('line', n, flush=True); time.sleep(0.05)", tmp_path
-    ) as helper:
-        assert helper.wait_for_line(soon()) == "line 0"
-        assert list(helper.relay(soon())) == ["line 1", "line 2"]
+def test_the_run_folder_is_found_whatever_lies_beside_it(tmp_path: Path) -> None:
+    ours = settings_of(tmp_path, "control.url='mqtt://127.0.0.1:1884'")
+    others = settings_of(tmp_path, "control.url='mqtt://127.0.0.1:1885'")
+    folder = folder_with(tmp_path, "20260101T000000Z-demo-pluto", ours)
+    folder_with(tmp_path, "20260101T000000Z-demo-pluto-2", others)
+    folder_with(tmp_path, "20270101T000000Z-other", others)
+    (tmp_path / "20270101T000000Z-demo-pluto").mkdir()
+    assert lab._folder_of(ours) == folder
 
 
-def test_a_failing_program_is_named_with_its_last_words(tmp_path: Path) -> None:
-    with (
-        python("import sys\nprint('one'); sys.exit('the reason')", tmp_path) as helper,
-        pytest.raises(HelperError, match=r"^a helper ended with status 1: the reason$"),
-    ):
-        list(helper.relay(soon()))
+def test_a_cloud_that_leaves_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HelperError, match="hil cloud ended without a run folder"):
+        lab._folder_of(settings_of(tmp_path))
 
 
-def test_a_deadline_and_a_neighbour_that_dies_end_the_wait(tmp_path: Path) -> None:
-    sleep = "import time; time.sleep(60)"
-    with python(sleep, tmp_path) as helper, pytest.raises(HelperError, match="missed its deadline"):
-        list(helper.relay(time.monotonic() + 0.2))
-    neighbour = HelperProcess(
-        "the neighbour", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "other"
-    )
-    with (
-        python(sleep, tmp_path) as helper,
-        neighbour,
-        pytest.raises(HelperError, match="the neighbour ended with status 3"),
-    ):
-        list(helper.relay(soon(), [neighbour]))
+def row(status: str) -> dict[str, Any]:
+    return {"edge.status": status, "edge.gain": -1.0}
 
 
-def test_nothing_is_left_when_the_block_ends_by_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also what the program has started itself, and does not end."""
-    monkeypatch.setattr("hil.system.helper_processes._KILL_S", 0.5)
-    code = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "print(child.pid, flush=True); time.sleep(60)"
-    )
-    started: list[psutil.Process] = []
-
-    def fail(helper: HelperProcess) -> None:
-        started.append(psutil.Process(int(helper.wait_for_line(soon()))))
-        raise KeyError
-
-    with pytest.raises(KeyError), python(code, tmp_path) as helper:
-        fail(helper)
-    [grandchild] = started
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
-    with (
-        pytest.raises(HelperError, match="1 of its processes had to be killed"),
-        python(code, tmp_path) as helper,
-    ):
-        helper.wait_for_line(soon())
+def demo_of(statuses: list[str], goodputs_bps: list[float], rounds: int = 3) -> Demo:
+    comparisons = [
+        Comparison(
+            round_id=k,
+            delivered=True,
+            payload_bytes=12_000,
+            snr_db=18.0,
+            goodput_bps=goodput_bps,
+            elapsed_goodput_bps=0.25e6,
+            loopback_goodput_bps=2e6,
+            loopback_elapsed_goodput_bps=1e6,
+        )
+        for k, goodput_bps in enumerate(goodputs_bps)
+    ]
+    run = Run(folder=Path("runs/one"), config_toml="", manifest={}, rows=list(map(row, statuses)))
+    return Demo(run=run, rounds=rounds, comparisons=comparisons)
 
 
-def test_a_broker_of_ones_own(tmp_path: Path, start_broker: Any) -> None:
-    port = free_port()
-    with mosquitto(port, tmp_path) as broker:
-        wait_for_port(broker, port, soon())
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=1.0)
+@pytest.mark.parametrize(
+    ("statuses", "arrived"),
+    [
+        (["installed", "kept", "installed"], 3),
+        (["installed", "refused", "installed"], 2),
+        (["installed"], 1),
+        ([], 0),
+    ],
+)
+def test_the_verdict_is_that_every_update_arrived(statuses: list[str], arrived: int) -> None:
+    complaints = demo_of(statuses, []).complaints
+    if arrived == 3:
+        assert complaints == []
+    else:
+        assert complaints == [f"{arrived} of 3 updates arrived; see runs/one/log.txt"]
 
 
-def test_a_twin_has_the_same_payloads_at_the_same_snr() -> None:
-    """A run over a perfect radio is as good as its twin; one that took twice the air and thrice the
-    time is not."""
-    radio = real_radio(load_settings(ROOT / "configs" / "demo_pluto.toml"), "a test")
-    row = {
-        "payload.bytes": 30_000,
-        "link.snr_db": 18.0,
-        "link.cfo_hz": -7350.0,
-        "link.delivered": True,
-    }
-    rows = [{**row, "round.id": k, "link.airtime_s": 1.0, "link.elapsed_s": 1.0} for k in range(2)]
-    nothing = {
-        **rows[0],
-        "round.id": 2,
-        "payload.bytes": 0,
-        "link.snr_db": math.nan,
-        "link.cfo_hz": math.nan,
-    }
-    run = Run(folder=Path(), config_toml="", manifest={}, rows=[*rows, nothing])
-    first, second = compare(run, radio, seed=1)
-    bits = 8 * 30_000
-    assert (second.round_id, second.payload_bytes) == (1, 30_000)
-    # 18 dB carries 4.0 to 4.8 bit per used subcarrier (MCS 17 to 19): 200 of 272 samples of a
-    # symbol
-    assert 2.5e6 < first.loopback_goodput_bps < 3.5e6
-    assert first.loopback_elapsed_goodput_bps < first.loopback_goodput_bps
-    assert first.airtime_ratio == pytest.approx(bits / first.loopback_goodput_bps)
-    slower = {**rows[0], "link.airtime_s": 2.0, "link.elapsed_s": 3.0}
-    poor, _ = compare(
-        Run(folder=Path(), config_toml="", manifest={}, rows=[slower, rows[1]]), radio, seed=1
-    )
-    assert poor.airtime_ratio == pytest.approx(first.airtime_ratio / 2)
-    assert poor.elapsed_ratio == pytest.approx(first.elapsed_ratio / 3)
+def test_a_low_goodput_is_a_remark_and_no_complaint() -> None:
+    demo = demo_of(["installed"] * 3, [1.9e6, 1.3e6, 1.5e6])
+    assert demo.complaints == []
+    (remark,) = demo.remarks
+    assert remark.startswith("round 1: goodput below 0.7 of the simulated link's")
+
+
+def test_the_table_fits_eighty_columns() -> None:
+    lines = table_of(demo_of(["installed"] * 3, [1.9e6] * 3)).lines(80)
+    assert max(map(len, lines)) <= 80
+    (line,) = (line for line in lines if line.split()[:1] == ["1"])
+    assert line.split() == ["1", "12.0", "1.90", "2.00", "0.95", "0.25", "1.00", "0.25"]
 
 
 def test_the_demo_needs_real_radios(tmp_path: Path) -> None:

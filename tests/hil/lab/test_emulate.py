@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -63,16 +62,11 @@ def test_it_prints_its_uris_and_ends_in_order(number):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as served:
         try:
-            assert select.select([served.stdout], [], [], 60.0)[0], (
-                "nothing printed within a minute"
-            )
+            assert select.select([served.stdout], [], [], 120.0)[0], "nothing printed"
             uris = [served.stdout.readline().strip() for _ in range(3)]
             assert len({uri.removeprefix("ip:127.0.0.1:") for uri in uris}) == 3
             assert all(uri.removeprefix("ip:127.0.0.1:").isdecimal() for uri in uris)
         finally:
             served.send_signal(number)
-            began_s = time.monotonic()
-            code = served.wait(20)
-        assert code == 0
-        assert served.stderr.read() == "hil emulate-pluto: starting software Plutos ...\n"
-        assert time.monotonic() - began_s < 10
+            code = served.wait(60)
+        assert code == 0, served.stderr.read()

@@ -43,6 +43,7 @@ def settings_of(uri: str, rate_hz: float = 1e6) -> PlutoSettings:
         rx_gain_db=30.0,
         tx_attenuation_db=20.0,
         loopback="digital",
+        kernel_buffers=64,  # a second of air: a busy machine loses nothing
     )
 
 
@@ -50,7 +51,7 @@ def loaded(module: str) -> set[str]:
     """The top-level packages that a module brings in."""
     program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     return set(done.stdout.split())
 
@@ -98,7 +99,7 @@ def test_a_burst_is_played_to_its_end_when_the_radio_is_closed(emulated: Emulate
         listener.restart_receive()
         sender.transmit(np.tile(BURST, 40))
         sender.__exit__(None, None, None)
-        heard = listener.receive(300_000, timeout_s=0.5)
+        heard = listener.receive(1_000_000, timeout_s=30.0)  # a second of air, whole or late
     assert np.count_nonzero(np.abs(heard) > 0.5 * np.abs(heard).max()) >= 40_000 - 10
 
 
@@ -114,8 +115,13 @@ def test_a_pair_has_one_rate() -> None:
         )
 
 
-@pytest.mark.parametrize("driver_hangs", [False, True])
-def test_no_process_outlives_its_parent(emulated: EmulatedPlutos, driver_hangs: bool) -> None:
+@pytest.mark.parametrize(
+    ("driver_hangs", "number"),
+    [(False, signal.SIGKILL), (True, signal.SIGKILL), (False, signal.SIGHUP)],
+)
+def test_no_process_outlives_its_parent(
+    emulated: EmulatedPlutos, driver_hangs: bool, number: signal.Signals
+) -> None:
     program = f"""
 from radio.pluto.permission import Permission
 from radio.pluto.process import Pluto
@@ -132,9 +138,9 @@ with Pluto(settings, Permission(), io_timeout_s=60.0) as pluto:
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     if driver_hangs:
-        emulated.faults[0].delay(20.0)
+        emulated.faults[0].delay(100.0)
         time.sleep(0.2)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait(5)
+    os.kill(parent.pid, number)
+    parent.wait(60)
     parent.stdout.close()
-    child.wait(6)
+    child.wait(60)
