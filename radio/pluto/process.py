@@ -39,6 +39,7 @@ class Pluto:
 
     Attributes:
         settings: present settings of the radio.
+        permission: bands and powers that it may transmit.
         sample_rate_hz: sample rate of both directions.
         identity: identity of the radio; known once it is open.
         clipped_samples: number of received samples at the converter's limits so far.
@@ -67,7 +68,7 @@ class Pluto:
         self.sample_rate_hz = settings.rate_hz
         self.clipped_samples = 0
         self.outages = 0
-        self._permission = permission
+        self.permission = permission
         self._patience_s = patience_s
         self._io_timeout_s = io_timeout_s
         self._process: _Process | None = None
@@ -290,7 +291,7 @@ class Pluto:
                 {
                     "op": "open",
                     "settings": asdict(self.settings),
-                    "bands": [asdict(band) for band in self._permission.bands],
+                    "bands": [asdict(band) for band in self.permission.bands],
                     "io_timeout_s": self._io_timeout_s,
                 },
                 timeout_s=_START_S,

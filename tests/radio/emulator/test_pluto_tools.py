@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-PATIENCE_S = 20
+PATIENCE_S = 90
 RX, TX = "cf-ad9361-lpc", "cf-ad9361-dds-core-lpc"
 SERVE = [sys.executable, "-m", "hil.cli", "emulate-pluto", "--nodes", "2", "--free-running"]
 

@@ -17,6 +17,7 @@ from radio.pluto.streams import RxStream, TxStream
 
 N = 256
 RATE_HZ = 600e3
+LIMIT_S = 60.0
 SETTINGS = PlutoSettings(
     uri="ip:fake",
     rate_hz=RATE_HZ,
@@ -24,7 +25,7 @@ SETTINGS = PlutoSettings(
     rx_lo_hz=2.45e9,
     rx_gain_db=0.0,
     tx_attenuation_db=0.0,
-    buffer_samples=32_768,  # 55 ms: a busy machine is not late
+    buffer_samples=2**18,  # 0.44 s: a busy machine is not late
 )
 M = SETTINGS.buffer_samples
 
@@ -45,7 +46,7 @@ class FakeRadio:
             self._n += 1
 
     def read(self) -> Integers:
-        got = self.buffers.get(timeout=5)
+        got = self.buffers.get(timeout=LIMIT_S)
         if isinstance(got, Exception):
             raise got
         return got
@@ -66,21 +67,21 @@ def samples(first: int, count: int) -> list[int]:
 
 
 def eventually(condition: Callable[[], Any]) -> bool:
-    until_s = time.monotonic() + 5
+    until_s = time.monotonic() + LIMIT_S
     while not condition() and time.monotonic() < until_s:
         time.sleep(0.002)
     return bool(condition())
 
 
 def receiving(radio: Any, **options: Any) -> RxStream:
-    return RxStream(radio, RATE_HZ, hang_s=options.pop("hang_s", 5.0), **options)
+    return RxStream(radio, RATE_HZ, hang_s=options.pop("hang_s", LIMIT_S), **options)
 
 
 def test_samples_come_in_order_whatever_the_sizes() -> None:
     radio: Any = FakeRadio()
     stream = receiving(radio)
     radio.capture(4)
-    got = [stream.take(n, 5.0).tolist() for n in (10, 300, 500, 200)]
+    got = [stream.take(n, LIMIT_S).tolist() for n in (10, 300, 500, 200)]
     assert [integer for part in got for integer in part] == samples(0, 1010)
     assert stream.take(100, 0.01).tolist() == samples(1010, 14)
 
@@ -90,7 +91,7 @@ def test_the_oldest_are_dropped_and_counted() -> None:
     stream = receiving(radio, max_kept_samples=2 * N)
     radio.capture(5)
     assert eventually(lambda: stream.dropped_samples == 3 * N)
-    assert stream.take(10, 1.0).tolist() == samples(3 * N, 10)
+    assert stream.take(10, LIMIT_S).tolist() == samples(3 * N, 10)
 
 
 def test_skip_drops_what_was_captured_before_a_time_also_what_has_not_come_yet() -> None:
@@ -100,13 +101,13 @@ def test_skip_drops_what_was_captured_before_a_time_also_what_has_not_come_yet()
     opened_s = time.monotonic()
     assert eventually(lambda: len(stream._starts_s) == 1)
     start_s = stream._starts_s[0]
-    assert start_s == pytest.approx(opened_s - N / RATE_HZ, abs=0.2)
+    assert opened_s <= start_s + N / RATE_HZ <= time.monotonic()
     stream.skip_until(start_s + 100 / RATE_HZ)
-    assert stream.take(10, 1.0).tolist() == samples(100, 10)
+    assert stream.take(10, LIMIT_S).tolist() == samples(100, 10)
     stream.skip_until(start_s + (2 * N + 50) / RATE_HZ)
     stream.skip_until(start_s + (2 * N + 50) / RATE_HZ)
     radio.capture(2)
-    got = stream.take(N - 50, 1.0).tolist()
+    got = stream.take(N - 50, LIMIT_S).tolist()
     assert (
         abs(got[0] - 2 * (2 * N + 50)) <= 2
     )  # later arrivals may place the start a little earlier
@@ -118,16 +119,22 @@ def test_what_ends_the_receiving_thread_is_met_by_its_owner() -> None:
     stream.check()
     radio.buffers.put(OutageError("gone"))
     assert eventually(lambda: stream._error)
-    assert len(stream.take(10, 5.0)) == 0
+    assert len(stream.take(10, LIMIT_S)) == 0
     with pytest.raises(OutageError, match="gone"):
         stream.check()
 
 
 def test_a_driver_that_does_not_come_back_is_found_out() -> None:
     stream = receiving(FakeRadio(), hang_s=0.05)
-    time.sleep(0.15)
-    with pytest.raises(OutageError, match="hangs"):
-        stream.check()
+
+    def hangs() -> bool:
+        try:
+            stream.check()
+        except OutageError as error:
+            return "hangs" in str(error)
+        return False
+
+    assert eventually(hangs)
     with pytest.raises(OutageError, match="does not come back"):
         stream.stop()
 
@@ -138,35 +145,37 @@ def integers(count: int) -> Integers:
 
 def test_a_burst_has_silence_before_it_and_up_to_a_whole_buffer() -> None:
     radio: Any = FakeRadio()
-    stream = TxStream(radio, SETTINGS, hang_s=5.0)
-    stream.send(integers(80_000))
+    stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)
+    n = 2 * M + M // 2
+    stream.send(integers(n))
     assert eventually(lambda: len(radio.written) == 4)
     assert not radio.written[0].any()
     played = np.concatenate(radio.written[1:])
-    assert np.array_equal(played[:160_000], integers(80_000))
-    assert not played[160_000:].any()
+    assert np.array_equal(played[: 2 * n], integers(n))
+    assert not played[2 * n :].any()
     stream.stop()
 
 
 def test_bursts_follow_each_other_without_a_gap() -> None:
     radio: Any = FakeRadio(pace_s=0.02)
-    stream = TxStream(radio, SETTINGS, hang_s=5.0)
+    stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)
+    n = M // 2 + M // 8
     for k in range(5):
-        stream.send(integers(20_000 + k))
-        assert stream.wait_sent(5.0)
+        stream.send(integers(n + k))
+        assert stream.wait_sent(LIMIT_S)
     stream.play_out()
-    expected = np.concatenate([integers(20_000 + k) for k in range(5)])
+    expected = np.concatenate([integers(n + k) for k in range(5)])
     assert np.array_equal(np.concatenate(radio.written)[2 * M :][: len(expected)], expected)
     stream.stop()
 
 
 def test_when_a_burst_leaves() -> None:
     radio: Any = FakeRadio()
-    stream = TxStream(radio, SETTINGS, hang_s=5.0)
+    stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)
     assert stream.on_air_s(0.01) is None
     before_s = time.monotonic()
     stream.send(integers(100))
-    on_air_s = stream.on_air_s(5.0)
+    on_air_s = stream.on_air_s(LIMIT_S)
     assert on_air_s is not None
     assert (
         before_s + M / RATE_HZ <= on_air_s <= time.monotonic() + M / RATE_HZ
@@ -177,7 +186,7 @@ def test_when_a_burst_leaves() -> None:
 def test_what_ends_the_sending_thread_is_met_by_its_owner() -> None:
     radio: Any = FakeRadio()
     radio.write = lambda integers: (_ for _ in ()).throw(OutageError("gone"))
-    stream = TxStream(radio, SETTINGS, hang_s=5.0)
+    stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)
     stream.send(integers(1000))
     assert eventually(lambda: stream._error)
     with pytest.raises(OutageError, match="gone"):
