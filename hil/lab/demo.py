@@ -32,6 +32,8 @@ START_S: Final = 900.0
 """Set-up that takes longer hangs, also on a machine with much else to do."""
 ROUND_S: Final = 900.0
 """A round that takes longer hangs."""
+_PATIENCE_S: Final = 240.0
+"""An answer of a radio or of the edge that takes longer does not come."""
 
 Say = Callable[[str], None]
 
@@ -123,14 +125,7 @@ def _start_all(
     )
     uris = list(_uris(plutos, 2, deadline))
     say(f"broker on port {port}, emulated Plutos at {' and '.join(uris)}")
-    joined = settings.model_copy(
-        update={
-            "radio": settings.radio.model_copy(update={"uri": uris[0], "receive_uri": uris[1]}),
-            "control": settings.control.model_copy(
-                update={"url": f"mqtt://127.0.0.1:{port}", "secrets_file": ""}
-            ),
-        }
-    )
+    joined = _joined(settings, uris, port)
     config = scratch / "joined.toml"
     config.write_text(to_toml(joined), encoding="utf-8")
     bundle = scratch / "bundle"
@@ -143,6 +138,24 @@ def _start_all(
     command = hil_command("edge", *folders, "--config", str(config))
     edge = stack.enter_context(HelperProcess("hil edge", command, scratch / "edge.log"))
     return joined, [broker, plutos, edge]
+
+
+def _joined(settings: Settings, uris: Sequence[str], port: int) -> Settings:
+    """The experiment over these radios and this broker, patient with a busy machine."""
+    radio, control = real_radio(settings, "hil demo-pluto"), settings.control
+    patience_s = max(radio.patience_s, _PATIENCE_S)
+    links = {"uri": uris[0], "receive_uri": uris[1], "patience_s": patience_s}
+    broker = {
+        "url": f"mqtt://127.0.0.1:{port}",
+        "secrets_file": "",
+        "timeout_s": max(control.timeout_s, _PATIENCE_S),
+    }
+    return settings.model_copy(
+        update={
+            "radio": radio.model_copy(update=links),
+            "control": control.model_copy(update=broker),
+        }
+    )
 
 
 def _uris(plutos: HelperProcess, n: int, deadline: float) -> Iterator[str]:

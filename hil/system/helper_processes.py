@@ -21,8 +21,8 @@ import psutil
 
 from hil.contract import ControlError, HilError
 
-_END_S: Final = 20.0
-_KILL_S: Final = 2.0
+_END_S: Final = 60.0
+_KILL_S: Final = 10.0
 _POLL_S: Final = 0.05
 _PATH: Final = (
     "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin:/opt/homebrew/bin"

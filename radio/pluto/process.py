@@ -20,7 +20,7 @@ from radio.pluto.permission import Permission
 from radio.pluto.samples import from_adc, to_dac
 from radio.pluto.settings import DeviceIdentity, Loopback, PlutoSettings
 
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 """Longest time for a process to start and set its radio, on a busy machine."""
 _GRACE_S: Final = 2.0
 _RETRY_S: Final = 0.25

@@ -54,8 +54,8 @@ def sounding(codes):
     return np.abs(codes).max(axis=1) > 200
 
 
-# ------------------------------------------------------------------------------------------ what
-# hangs on nothing else
+# ------------------------------------------------------------------------------------------------
+# what is heard depends on nothing else
 
 
 @pytest.mark.parametrize("preset", ["awgn", "harsh"])

@@ -254,8 +254,8 @@ def test_an_error_of_the_user_silences_the_radio_too(uri: str) -> None:
     assert _other_program(uri).tx_hardwaregain_chan0 == -89.75
 
 
-# ---------------------------------------------------------------------------------------------- a
-# fake driver
+# ------------------------------------------------------------------------------------------------
+# a fake driver
 
 
 class _Channel(SimpleNamespace):
