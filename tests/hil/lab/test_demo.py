@@ -11,6 +11,7 @@ from hil.contract import ConfigError
 from hil.lab import demo as lab
 from hil.lab.demo import Demo, demo_pluto, table_of
 from hil.radio_kinds.loopback_twin import Comparison
+from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run
 from hil.settings.loading import Settings, load_settings, to_toml
 from hil.system.helper_processes import HelperError
@@ -42,6 +43,16 @@ def test_the_run_folder_is_found_whatever_lies_beside_it(tmp_path: Path) -> None
 def test_a_cloud_that_leaves_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(HelperError, match="hil cloud ended without a run folder"):
         lab._folder_of(settings_of(tmp_path))
+
+
+def test_the_processes_share_radios_and_broker_and_wait_for_a_busy_machine(tmp_path: Path) -> None:
+    asked = settings_of(tmp_path, "control.secrets_file='secret'", "radio.patience_s=1.0")
+    joined = lab._joined(asked, ["ip:127.0.0.1:7", "ip:127.0.0.1:8"], 1886)
+    radio = real_radio(joined, "a test")
+    assert (radio.uri, radio.receive_uri) == ("ip:127.0.0.1:7", "ip:127.0.0.1:8")
+    assert (joined.control.url, joined.control.secrets_file) == ("mqtt://127.0.0.1:1886", "")
+    assert min(radio.patience_s, joined.control.timeout_s) >= 240
+    assert joined.finetune == asked.finetune
 
 
 def row(status: str) -> dict[str, Any]:

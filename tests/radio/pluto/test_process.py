@@ -103,6 +103,26 @@ def test_a_burst_is_played_to_its_end_when_the_radio_is_closed(emulated: Emulate
     assert np.count_nonzero(np.abs(heard) > 0.5 * np.abs(heard).max()) >= 40_000 - 10
 
 
+def test_a_terminals_signals_are_the_parents(emulated: EmulatedPlutos) -> None:
+    with Pluto(settings_of(emulated.uris[0]), ALLOWED) as pluto:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            os.kill(pluto.process_id, number)
+            assert not np.any(pluto.capture(5000))
+        assert pluto.outages == 0
+
+
+def test_a_radio_that_listened_listens_again_as_soon_as_it_is_back(
+    emulated: EmulatedPlutos,
+) -> None:
+    with Pluto(settings_of(emulated.uris[0]), ALLOWED, patience_s=60.0) as pluto:
+        pluto.restart_receive()
+        emulated.faults[0].drop_connection()
+        while not pluto.outages:
+            pluto.receive(1000, timeout_s=1.0)
+        time.sleep(1.0)  # a million samples go by, which nobody fetches
+        assert len(pluto.receive(100_000, timeout_s=0.0)) > 50_000
+
+
 def test_outside_with_it_is_not_open() -> None:
     with pytest.raises(DeviceError, match="not open"):
         Pluto(settings_of("ip:127.0.0.1:1"), ALLOWED).receive(10, timeout_s=0.1)
