@@ -121,7 +121,9 @@ class InventedRadio:
         if air.sent is not None:
             first = int(rng.integers(len(air.sent)))
             whole = np.resize(np.roll(air.sent, -first), n_samples + 200)
-            stretched = ClockOffset(air.clock_ppm, rate_hz)(whole, rng)[50 : 50 + n_samples]
+            if air.clock_ppm:
+                whole = ClockOffset(air.clock_ppm, rate_hz)(whole, rng)
+            stretched = whole[50 : 50 + n_samples]
             level_db = gain_db - air.loss_db - air.real_attenuation_db(air.attenuation_db)
             iq = FrequencyOffset(air.cfo_hz, rate_hz)(stretched, rng) * np.float32(
                 10 ** (level_db / 20)
@@ -144,7 +146,7 @@ class InventedRadio:
         return Quantisation(12)(iq, rng)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bench():
     """(air, **settings) → a Bench of two invented radios, the clock at noon."""
 
@@ -165,7 +167,7 @@ def make_bench():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_air():
     """Truths → an InventedAir."""
     return InventedAir

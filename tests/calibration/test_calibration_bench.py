@@ -1,6 +1,7 @@
 """Every measurement recovers what the invented bench was told."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,10 +148,16 @@ def test_one_radio_has_no_offset_by_construction(make_air, make_bench):
     assert "by construction" in found["cfo"].notes[0]
 
 
-def test_both_methods_find_the_snr(make_air, make_bench):
+@pytest.fixture(scope="module")
+def swept(make_air, make_bench):
+    """An air with both offsets, its bench, and the SNR sweep over it."""
     air = make_air(cfo_hz=5000.0, clock_ppm=5.0, adc_noise_db=-66.0)
     bench = make_bench(air)
-    sweep = measure_sweep(bench, PLAN)
+    return air, bench, measure_sweep(bench, PLAN)
+
+
+def test_both_methods_find_the_snr(swept):
+    air, bench, sweep = swept
     truth = np.array([air.snr_db(20.0, a) for a in sweep.attenuation_db])
     middle = (truth > 3) & (truth < 36)
     assert middle.sum() >= 6
@@ -227,9 +234,8 @@ def test_schemes_against_measured_snr_and_what_cannot_be_reached(make_air, make_
     assert names == [mcs.MCS_TABLE[place].name for place in plan.places]
 
 
-def test_a_dial_sets_the_snr_between_the_steps_of_the_attenuator(make_air, make_bench):
-    air = make_air(adc_noise_db=-66.0)
-    sweep = measure_sweep(make_bench(air), PLAN)
+def test_a_dial_sets_the_snr_between_the_steps_of_the_attenuator(swept):
+    air, _, sweep = swept
     dial = Dial(sweep=sweep)
     for snr_db in (2.0, 7.3, 20.11):
         attenuation_db, backoff_db = dial.settings(snr_db)
@@ -265,7 +271,8 @@ def test_the_transmitter_never_exceeds_what_is_allowed_and_is_silent_afterwards(
 
     bench.receiver.capture = watched
     told = []
-    calibrate(["cfo", "gain"], bench, PLAN, on_progress=lambda *step: told.append(step))
+    plan = replace(PLAN, rx_gains_db=(0.0, 20.0, 40.0, 60.0), tx_attenuations_db=(18.0, 34.0, 50.0))
+    calibrate(["cfo", "gain"], bench, plan, on_progress=lambda *step: told.append(step))
     assert min(least) == PLAN.tx_attenuation_db
     assert air.sent is None
     assert air.attenuation_db == 89.75
