@@ -255,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for place, scheme in enumerate(mcs.MCS_TABLE):
         found = waterfalls[place]
         print(
-            f"{scheme.name}: {found.threshold_db:.2f} ± {found.threshold_std_db:.2f} dB, width "
-            f"{found.width_db:.3f} dB"
+            f"{scheme.name}: 10 % lost at {found.threshold_db:.2f} dB (one sigma "
+            f"{found.threshold_std_db:.2f}), width {found.width_db:.3f} dB"
         )
 
 

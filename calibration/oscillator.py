@@ -1,7 +1,7 @@
 """Carrier offset and sample clock offset, from two tones.
 
 A tone sent at f is received at Δ + (1 + c) f: the carriers differ by Δ, the sample clocks by the
-share c. Two tones give both, and what the oscillators' phases tremble moves both alike, so that it
+share c. Two tones give both. The oscillators' phase noise moves both tones alike, so that it
 does not touch c.
 """
 

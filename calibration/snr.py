@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from calibration.burst import TransceiverFactory, cross, loopback_factory
 from hil.contract import ConfigError
+from hil.reporting.text_table import TextTable
 from radio.modem import mcs, ofdm
 
 _BLOCKS_PER_BURST = 4
 _WITHIN_DB = 1.0
+_WIDTH = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,31 +107,37 @@ def _measure_point(
     )
 
 
-def _table(points: Sequence[SnrPoint]) -> Table:
-    table = Table(
-        "SNR dB",
-        "read",
-        "bias dB",
-        "std dB",
-        "within 1 dB",
-        "in 1 sigma",
-        "CFO rms subc.",
-        "scheme",
-        "BLER",
-    )
-    for p in points:
-        table.add_row(
+def _table(points: Sequence[SnrPoint]) -> TextTable:
+    rows = [
+        (
             f"{p.snr_db:g}",
+            mcs.MCS_TABLE[int(mcs.fastest(p.snr_db))].name,
             f"{p.bursts_read}/{p.bursts}",
             f"{p.bias_db:+.3f}",
             f"{p.std_db:.3f}",
             f"{p.within_1_db:.3f}",
             f"{p.covered:.2f}",
             f"{p.cfo_rms_subcarriers:.4f}",
-            mcs.MCS_TABLE[int(mcs.fastest(p.snr_db))].name,
             f"{p.block_error_rate:.4f}",
         )
-    return table
+        for p in points
+    ]
+    return TextTable(
+        heads=(
+            "SNR dB",
+            "scheme",
+            "bursts read",
+            "bias dB",
+            "std dB",
+            "within 1 dB",
+            "within 1 sigma",
+            "CFO rms",
+            "BLER",
+        ),
+        rows=rows,
+        notes=("SNR: Es/N0 per used subcarrier. CFO: in subcarrier spacings.",),
+        text_columns=("scheme",),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,8 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--step and --bursts must be positive and --high at least --low")
     grid = np.arange(options.low, options.high + options.step / 2, options.step)
     points = measure_snr(loopback_factory(), grid.tolist(), options.bursts, options.seed)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(_table(points))
+    print("\n".join(_table(points).lines(_WIDTH)))
     if options.json is not None:
         record = {
             "device": "loopback",

@@ -17,7 +17,7 @@ from radio.channel.presets import NO_DC_DBFS, multipath, transmit_end
 from radio.emulator.echoes import Echoes
 from radio.emulator.front_end import CODES, NodeSpec, noise_dbfs, received_dbfs
 from radio.emulator.propagation import STRETCH, receive_path, window
-from radio.emulator.reception import Noise, Tremble, convert
+from radio.emulator.reception import Noise, PhaseJitter, convert
 from radio.emulator.selectivity import heard_filter
 from radio.emulator.station import Codes, State, Transmission
 from radio.emulator.timeline import Ramp
@@ -67,7 +67,7 @@ class Listener:
         self._transmit_end = transmit_end(figures)
         self._noise = Noise(seed, node)
         self._rng = np.random.default_rng([seed, node])
-        self._tremble = Tremble(figures, self._rng)
+        self._jitter = PhaseJitter(figures, self._rng)
         self._echoes = {
             other: Echoes(figures, 1.0, np.random.default_rng([seed, node, other]))
             for other in range(len(specs))
@@ -87,7 +87,7 @@ class Listener:
         heard = np.zeros(piece.end - piece.begin, np.complex64)
         for source in piece.sources:
             self._hear(piece, source, heard)
-        self._tremble.turn(piece.begin, settings.rate_hz, heard)
+        self._jitter.rotate(piece.begin, settings.rate_hz, heard)
         f, spec = self._figures, self._spec
         own, common = (
             IqImbalance(spec.rx_iq_gain_db, spec.rx_iq_phase_deg),
@@ -171,7 +171,7 @@ def rehearse(figures: Figures) -> None:
         )
     for model in (*transmit_end(figures), *multipath(figures, 1.0, rng)):
         model(one, rng)
-    Tremble(figures, rng).turn(0, 1.0, one)
+    PhaseJitter(figures, rng).rotate(0, 1.0, one)
     convert(one, one, noise_rms=0.0, image=0j, offset=0j, limit=1.0)
 
 

@@ -50,7 +50,7 @@ class Noise:
         return self._values
 
 
-class Tremble:
+class PhaseJitter:
     """Phase noise of a receiver's oscillator; counts that are asked for never fall."""
 
     def __init__(self, figures: Figures, rng: np.random.Generator) -> None:
@@ -67,8 +67,8 @@ class Tremble:
         self._block = -1
         self._values = np.empty(0, np.complex64)
 
-    def turn(self, begin: int, rate_hz: float, iq: IQ) -> None:
-        """Turn the samples, which lie at counts from begin on."""
+    def rotate(self, begin: int, rate_hz: float, iq: IQ) -> None:
+        """Rotate samples by the phase noise; they lie at counts from begin on."""
         if self._model is None:
             return
         self._model.sample_rate_hz = rate_hz

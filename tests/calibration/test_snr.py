@@ -55,6 +55,9 @@ def test_command_line_writes_json(tmp_path, capsys):
     snr.main(["--bursts", "4", "--low", "10", "--high", "14", "--step", "4", "--json", str(path)])
     record = json.loads(path.read_text())
     assert [p["snr_db"] for p in record["points"]] == [10.0, 14.0]
-    assert "within 1 dB" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Es/N0 per used subcarrier" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    printed.encode("ascii")  # every console shows it
     with pytest.raises(SystemExit):
         snr.main(["--bursts", "0"])
