@@ -15,7 +15,7 @@ from hil.radio_kinds.loopback_twin import Comparison, compare
 from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run, read_run
 from hil.reporting.text_table import TextTable
-from hil.settings.loading import Settings, to_toml
+from hil.settings import Settings, to_toml
 from hil.system.helper_processes import (
     HelperError,
     HelperProcess,

@@ -13,7 +13,7 @@ from hil.lab.demo import Demo, demo_pluto, table_of
 from hil.radio_kinds.loopback_twin import Comparison
 from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run
-from hil.settings.loading import Settings, load_settings, to_toml
+from hil.settings import Settings, load_settings, to_toml
 from hil.system.helper_processes import HelperError
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,7 @@ import pytest
 from hil.radio_kinds.loopback_twin import compare
 from hil.radio_kinds.pluto_devices import real_radio
 from hil.reporting.run_folder import Run
-from hil.settings.loading import load_settings
+from hil.settings import load_settings
 
 ROOT = Path(__file__).parents[3]
 
