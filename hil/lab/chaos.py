@@ -49,7 +49,7 @@ class ChaosOutcome:
         """Faults that the link did not survive, a sentence each; empty if it survived all."""
         counts = {
             "process(es) crashed": len(self.crashed),
-            "fault(s) without recovery": self.asked - len(self.faults),
+            "fault(s) not recovered from": self.asked - len(self.faults),
             "payload(s) not delivered whole": sum(s.payloads - s.delivered for s in self.sessions),
             "block(s) sent although shown as held": sum(s.repeated_blocks for s in self.sessions),
             "payload(s) delivered twice": sum(s.double_deliveries for s in self.sessions),

@@ -100,7 +100,7 @@ def test_no_complaint_where_all_is_well():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"faults": [fault()]}, "1 fault(s) without recovery"),
+        ({"faults": [fault()]}, "1 fault(s) not recovered from"),
         ({"delivered": 1}, "1 payload(s) not delivered whole"),
         ({"repeated_blocks": 3}, "3 block(s) sent although shown as held"),
         ({"double_deliveries": 1}, "1 payload(s) delivered twice"),
@@ -151,7 +151,7 @@ def test_sessions_that_crash_are_named_and_all_faults_are_asked_for(monkeypatch)
     assert [plan[-1] for plan in plans][-1] == ("away for 5 s", 1)
     assert outcome.complaints == [
         "1 process(es) crashed",
-        "4 fault(s) without recovery",
+        "4 fault(s) not recovered from",
         "session 300013: ended with status 1: out of memory",
     ]
     assert [step[0] for step in steps] == [0, 4, 4, 8, 8, 10]
