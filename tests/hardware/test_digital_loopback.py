@@ -188,7 +188,7 @@ def test_a_cyclic_signal_goes_on_after_an_outage(pluto: Pluto, tone: Tone, emula
 @pytest.mark.usefixtures("closed")
 def test_gives_up_when_patience_is_over(lab: Any, emulated: Any) -> None:
     settings = lab.settings(loopback="digital")
-    with Pluto(settings, lab.permission, patience_s=0.6, io_timeout_s=0.5) as pluto:
+    with Pluto(settings, lab.permission, patience_s=0.6, io_timeout_s=1.5) as pluto:
         emulated.faults[0].vanish()
         try:
             with pytest.raises(DeviceError, match=r"stayed away for 0\.6 s"):
