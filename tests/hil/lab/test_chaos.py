@@ -88,6 +88,23 @@ def test_soundings_provoke_nothing(nodes):
     assert nodes[0].asked == [("timeout", 1)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("dropped connection", [("drop_connection",)]),
+        ("timeout", [("timeout", 1)]),
+        ("busy", [("busy", 2), ("drop_connection",)]),  # else no buffer is opened that is refused
+        ("lost block", [("lose_block", 1)]),
+        ("away for 5 s", [("vanish", 5.0)]),
+    ],
+)
+def test_each_kind_of_fault_is_provoked_at_its_radio(nodes, kind, asked):
+    watch = watch_of([(kind, 0)], nodes)
+    watch(burst(0))
+    assert nodes[0].asked == asked
+    assert nodes[1].asked == []
+
+
 def fault(resumed_s=1.0):
     return FaultOutcome(kind="timeout", node="receiver", resumed_s=resumed_s)
 
