@@ -143,12 +143,14 @@ def test_no_process_outlives_its_parent(
     emulated: EmulatedPlutos, driver_hangs: bool, number: signal.Signals
 ) -> None:
     program = f"""
+import signal
 from radio.pluto.permission import Permission
 from radio.pluto.process import Pluto
 from radio.pluto.settings import PlutoSettings
 settings = PlutoSettings(uri={emulated.uris[0]!r}, rate_hz=1e6, tx_lo_hz=2.45e9, rx_lo_hz=2.45e9,
     rx_gain_db=30.0,
                          tx_attenuation_db=20.0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have had it ignored
 with Pluto(settings, Permission(), io_timeout_s=60.0) as pluto:
     print(pluto.process_id, flush=True)
     while True:
