@@ -268,7 +268,9 @@ class Engine:
         scores = [
             [float(row[tail[0]]) for tail in q.tails] for q, row in zip(group, first, strict=True)
         ]
-        branches = [(seq, i) for seq, q in enumerate(group) for i in q.branches]
+        branches: list[tuple[int, int]] = []
+        for seq, q in enumerate(group):
+            branches += ((seq, i) for i in q.branches)
         pieces = []
         for branch, (seq, i) in enumerate(branches, start=len(group)):
             prefix, tail = group[seq].prefix, group[seq].tails[i]

@@ -79,10 +79,9 @@ def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int,
     norms += (
         ["self_attn.q_norm", "self_attn.k_norm"] if model.architecture == "Qwen3ForCausalLM" else []
     )
-    needed = {
-        f"model.layers.{layer}.{norm}.weight" for layer in range(model.n_layers) for norm in norms
-    }
-    needed |= {"model.embed_tokens.weight", "model.norm.weight"}
+    needed = {"model.embed_tokens.weight", "model.norm.weight"}
+    for layer in range(model.n_layers):
+        needed |= {f"model.layers.{layer}.{norm}.weight" for norm in norms}
     needed |= set() if model.tied_embeddings else {"lm_head.weight"}
     missing = sorted(needed - placed.keys())
     if missing:

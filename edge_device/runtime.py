@@ -156,14 +156,11 @@ class Runtime:
                 f"score set {score_set.name!r} has neither questions nor chunks: fill one of the "
                 "two"
             )
-        parts = [
-            self._ask(
-                {"op": "score_chunks", "chunks": score_set.chunks[i : i + _ITEMS_PER_REQUEST]},
-                adapter,
-            )[0]
-            for i in range(0, len(score_set.chunks), _ITEMS_PER_REQUEST)
-        ]
-        nats, tokens = zip(*(item for part in parts for item in part["scores"]), strict=True)
+        scores: list[tuple[float, int]] = []
+        for i in range(0, len(score_set.chunks), _ITEMS_PER_REQUEST):
+            chunks = score_set.chunks[i : i + _ITEMS_PER_REQUEST]
+            scores += self._ask({"op": "score_chunks", "chunks": chunks}, adapter)[0]["scores"]
+        nats, tokens = zip(*scores, strict=True)
         return ItemScores(
             correct=np.zeros(0, np.bool_), nats=np.array(nats), tokens=np.array(tokens, np.int64)
         )

@@ -206,7 +206,9 @@ def take_step(
     optimiser.zero_grad(set_to_none=True)
     added = penalty()
     torch.autograd.backward(loss if added is None else loss + added)
-    learning = [p for group in optimiser.param_groups for p in group["params"]]
+    learning: list[torch.Tensor] = []
+    for group in optimiser.param_groups:
+        learning += group["params"]
     torch.nn.utils.clip_grad_norm_(learning, 1.0)
     optimiser.step()
     return loss.item()

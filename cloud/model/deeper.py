@@ -45,7 +45,10 @@ def deepen(source: Path, out: Path, times: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((source / "config.json").read_text())
     config["num_hidden_layers"] *= times
-    config["layer_types"] = [kind for kind in config["layer_types"] for _ in range(times)]
+    kinds: list[str] = []
+    for kind in config["layer_types"]:
+        kinds += times * [kind]
+    config["layer_types"] = kinds
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(
         _repeated(load_file(source / "model.safetensors"), times),

@@ -178,10 +178,10 @@ def _train(
 
 
 def _token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> NDArray[np.int64]:
-    end = tokenizer.eos_token_id
-    return np.array(
-        [t for ids in tokenizer(texts)["input_ids"] for t in (*ids, end)], dtype=np.int64
-    )
+    tokens: list[int] = []
+    for ids in tokenizer(texts)["input_ids"]:
+        tokens += (*ids, tokenizer.eos_token_id)
+    return np.array(tokens, dtype=np.int64)
 
 
 def _language_rows(

@@ -72,7 +72,7 @@ def stream_domains(settings: Settings, seed: int) -> list[str]:
         if visits and order[0] == visits[-1]:
             order.append(order.pop(0))
         visits += order
-    return [name for name in visits for _ in range(dwell)][:rounds]
+    return [visits[i // dwell] for i in range(rounds)]
 
 
 # ------------------------------------------------------------------------------------------

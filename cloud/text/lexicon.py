@@ -45,8 +45,10 @@ def load_lexicon(path: Path) -> frozenset[str]:
 
 def save_lexicon(path: Path, texts: Iterable[str]) -> int:
     """Write the sorted words of `texts`, one a line, and return how many there are."""
-    found = sorted({word for text in texts for word in words(text)})
-    path.write_text("\n".join(found) + "\n", encoding="utf-8")
+    found: set[str] = set()
+    for text in texts:
+        found.update(words(text))
+    path.write_text("\n".join(sorted(found)) + "\n", encoding="utf-8")
     return len(found)
 
 

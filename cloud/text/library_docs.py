@@ -51,10 +51,11 @@ def package_prose(package: str) -> tuple[str, ...]:
     """
     if package not in HELD_OUT:
         raise KeyError(package)
-    root = _library() / package
-    return tuple(
-        p for path in sorted(root.rglob("*.py")) if _wanted(path) for p in _prose_of_file(path)
-    )
+    paragraphs: list[str] = []
+    for path in sorted((_library() / package).rglob("*.py")):
+        if _wanted(path):
+            paragraphs += _prose_of_file(path)
+    return tuple(paragraphs)
 
 
 @cache

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,10 @@ def load_domains(
                 name: default_domain(name, settings, seed)
                 for name in dict.fromkeys(settings.stream)
             }
-            return domains, [name for name in settings.stream for _ in range(settings.dwell)]
+            stream: list[str] = []
+            for name in settings.stream:
+                stream += settings.dwell * [name]
+            return domains, stream
         case FileText():
             domain = _file_domain(settings, seed)
         case HubText():
@@ -172,9 +176,7 @@ def _report_domain(name: str, dials: ReportDials, settings: DefaultText, seed: i
 
 
 def _prose_domain(name: str, packages: Sequence[str], settings: DefaultText, seed: int) -> Domain:
-    chunks = _chunks(
-        (paragraph for package in packages for paragraph in package_prose(package)), min_words=8
-    )
+    chunks = _chunks(chain.from_iterable(map(package_prose, packages)), min_words=8)
     order = rng_of("prose", name, seed).permutation(len(chunks))
     # A fifth is held out; a hundred chunks of 32 words already give a standard error of about 0.02
     # nats.

@@ -93,5 +93,7 @@ def f16_model(base: BaseModel, edge: EdgeSettings) -> Path:
 def _probe(score_sets: Iterable[ScoreSet]) -> ScoreSet:
     """A few plain texts out of all score sets in turn, prompts of questions included."""
     texts = [[*s.chunks, *(q.prompt for q in s.questions)] for s in score_sets]
-    turns = [text[i] for i in range(PROBE_ITEMS) for text in texts if i < len(text)]
+    turns: list[str] = []
+    for i in range(PROBE_ITEMS):
+        turns += (text[i] for text in texts if i < len(text))
     return ScoreSet(name="probe", chunks=tuple(turns[:PROBE_ITEMS]))

@@ -219,20 +219,25 @@ def expected_module_shapes(model: Computation | OptComputation) -> dict[str, tup
     if isinstance(model, OptComputation):
         square, inner = (model.hidden_size, model.hidden_size), model.ffn_dim
         per_opt_layer = (*4 * (square,), (inner, model.hidden_size), (model.hidden_size, inner))
-        return {
-            f"model.decoder.layers.{layer}.{projection}": shape
-            for layer in range(model.num_hidden_layers)
-            for projection, shape in zip(OPT_PROJECTIONS, per_opt_layer, strict=True)
-        }
+        one_layer = dict(zip(OPT_PROJECTIONS, per_opt_layer, strict=True))
+        return _in_each_layer("model.decoder.layers", model.num_hidden_layers, one_layer)
     queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     hidden, inner = model.hidden_size, model.intermediate_size
     attention = ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))
     per_layer = (*attention, (inner, hidden), (inner, hidden), (hidden, inner))
-    return {
-        f"model.layers.{layer}.{projection}": shape
-        for layer in range(model.n_layers)
-        for projection, shape in zip(PROJECTIONS, per_layer, strict=True)
-    }
+    one_layer = dict(zip(PROJECTIONS, per_layer, strict=True))
+    return _in_each_layer("model.layers", model.n_layers, one_layer)
+
+
+def _in_each_layer(
+    prefix: str, n_layers: int, shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """The modules of one layer, named as they are in each of `n_layers`."""
+    named: dict[str, tuple[int, int]] = {}
+    for layer in range(n_layers):
+        for projection, shape in shapes.items():
+            named[f"{prefix}.{layer}.{projection}"] = shape
+    return named
 
 
 def _architecture(raw: Mapping[str, Any]) -> str:

@@ -42,13 +42,16 @@ class TextTable:
         rows = [[translate(cell) for cell in row] for row in self.rows]
         wraps = [head in self.text_columns for head in self.heads]
         widths = _widths(heads, rows, wraps, width)
-        return [
+        lines = [
             *_folded(translate(self.title), width),
             *_row(heads, widths, wraps, at_bottom=True),
             _GAP.join("-" * each for each in widths),
-            *(line for row in rows for line in _row(row, widths, wraps)),
-            *(line for note in self.notes for line in _folded(translate(note), width)),
         ]
+        for row in rows:
+            lines += _row(row, widths, wraps)
+        for note in self.notes:
+            lines += _folded(translate(note), width)
+        return lines
 
 
 def _widths(

@@ -131,4 +131,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def _tables_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
-    return [table for part in getattr(annotation, "__args__", ()) for table in _tables_in(part)]
+    tables: list[type[BaseModel]] = []
+    for part in getattr(annotation, "__args__", ()):
+        tables += _tables_in(part)
+    return tables

@@ -75,12 +75,11 @@ def load_module(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: st
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
     """An optimiser's moments and step counts, named by parameter number and quantity."""
-    state = optimiser.state_dict()["state"]
-    return {
-        f"{i}.{name}": value.detach().clone()
-        for i, entry in state.items()
-        for name, value in entry.items()
-    }
+    tensors: Tensors = {}
+    for i, entry in optimiser.state_dict()["state"].items():
+        for name, value in entry.items():
+            tensors[f"{i}.{name}"] = value.detach().clone()
+    return tensors
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -134,8 +133,8 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Any], Tensors]:
 
 def half_precision(networks: Mapping[str, nn.Module]) -> Tensors:
     """All tensors of the networks as float16, their names behind the network's and a dot."""
-    return {
-        f"{prefix}.{name}": tensor.detach().to(torch.float16).contiguous()
-        for prefix, network in networks.items()
-        for name, tensor in network.state_dict().items()
-    }
+    tensors: Tensors = {}
+    for prefix, network in networks.items():
+        for name, tensor in network.state_dict().items():
+            tensors[f"{prefix}.{name}"] = tensor.detach().to(torch.float16).contiguous()
+    return tensors
