@@ -17,53 +17,63 @@ from hil.verbs.options import (
     read_settings,
 )
 
+_PoliciesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="SPEC",
+        help='A policy to compare: "kind,key=value", or your own as "name = file.py:Class". '
+        "May be repeated; else all that ship.",
+    ),
+]
+_ChannelsOption = Annotated[
+    list[str] | None,
+    typer.Option("--channel", metavar="NAME", help="How the SNR moves. May be repeated."),
+]
+_ScopesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scope",
+        metavar="SCOPE",
+        help="The budget's scope: round, episode. Repeatable.",
+    ),
+]
+_OutOption = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Where results go; what is finished there is kept."),
+]
+_StreamsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Streams of text; else streams.report."),
+]
+_SeedsOption = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Training seeds; else streams.seeds.")
+]
+_SeedsPerStreamOption = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Seeds that each stream gets; 0 = all.")
+]
+_ScoreOnOption = Annotated[
+    Literal["cloud", "edge"],
+    typer.Option(help="Score the cloud's merged model, or the edge's quantised one."),
+]
+_TrainingOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="training.jsonl of `hil train`, to draw beside."),
+]
+
 
 def evaluate(
-    policies: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--policy",
-            metavar="SPEC",
-            help='A policy to compare: "kind,key=value", or your own as "name = file.py:Class". '
-            "May be repeated; else all that ship.",
-        ),
-    ] = None,
-    channels: Annotated[
-        list[str] | None,
-        typer.Option("--channel", metavar="NAME", help="How the SNR moves. May be repeated."),
-    ] = None,
-    scopes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scope",
-            metavar="SCOPE",
-            help="The budget's scope: round, episode. Repeatable.",
-        ),
-    ] = None,
+    policies: _PoliciesOption = None,
+    channels: _ChannelsOption = None,
+    scopes: _ScopesOption = None,
     config: ConfigOption = CONTROLLER_CONFIG,
     sets: SetOption = None,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where results go; what is finished there is kept."),
-    ] = Path("runs/eval"),
-    streams: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Streams of text; else streams.report."),
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Training seeds; else streams.seeds.")
-    ] = None,
-    seeds_per_stream: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seeds that each stream gets; 0 = all.")
-    ] = 0,
-    score_on: Annotated[
-        Literal["cloud", "edge"],
-        typer.Option(help="Score the cloud's merged model, or the edge's quantised one."),
-    ] = "cloud",
-    training: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="training.jsonl of `hil train`, to draw beside."),
-    ] = None,
+    out: _OutOption = Path("runs/eval"),
+    streams: _StreamsOption = None,
+    seeds: _SeedsOption = None,
+    seeds_per_stream: _SeedsPerStreamOption = 0,
+    score_on: _ScoreOnOption = "cloud",
+    training: _TrainingOption = None,
     workers: WorkersOption = 0,
     quick: QuickOption = False,
 ) -> None:

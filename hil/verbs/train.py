@@ -19,29 +19,34 @@ from hil.verbs.options import (
 
 _QUICK_STEPS = 2_000
 
+_LearnersArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[LEARNER]...",
+        help="ours, ppo, airllm or airllm-published; all of them if none is named.",
+    ),
+]
+_OutOption = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Where results go; work that was begun there goes on."),
+]
+_StepsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Environment steps; else as each learner needs."),
+]
+_SeedsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Seeds of each learner; else streams.seeds."),
+]
+
 
 def train(
-    learners: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[LEARNER]...",
-            help="ours, ppo, airllm or airllm-published; all of them if none is named.",
-        ),
-    ] = None,
+    learners: _LearnersArgument = None,
     config: ConfigOption = CONTROLLER_CONFIG,
     sets: SetOption = None,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where results go; work that was begun there goes on."),
-    ] = Path("runs/train"),
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Environment steps; else as each learner needs."),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Seeds of each learner; else streams.seeds."),
-    ] = None,
+    out: _OutOption = Path("runs/train"),
+    steps: _StepsOption = None,
+    seeds: _SeedsOption = None,
     workers: WorkersOption = 0,
     quick: QuickOption = False,
 ) -> None:
