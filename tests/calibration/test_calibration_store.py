@@ -143,12 +143,6 @@ def test_a_value_has_the_digits_that_its_spread_allows(value, spread, text):
 # what it is for
 
 
-def curve(bench, quantity, at, values, **known):
-    return bench.stated(
-        quantity, "dB", values, [0.1] * len(values), n=3, axis="rx_gain_db", at=at, **known
-    )
-
-
 def test_the_link_switches_by_the_benchs_own_thresholds(bench, tmp_path):
     at = [scheme.index for scheme in mcs.MCS_TABLE]
     worse = (mcs.LOOPBACK.threshold_db + 1.5).tolist()
@@ -184,46 +178,7 @@ def test_the_scheme_record_is_read_by_the_modem(bench):
     )
 
 
-def test_carrier_offset_to_expect(bench):
-    record = bench.record("cfo_hz", "Hz", [900.0, 1000.0, 1100.0])
-    assert Calibration(records={"cfo_hz": record}).expected_cfo_hz() == (1000.0, 100.0)
-
-
-def noise_floor(bench, settings, real):
-    """Noise of input and converter, even at a real gain of 32 dB."""
-    values = [10 * math.log10(10**-6.8 + 10 ** ((gain_db - 100) / 10)) for gain_db in real]
-    return curve(bench, "noise_floor", settings, values)
-
-
-def test_gains_that_suit_a_signal(bench):
-    gains = [0, 10, 20, 30, 40, 50, 60, 70]
-    top = bench.record("usable_high", "dBFS", [-10.0, -10.0, -10.0], rx_gain_db=60.0)
-    calibration = Calibration(
-        records={"noise_floor": noise_floor(bench, gains, gains), "usable_high": top}
-    )
-    assert calibration.rx_gain_window_db(-50.0, 20.0) == (40.0, 60.0)
-    assert calibration.rx_gain_window_db(-20.0, 20.0) == (
-        30.0,
-        30.0,
-    )  # the converter's noise must be borne
-    with pytest.raises(CalibrationError, match="too strong at every gain"):
-        calibration.rx_gain_window_db(-5.0, 0.0)
-
-
-def test_gains_count_as_they_really_are(bench):
-    gains, real = [0, 10, 20, 30, 40, 50, 60, 70], [0, 10, 20, 30, 40, 50, 63, 73]
-    records = {
-        "noise_floor": noise_floor(bench, gains, real),
-        "usable_high": bench.record("usable_high", "dBFS", [-10.0, -10.0, -10.0], rx_gain_db=60.0),
-        "rx_gain": curve(bench, "rx_gain", gains, real),
-    }
-    assert Calibration(records=records).rx_gain_window_db(-50.0, 20.0) == (40.0, 50.0)
-
-
-def test_levels_in_dbm(bench):
-    reference = bench.record("full_scale", "dBm", [-11.0, -11.0, -11.0], rx_gain_db=20.0)
-    calibration = Calibration(records={"full_scale": reference})
-    assert calibration.dbm(-30.0, 20.0) == pytest.approx(-41.0)
-    assert calibration.dbm(-30.0, 35.0) == pytest.approx(-56.0)
-    with pytest.raises(CalibrationError, match="full_scale was not measured"):
-        Calibration(records={}).dbm(-30.0, 20.0)
+def test_a_quantity_that_was_not_measured_is_named_with_those_that_were(bench):
+    calibration = Calibration(records={"cfo": bench.record("cfo", "ppm", [1.0, 1.0, 1.0])})
+    with pytest.raises(CalibrationError, match=r"mcs_threshold was not measured .*known: cfo"):
+        calibration.loss_table()
