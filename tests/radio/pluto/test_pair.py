@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hil.contract import IQ, ConfigError, LinkReport
+from hil.contract import IQ, LinkReport
 from radio.channel import PRESETS, QueueFeedback
 from radio.clocks import VirtualClock
 from radio.emulator import EmulatedPlutos
@@ -17,9 +17,9 @@ from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec
 from radio.link import Link
 from radio.pluto.driver import PlutoDevice
-from radio.pluto.pair import OneShotPair
 from radio.pluto.permission import Band, Permission
 from radio.pluto.settings import PlutoSettings
+from tests.radio.pluto.one_shot_pair import OneShotPair
 
 pytestmark = pytest.mark.usefixtures("libiio")
 ALLOWED = Permission([Band(low_hz=2.44e9, high_hz=2.46e9, max_dbm=-13.0)])
@@ -117,12 +117,3 @@ def test_no_burst_is_lost_in_a_long_transfer() -> None:
                 at = int(np.flatnonzero(np.abs(heard) > 0.1)[0])
                 assert np.allclose(heard[at : at + n], sent / 2, atol=2 / 2048)
                 assert at < 4096
-
-
-def test_buffers_have_one_length() -> None:
-    one, other = (
-        PlutoDevice(settings_of("ip:127.0.0.1:1", buffer_samples=n), Permission())
-        for n in (4096, 8192)
-    )
-    with pytest.raises(ConfigError, match="use one length"):
-        OneShotPair(one, other)
