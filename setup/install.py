@@ -42,7 +42,7 @@ INDEX_PATIENCE_S: Final = 5.0
 DOWNLOAD_DEADLINE_S: Final = 4 * 3600.0
 LLAMA: Final = "llama-cpp-python"
 LLAMA_CORE_MINUTES: Final = 10
-"""Time that one core takes to compile llama.cpp, measured on a server of 2 cores."""
+"""Time that one core takes to compile llama.cpp: a server of 2 cores took 5 to 7 minutes."""
 # llama.cpp without its tools, examples and server: builds in two thirds of the time.
 LLAMA_FLAGS: Final = (
     "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF "
