@@ -81,13 +81,7 @@ def test_files_give_their_rows(tmp_path, kind):
     domain = domains["text"]
     assert stream == ["text"]
     assert [(e.text.replace("\t", " "), e.label_word) for e in domain.train] == [
-        (
-            t.replace(
-                "\t",
-            ),
-            {"0": " bad", "1": " good"}[y],
-        )
-        for t, y in ROWS
+        (t.replace("\t", " "), {"0": " bad", "1": " good"}[y]) for t, y in ROWS
     ]
     assert domain.train[2].prompt == "report: so, so.\nverdict:"
     assert [q.answer for q in domain.score_set.questions] == [1, 0, 0, 1]
