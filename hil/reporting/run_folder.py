@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 import hil
 from hil.contract import ConfigError
+from hil.system.whole_file import written_whole
 
 Value = str | int | float | bool
 """One entry of a round's row; a number that is not finite travels as JSON's null."""
@@ -196,13 +197,13 @@ class RunLog:
         self._save_manifest()
 
     def _save_manifest(self) -> None:
-        # Written beside and moved over, so that a reader never meets half a manifest.
-        draft = self.folder / (_MANIFEST + ".tmp")
-        draft.write_text(
-            json.dumps(self._manifest, indent=2, default=str, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
-        draft.replace(self.folder / _MANIFEST)
+        # A reader never meets half a manifest, and no power cut leaves one: without it the rounds
+        # cannot be read.
+        with written_whole(self.folder / _MANIFEST) as draft:
+            draft.write_text(
+                json.dumps(self._manifest, indent=2, default=str, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
 
 
 def _new_folder(out_dir: Path, stem: str) -> Path:

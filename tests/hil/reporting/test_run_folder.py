@@ -68,6 +68,37 @@ def test_each_round_is_on_the_disk_as_one_line_before_the_next(tmp_path: Path) -
             assert read_run(log.folder).outcome == "running"
 
 
+def test_rounds_and_manifest_are_flushed_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power may fail after any round; what only the system's memory holds would be gone."""
+    flushed: list[tuple[int, int]] = []
+    flush = os.fsync
+
+    def recorded_flush(descriptor: int) -> None:
+        state = os.fstat(descriptor)
+        flushed.append((state.st_ino, state.st_size))
+        flush(descriptor)
+
+    with _create(tmp_path) as log:
+        monkeypatch.setattr(os, "fsync", recorded_flush)
+        for number in range(3):
+            log.write_round({"round.id": number})
+            on_disk = (log.folder / "rounds.jsonl").stat()
+            assert flushed == [(on_disk.st_ino, on_disk.st_size)]
+            flushed.clear()
+        log.describe({})
+        manifest = (log.folder / "manifest.json").stat()
+        assert flushed[:1] == [(manifest.st_ino, manifest.st_size)]
+
+
+def test_a_reader_never_meets_half_a_manifest(tmp_path: Path) -> None:
+    with _create(tmp_path) as log, (log.folder / "manifest.json").open() as opened_before:
+        log.describe({"emulated": ["a radio"]})
+        assert "emulated" not in json.load(opened_before)
+        assert read_run(log.folder).manifest["emulated"] == ["a radio"]
+
+
 def test_numbers_that_are_not_finite_are_written_as_null_and_read_as_nan(tmp_path: Path) -> None:
     with _create(tmp_path) as log:
         log.write_round(
