@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -63,6 +64,23 @@ def test_carriers_are_kept_apart(make_air, make_bench, tmp_path):
         save(tmp_path, [bench.record("cfo", "ppm", [value] * 3)])
     assert load(tmp_path, **KNOWN).record("cfo").value == 1.0
     assert load(tmp_path, **KNOWN | {"lo_hz": 2.45e9}).record("cfo").value == 2.0
+
+
+@pytest.mark.parametrize(
+    ("other", "asked"),
+    [
+        ({"tx_serial": "tx-2"}, {"tx_serial": "tx-2"}),
+        ({"emulated": False}, {"emulated": False}),
+        ({"rate_hz": 2e6}, {"rate_hz": 2e6}),
+    ],
+)
+def test_a_measurement_of_another_set_up_leaves_the_first_one_alone(bench, tmp_path, other, asked):
+    first = bench.record("cfo", "ppm", [1.0, 1.0, 1.0])
+    second = bench.record("cfo", "ppm", [2.0, 2.0, 2.0])
+    save(tmp_path, [first])
+    save(tmp_path, [replace(second, conditions=replace(second.conditions, **other))])
+    assert load(tmp_path, **KNOWN | {"tx_serial": "tx-1"}).record("cfo").value == 1.0
+    assert load(tmp_path, **KNOWN | asked).record("cfo").value == 2.0
 
 
 @pytest.mark.parametrize(
