@@ -19,9 +19,18 @@ from tokenizers import Tokenizer
 
 from edge_device.adapter import write_adapter
 from edge_device.runtime import BASE, Runtime, RuntimeSettings
-from hil.contract import ConfigError, DeviceError, LabelQuestion, ModelError, ScoreSet
+from hil.contract import (
+    ConfigError,
+    DeviceError,
+    LabelQuestion,
+    LoraUpdate,
+    LowRankFactors,
+    ModelError,
+    ScoreSet,
+)
 
 TEXT = "the station reported a weak signal"
+V0 = "model.layers.0.self_attn.v_proj"
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +272,30 @@ def test_not_a_number_is_caught_and_leaves_no_trace(runtime, tiny_model, make_up
         runtime.swap(tmp_path / "nan.gguf")
     assert runtime.active_adapter is None
     np.testing.assert_array_equal(runtime.logits(tokens), before)
+
+
+def test_a_text_that_overflows_leaves_nothing_in_the_cache(runtime, tiny_model, tmp_path):
+    """Infinite values in unused cells reach a later text of 64 tokens or more, which llama.cpp
+    attends to in tiles: 0 · inf."""
+    some, many = list(range(5, 75)), list(range(2, 390))
+    before = runtime.logits(some)
+    d_out, d_in = tiny_model.spec.module_shapes[V0]
+    a, b = np.zeros((1, d_in), np.float32), np.full((d_out, 1), 2.0**15, np.float32)
+    a[0, 0] = 1.0
+    write_adapter(
+        LoraUpdate(
+            round_id=0,
+            base_identity=tiny_model.spec.identity,
+            factors={V0: LowRankFactors(a=a, b=b)},
+        ),
+        tiny_model,
+        tmp_path / "large.gguf",
+    )
+    runtime.swap(tmp_path / "large.gguf")  # the cache holds f16: not every token overflows
+    with pytest.raises(ModelError, match="not finite"):
+        runtime.logits(many)
+    runtime.swap(None)
+    np.testing.assert_array_equal(runtime.logits(some), before)
 
 
 def test_deadly_adapter_kills_only_the_child(tiny_gguf, tiny_model, adapters, tmp_path):
