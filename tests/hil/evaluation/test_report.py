@@ -120,6 +120,25 @@ def test_half_the_bits_at_equal_loss_is_a_half(folder: Path) -> None:
     assert all(e["ratio"] is None for e in results["equal_loss"] if e["policy"] == "none")
 
 
+def test_the_seeds_of_a_policy_are_averaged_round_by_round(tmp_path: Path) -> None:
+    rows = made_up_rows(("round",))
+    # One seed sends half of the reference's bits, the other one and a half times as many.
+    own = [row for row in rows if row["policy"] == HOSTILE]
+    more = [{**row, "policy_seed": 1, "payload_bits": 3 * row["payload_bits"]} for row in own]
+    pq.write_table(pa.Table.from_pylist(rows + more), tmp_path / "results.parquet")
+    results = summarise(read_rows(tmp_path / "results.parquet"), "largest")
+    for channel in (*CHANNELS, "all"):
+        difference = _entry(results["differences"], policy=HOSTILE, channel=channel)
+        assert difference["payload_bits"] == [0, 0, 0]
+        assert difference["excess_nats"] == pytest.approx([0, 0, 0], abs=1e-12)
+    losses = [row["excess_nats"] for row in rows if row["policy"] == "largest"]
+    ratios = [entry for entry in results["equal_loss"] if entry["policy"] == HOSTILE]
+    assert len(ratios) == 3
+    for entry in ratios:
+        assert entry["ratio"] == pytest.approx([1, 1, 1])
+        assert min(losses) < entry["excess_nats"] < max(losses)
+
+
 class _Page(HTMLParser):
     """Tags, what they refer to, and the cells of every table row."""
 
