@@ -97,6 +97,37 @@ def test_the_best_answer_is_kept_but_of_airllm_the_last() -> None:
     }
 
 
+class _Scripted:
+    """Learner whose weights are the number of its steps."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def advance(self, steps: int) -> None:
+        self.steps += steps
+
+    def save(self, path: Path) -> None:
+        path.write_text(str(self.steps))
+
+    save_weights = load = save
+
+
+@pytest.mark.usefixtures("_invented")
+@pytest.mark.parametrize(("kind", "kept"), [("ppo", 1), ("airllm", 3)])
+def test_the_weights_on_the_disk_are_those_of_the_answer_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, kept: int
+) -> None:
+    values = (0.1, 0.4, 0.2, 0.3)
+
+    def rated(learner: _Scripted) -> dict[str, float]:
+        return {"reward": 0.0, "mbit": 1.0, "feasible": 1.0, "value": values[learner.steps]}
+
+    monkeypatch.setattr(training, "make_learner", lambda *_: _Scripted())
+    monkeypatch.setattr(training, "rater", lambda *_: rated)
+    assert training._run_learner(job(tmp_path, kind, 3)) == values[kept]
+    assert (tmp_path / "best.safetensors").read_text() == str(kept)
+
+
 @pytest.mark.usefixtures("_invented")
 def test_the_default_learner_beats_chance_from_its_first_step(tmp_path: Path) -> None:
     # The allocator does the work before anything is learnt; random ranks brought down to the budget
