@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from cloud.policies.rl.refiner import Ddim, DdimSettings, Schedule, sample_ddim
 from hil.contract import ModelError
+from tests.cloud.adam import adam_moves
 
 SMALL = DdimSettings(hidden=64, time_embedding=32, learning_rate=1e-3)
 
@@ -214,6 +215,20 @@ def test_weights_decide_what_is_learnt() -> None:
         for w in (None, torch.full((8,), 2.5))
     ]
     assert losses[1].item() == pytest.approx(2.5 * losses[0].item(), rel=1e-6)
+
+
+def test_steps_are_those_of_adam() -> None:
+    x, condition = _tensors(1, 16, 4).clamp(-1, 1), _tensors(2, 16, 3)
+    ddim = Ddim(4, 3, SMALL, seed=0)
+    parameter = ddim.model.outlet[2].weight
+    before, gradients = parameter.detach().double().numpy().copy(), []
+    ddim.optimiser.register_step_pre_hook(
+        lambda *_: gradients.append(parameter.grad.double().numpy().copy())
+    )
+    for _ in range(6):
+        ddim.train_step(x, condition)
+    moves = adam_moves(gradients, [1e-3] * 6, (0.9, 0.999), 1e-8)
+    np.testing.assert_allclose(parameter.detach().numpy() - before, moves, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("null", ["zero", "learnt"])
