@@ -245,6 +245,17 @@ def test_what_was_measured_before_a_fade_does_not_stand_for_it():
     assert np.isnan(report.snr_db)
 
 
+def test_every_attempt_of_a_sounding_costs_air():
+    link, air, _ = bench(20.0, messages="x")  # the first answer is lost
+    sounding = link.sound()
+    assert (sounding.reason, sounding.bursts_sent) == ("", 2)
+    assert sounding.airtime_s == pytest.approx(sum(map(len, air.transmitted)) / 2e6)
+    report, _ = link.deliver(PAYLOAD, Limits(airtime_s=0.04), sounding=sounding)
+    assert "airtime limit of 0.04 s" in report.reason
+    assert report.airtime_s == pytest.approx(sum(map(len, air.transmitted)) / 2e6)
+    assert sounding.airtime_s < report.airtime_s <= 0.04
+
+
 def test_limits_hold_are_named_and_leave_a_prefix():
     link, air, _ = bench(20.0)
     report, received = link.deliver(PAYLOAD, Limits(airtime_s=0.04))
