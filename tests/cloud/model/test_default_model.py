@@ -41,15 +41,15 @@ def test_it_is_small_and_says_how_it_was_made(base):
 
 def test_it_knows_known_words_and_not_invented_ones(base):
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
-    score = {
+    scores = {
         name: score(
             tuner.model,
             default_domain(name, DefaultText(train_examples=1, score_examples=300), 0).score_set,
         )[0]
         for name in ("known", "jargon40", "jargon150", "jargon400")
     }
-    assert score.pop("known") >= 0.98
-    assert max(score.values()) <= 0.6
+    assert scores.pop("known") >= 0.98
+    assert max(scores.values()) <= 0.6
 
 
 def test_tokenisation_is_equal_on_the_whole_default_text(base, f16):

@@ -51,7 +51,7 @@ def test_a_run_on_a_terminal(call_on_terminal, small, tmp_path):
     assert "\x1b[" in written  # the bar
     text = CONTROL.sub("", written)
     assert widest(text) <= 80
-    assert re.search(r"^ +0 jargon40 .+ installed .+$", text, re.MULTILINE)
+    assert re.search(r"[\r\n] +0 jargon40 [^\r\n]+ installed [^\r\n]+\r\n", text)  # over the bar
     assert "round 0 (1 of 1): training" in text
     assert " ± " in text
 
