@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before numpy and torch are imported anywhere: small matrices lose by threads, tests run in a
 # process a core, and figures must not depend on the number of threads.
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Caches and records of tests stay in the clone, away from the user's own.
 _OWN = Path(__file__).parents[1] / ".cache"
 os.environ |= {"XDG_CACHE_HOME": str(_OWN / "cache"), "XDG_DATA_HOME": str(_OWN / "data")}
+
+# An example may take its time where the computer has other work.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,6 +41,7 @@ def _run(code: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "hidden"),
     [
@@ -63,6 +64,7 @@ def test_package_needs_only_its_own_libraries(package, hidden):
     assert set(loaded) == {name.removesuffix(".__init__") for name in modules}  # none left out
 
 
+@pytest.mark.slow
 def test_an_edge_process_loads_no_torch_no_pictures_and_little_of_the_kit():
     loaded = _run("import sys, hil.loop.edge_process; print(*sys.modules)")
     assert not {"torch", "transformers", "peft", "matplotlib", "cloud"} & set(loaded)

@@ -156,6 +156,7 @@ def swept(make_air, make_bench):
     return air, bench, measure_sweep(bench, PLAN)
 
 
+@pytest.mark.slow
 def test_both_methods_find_the_snr(swept):
     air, bench, sweep = swept
     truth = np.array([air.snr_db(20.0, a) for a in sweep.attenuation_db])
@@ -169,6 +170,7 @@ def test_both_methods_find_the_snr(swept):
     assert found["snr_data_aided"].at == tuple(sweep.attenuation_db)
 
 
+@pytest.mark.slow
 def test_distortion_that_one_method_does_not_see_is_a_disagreement(make_air, make_bench):
     bench = make_bench(make_air(phase_noise_dbc_hz=-75.0, cfo_hz=500.0))
     (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))[
@@ -178,6 +180,7 @@ def test_distortion_that_one_method_does_not_see_is_a_disagreement(make_air, mak
     assert "phase noise" in flag
 
 
+@pytest.mark.slow
 def test_an_interferer_in_the_silence_is_a_disagreement(make_air, make_bench):
     bench = make_bench(make_air(interferer_in_silence=True, noise_db=-90.0))
     (flag,) = by_name(sweep_records(bench, PLAN, measure_sweep(bench, PLAN)))[
@@ -210,6 +213,7 @@ def test_a_bench_that_carries_nothing_is_named(make_air, make_bench):
         measure_sweep(make_bench(make_air(loss_db=120.0)), PLAN)
 
 
+@pytest.mark.slow
 def test_schemes_against_measured_snr_and_what_cannot_be_reached(make_air, make_bench):
     air = make_air(cfo_hz=900.0, adc_noise_db=-54.0)  # 19 dB at most
     bench = make_bench(air)
@@ -256,6 +260,7 @@ def test_dbm_only_from_a_stated_reference(make_air, make_bench):
     assert found.unit == "dBm"
 
 
+@pytest.mark.slow
 def test_the_transmitter_never_exceeds_what_is_allowed_and_is_silent_afterwards(
     make_air, make_bench
 ):

@@ -56,6 +56,7 @@ def emulated_records():
         yield records, ether, transmitter, receiver
 
 
+@pytest.mark.slow
 def test_levels_gains_and_front_end(emulated_records):
     records = emulated_records[0]
     assert records["rx_gain"].values == pytest.approx(records["rx_gain"].at, abs=0.2)

@@ -24,6 +24,7 @@ PLAN = Plan(
 )
 
 
+@pytest.mark.slow
 def test_everything_is_measured_kept_and_shown(make_air, make_bench, tmp_path):
     lines, steps = [], []
     done = calibrate_verb(
@@ -78,6 +79,7 @@ def test_a_folder_that_cannot_be_written_is_named(make_air, make_bench, tmp_path
         calibrate_verb("cfo", make_bench(make_air()), PLAN, folder=tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_flag_stands_on_the_page_and_on_the_terminal(make_air, make_bench, tmp_path):
     lines = []
     bench = make_bench(make_air(phase_noise_dbc_hz=-75.0))
@@ -89,6 +91,7 @@ def test_a_flag_stands_on_the_page_and_on_the_terminal(make_air, make_bench, tmp
     assert "the methods differ by -" in done.report.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libiio")
 def test_the_radios_of_the_settings_are_measured(tmp_path):
     ether = Ether([NodeSpec(), NodeSpec(ppm=-1.5)], clock=VirtualTime(), path_loss_db=50.0, seed=2)

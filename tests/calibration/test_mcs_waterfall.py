@@ -17,6 +17,7 @@ def counted(threshold_db, width_db, sent, rng):
     return points
 
 
+@pytest.mark.slow
 def test_a_known_waterfall_is_recovered_and_its_sigma_is_honest():
     rng = np.random.default_rng(81)
     fits = [calibration.fit_waterfall(counted(7.0, 0.12, 200, rng)) for _ in range(200)]
@@ -45,6 +46,7 @@ def test_counts_without_a_waterfall_are_refused():
             )
 
 
+@pytest.mark.slow
 def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much():
     def weaker(snr_db, rng):
         attenuator = (lambda iq, _: iq * np.float32(10 ** (-3 / 20)),)
@@ -59,6 +61,7 @@ def test_a_loss_between_transmitter_and_receiver_moves_the_threshold_by_as_much(
     assert other.threshold_db - one.threshold_db == pytest.approx(3.0, abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_channel_that_never_carries_is_named():
     with pytest.raises(
         CalibrationError, match=r"MCS 26 256-QAM 0.90: no SNR within 12 dB of -30 dB"

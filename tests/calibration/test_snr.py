@@ -9,6 +9,7 @@ from radio.channel import Loopback
 from radio.clocks import VirtualClock
 
 
+@pytest.mark.slow
 def test_recovers_what_the_channel_was_told():
     points = snr.measure_snr(burst.loopback_factory(), [-3.0, 12.0, 25.0], 30, seed=1)
     for point, snr_db in zip(points, (-3.0, 12.0, 25.0), strict=True):
@@ -22,6 +23,7 @@ def test_recovers_what_the_channel_was_told():
     assert all(point.block_error_rate <= 0.05 for point in points)
 
 
+@pytest.mark.slow
 def test_an_unknown_loss_shows_as_bias():
     def factory(snr_db, rng):
         weaker = (lambda iq, rng: iq * np.float32(10 ** (-3 / 20)),)

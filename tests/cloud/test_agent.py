@@ -169,6 +169,7 @@ def test_modules_that_the_edge_keeps_are_what_the_others_are_trained_beside(
     np.testing.assert_array_equal(asked[1][1][stays].b, decoded.b)
 
 
+@pytest.mark.slow
 def test_a_method_that_trains_at_its_own_ranks_has_no_branch(base: BaseModel) -> None:
     payloads = []
     for share in (0.0, 0.5):

@@ -24,6 +24,7 @@ from tests.edge_device.random_updates import DOWN1, Q0, random_update
 LIMITS = Limits(max_rank=8)
 
 
+@pytest.mark.slow
 def test_frobenius_norm_is_that_of_the_product():
     rng = np.random.default_rng(9)
     a, b = (

@@ -36,6 +36,7 @@ def _base(folder: Path, architecture: str) -> tuple[Path, Path, GgufModel]:
     return folder / "hf", folder / "base.gguf", gguf_model.inspect(folder / "base.gguf")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_adapter_of_mixed_ranks_gives_the_logits_of_peft(architecture, tmp_path):
     folder, base, model = _base(tmp_path, architecture)
@@ -55,6 +56,7 @@ def test_adapter_of_mixed_ranks_gives_the_logits_of_peft(architecture, tmp_path)
     assert agreement >= 0.99
 
 
+@pytest.mark.slow
 def test_without_the_row_order_a_llama_adapter_is_silently_wrong(tmp_path, monkeypatch):
     folder, base, model = _base(tmp_path, "LlamaForCausalLM")
     update = random_update(model.spec)

@@ -61,6 +61,7 @@ def logits(agent: EdgeAgent) -> np.ndarray:
 # installing
 
 
+@pytest.mark.slow
 def test_bare_base_gains_exactly_nothing(agent):
     receipt = agent.apply(0, None, "labels")
     assert (receipt.status, receipt.reason, receipt.held_digest) == ("kept", "", "")
@@ -69,6 +70,7 @@ def test_bare_base_gains_exactly_nothing(agent):
     assert receipt.n_scored == 40
 
 
+@pytest.mark.slow
 def test_installed_update_is_scored_against_the_base(agent, payload, label_set, text_set):
     base = agent.runtime.score(label_set)
     base_text = agent.runtime.score(text_set)
@@ -99,6 +101,7 @@ def test_the_same_payload_again_changes_nothing(agent, payload):
     assert again == replace(first, swap_ms=0.0)
 
 
+@pytest.mark.slow
 def test_update_without_factors_is_the_bare_base(agent, payload, tiny_model):
     before = logits(agent)
     agent.apply(0, payload(), "labels")
@@ -128,6 +131,7 @@ def test_kept_modules_are_those_of_the_update_held(agent, payload, tiny_model, m
     np.testing.assert_array_equal(logits(agent), composed)
 
 
+@pytest.mark.slow
 def test_update_survives_a_restart(bundle, tmp_path, payload):
     with EdgeAgent(bundle, tmp_path / "s") as agent:
         receipt = agent.apply(0, payload(), "labels")
@@ -203,12 +207,14 @@ def test_bad_payloads_are_refused_and_change_nothing(agent, payload, bad_payload
     assert agent.runtime.restarts == 0
 
 
+@pytest.mark.slow
 def test_reasons_say_what_is_wrong(agent, bad_payloads):
     reasons = {kind: agent.apply(1, data, "labels").reason for kind, data in bad_payloads.items()}
     assert "holds another update (the bare base model)" in reasons["keeps another update"]
     assert "edge.max_frobenius is 1000" in reasons["beyond all bounds"]
 
 
+@pytest.mark.slow
 def test_update_that_costs_more_than_the_bound_is_refused(bundle, tmp_path, payload):
     data = payload(seed=1)
     with EdgeAgent(bundle, tmp_path / "free", limits=Limits(max_rise_nats=100)) as agent:
@@ -246,6 +252,7 @@ def test_unknown_score_set_is_an_error(agent, payload):
     assert agent.held_update().digest == ""
 
 
+@pytest.mark.slow
 def test_child_that_dies_on_trial_takes_nothing_along(agent, payload, monkeypatch):
     first = agent.apply(0, payload(seed=1), "labels")
     load = agent.runtime.load
@@ -264,6 +271,7 @@ def test_child_that_dies_on_trial_takes_nothing_along(agent, payload, monkeypatc
     assert agent.apply(2, payload(seed=2), "labels").status == "installed"
 
 
+@pytest.mark.slow
 def test_swap_that_fails_goes_back_to_the_slot_before(
     agent, payload, monkeypatch, tmp_path, bundle
 ):
@@ -286,6 +294,7 @@ def test_swap_that_fails_goes_back_to_the_slot_before(
         assert again.held_update().digest == first.held_digest
 
 
+@pytest.mark.slow
 def test_update_the_runtime_gave_up_is_not_claimed(agent, payload, tmp_path):
     agent.apply(0, payload(), "labels")
     for path in (tmp_path / "state").glob("*.gguf"):

@@ -56,6 +56,7 @@ def _both(folder: Path, gguf: Path, texts: list[str]) -> tuple[list[list[int]], 
     return [tokenizer.encode(text).ids for text in texts], split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_llama_cpp_splits_text_as_hugging_face_does(pre, tmp_path):
     folder = make_model(tmp_path / "hf", hidden=32, n_layers=1, pre=pre, bos=pre == "llama-bpe")

@@ -222,6 +222,7 @@ def test_clients_lose_nothing_during_swaps(runtime, adapters):
         assert kinds == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_a_thousand_swaps_do_not_grow(runtime, adapters):
     tokens = runtime.tokenize(TEXT)
 
@@ -298,6 +299,7 @@ def test_a_text_that_overflows_leaves_nothing_in_the_cache(runtime, tiny_model, 
     np.testing.assert_array_equal(runtime.logits(some), before)
 
 
+@pytest.mark.slow
 def test_deadly_adapter_kills_only_the_child(tiny_gguf, tiny_model, adapters, tmp_path):
     deadly = tmp_path / "deadly.gguf"
     writer = GGUFWriter(deadly, tiny_model.architecture)
@@ -326,6 +328,7 @@ def test_deadly_adapter_kills_only_the_child(tiny_gguf, tiny_model, adapters, tm
 # and death
 
 
+@pytest.mark.slow
 def test_child_killed_over_a_request_is_replaced(tiny_gguf, adapters):
     with Runtime(tiny_gguf) as runtime:
         runtime.swap(adapters[0])
@@ -343,6 +346,7 @@ def test_child_killed_over_a_request_is_replaced(tiny_gguf, adapters):
         assert runtime.restarts == 1
 
 
+@pytest.mark.slow
 def test_hung_child_is_killed_within_its_deadline(tiny_gguf):
     with Runtime(tiny_gguf, settings=RuntimeSettings(request_s=0.5)) as runtime:
         pid = runtime.pid
@@ -353,6 +357,7 @@ def test_hung_child_is_killed_within_its_deadline(tiny_gguf):
         assert gone(pid, 0.1)
 
 
+@pytest.mark.slow
 def test_request_that_hangs_twice_fails_and_the_next_is_served(tiny_gguf, text_set):
     with Runtime(tiny_gguf, settings=RuntimeSettings(request_s=0.02)) as runtime:
         with pytest.raises(DeviceError, match=r"hung over 'score_chunks' for 0\.02 s"):
@@ -363,6 +368,7 @@ def test_request_that_hangs_twice_fails_and_the_next_is_served(tiny_gguf, text_s
         assert runtime.ping() > 0
 
 
+@pytest.mark.slow
 def test_adapter_that_no_child_starts_with_is_given_up(tiny_gguf, adapters, tmp_path):
     with Runtime(tiny_gguf) as runtime:
         tokens = runtime.tokenize(TEXT)
@@ -385,6 +391,7 @@ def test_close_leaves_no_process_and_answers_no_more(tiny_gguf):
         runtime.ping()
 
 
+@pytest.mark.slow
 def test_child_does_not_outlive_its_parent(tiny_gguf):
     script = (
         "import os, signal, sys; from pathlib import Path; from edge_device.runtime import "

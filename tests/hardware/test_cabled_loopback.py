@@ -69,6 +69,7 @@ def test_silence_after_transmitting(pluto: Pluto, tone: Tone) -> None:
     assert after_db == pytest.approx(before_db, abs=0.5)
 
 
+@pytest.mark.slow
 def test_link_delivers_without_a_carrier_offset(lab: Any, pluto: Pluto) -> None:
     payload = np.random.default_rng(2).bytes(20_000)
     clock = MonotonicClock()

@@ -152,6 +152,7 @@ FAULTS: dict[str, Callable[[Any, Pluto], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_recovers_from(pluto: Pluto, tone: Tone, emulated: Any, fault: str) -> None:
     gain_db = 10.0 + list(FAULTS).index(fault)
@@ -168,6 +169,7 @@ def test_recovers_from(pluto: Pluto, tone: Tone, emulated: Any, fault: str) -> N
     assert pluto.settings.rx_gain_db == gain_db
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("closed")
 def test_clipped_samples_are_counted(lab: Any, emulated: Any, tone: Tone) -> None:
     with Pluto(lab.settings(rx_gain_db=60.0), lab.permission) as pluto:
@@ -177,6 +179,7 @@ def test_clipped_samples_are_counted(lab: Any, emulated: Any, tone: Tone) -> Non
         assert pluto.clipped_samples > 500
 
 
+@pytest.mark.slow
 def test_a_cyclic_signal_goes_on_after_an_outage(pluto: Pluto, tone: Tone, emulated: Any) -> None:
     outages = pluto.outages
     pluto.transmit_cyclic(tone(5, 1000))
@@ -185,6 +188,7 @@ def test_a_cyclic_signal_goes_on_after_an_outage(pluto: Pluto, tone: Tone, emula
     assert pluto.outages > outages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("closed")
 def test_gives_up_when_patience_is_over(lab: Any, emulated: Any) -> None:
     settings = lab.settings(loopback="digital")

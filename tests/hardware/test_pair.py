@@ -41,6 +41,7 @@ def link_over(pair: PlutoPair) -> Link:
     return Link(pair, QueueFeedback(clock, delay_s=0.0), clock)
 
 
+@pytest.mark.slow
 def test_link_delivers_again_and_again(lab: Any, pair: PlutoPair) -> None:
     link = link_over(pair)
     for _ in range(3):
@@ -66,6 +67,7 @@ def test_measured_snr_is_the_ethers(
     assert report.snr_db == pytest.approx(snr_db, abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radio", [0, 1])
 @pytest.mark.parametrize("fault", ["drop_connection", "vanish"])
 def test_link_survives(lab: Any, pair: PlutoPair, emulated: Any, fault: str, radio: int) -> None:

@@ -38,6 +38,7 @@ def hil_without(hidden, arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "arguments", "line"),
     [
@@ -68,6 +69,7 @@ def test_a_missing_extra_is_one_line(hidden, arguments, line):
     assert (done.returncode, done.stderr.splitlines(True)[-1]) == (2, line), done.stderr
 
 
+@pytest.mark.slow
 def test_what_lacks_every_extra_still_helps_and_writes_a_configuration(tmp_path):
     assert "run" in hil_without(EVERYTHING, ["--help"]).stdout
     assert hil_without(EVERYTHING, ["init", str(tmp_path)]).returncode == 0

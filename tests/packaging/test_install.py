@@ -192,6 +192,7 @@ def test_without_a_network_one_line_says_what_to_type(tmp_path):
     assert install.complaint(log).startswith("pip: No matching distribution found for torch==9")
 
 
+@pytest.mark.slow
 def test_the_set_up_says_it_as_a_program(tmp_path):
     """A venv without any source: one line, exit code 2, no traceback."""
     done = subprocess.run(

@@ -45,6 +45,7 @@ def hil(site, folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_every_file_of_the_packages_is_in_it(site):
     listed = subprocess.run(
         ["git", "ls-files", *PACKAGES],  # noqa: S607
@@ -75,6 +76,7 @@ def test_the_version_is_one(site, tmp_path):
     assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+@pytest.mark.slow
 def test_what_is_read_beside_the_code_is_found(site, tmp_path):
     """The experiment, the default model, the table of schemes, the LDPC base graphs, weights."""
     code = (
@@ -103,6 +105,7 @@ def test_what_is_read_beside_the_code_is_found(site, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_init_writes_the_experiment_and_check_reads_a_shipped_one(site, tmp_path):
     assert hil(site, tmp_path, "init").returncode == 0
     assert (tmp_path / "hil.toml").read_bytes() == (ROOT / "hil.toml").read_bytes()

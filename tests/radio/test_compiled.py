@@ -66,6 +66,7 @@ def cache_files(folder):
     return sorted(folder.glob("kernels.*.nb[ic]"))
 
 
+@pytest.mark.slow
 def test_compilation_is_announced_and_kept_beside_the_source(package):
     assert announced(lines_of_a_process(package))
     assert len(cache_files(package / "__pycache__")) == 4  # an index and the code of either kernel
@@ -78,6 +79,7 @@ def flip(content):
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.slow
 def test_damaged_cache_files_are_deleted_and_compiled_again(package):
     lines_of_a_process(package)
     damages = {
@@ -93,6 +95,7 @@ def test_damaged_cache_files_are_deleted_and_compiled_again(package):
     assert lines_of_a_process(package) == []
 
 
+@pytest.mark.slow
 def test_without_a_folder_to_write_kernels_are_kept_in_a_temporary_one(package, tmp_path):
     (package / "__pycache__").write_text("in the way, as a read-only installation is")
     temporary = tmp_path / "tmp"
@@ -107,6 +110,7 @@ def test_without_a_folder_to_write_kernels_are_kept_in_a_temporary_one(package, 
     assert again == [first]
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_that_others_may_write_is_not_trusted(package, tmp_path):
     (package / "__pycache__").write_text("in the way")
     temporary = tmp_path / "tmp"

@@ -40,6 +40,7 @@ def _dense(tuner):
     return merged
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_what_it_trains_on(base, domain):
     tuner = FineTuner(base, MODEL, SETTINGS, seed=0)
     before = score(tuner.model, domain.score_set)
@@ -49,6 +50,7 @@ def test_training_lowers_the_loss_of_what_it_trains_on(base, domain):
     assert after[0] > before[0] + 0.1
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_adam_with_a_short_memory_and_a_rate_that_rises_and_falls(base, domain):
     tuner = FineTuner(base, MODEL, SETTINGS.model_copy(update={"learning_rate": 1e-3}), seed=0)
     parameter = next(p for n, p in tuner.model.parameters.items() if "lora_B" in n)
@@ -65,6 +67,7 @@ def test_steps_are_those_of_adam_with_a_short_memory_and_a_rate_that_rises_and_f
     )
 
 
+@pytest.mark.slow
 def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximation(trained):
     found, dense = trained.model.directions(), _dense(trained)
     assert list(found) == list(trained.module_shapes)
@@ -108,6 +111,7 @@ def test_keeping_from_an_edge_that_holds_nothing_is_refused(trained):
         cut_update(found, RankPlan(ranks={"other": 1}), round_id=0, identity="ab", held_digest="")
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_from_a_saved_state(base, domain, tmp_path):
     whole = FineTuner(base, MODEL, SETTINGS, seed=0)
     whole.train(domain.train[:32])
@@ -169,6 +173,7 @@ def _tuner(base, method, target_rank, **settings):
     return FineTuner(base, MODEL, settings, seed=0, method=method, target_rank=target_rank)
 
 
+@pytest.mark.slow
 def test_adalora_comes_down_to_its_target_in_every_round(base, domain):
     tuner = _tuner(base, "adalora", 2)
     assert sum(len(d.s) for d in tuner.model.directions().values()) == 0
@@ -180,6 +185,7 @@ def test_adalora_comes_down_to_its_target_in_every_round(base, domain):
         assert len(set(ranks.values())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "target_rank"), [("adalora", 2), ("eva", 2)])
 def test_directions_are_all_that_the_adapters_do(base, domain, method, target_rank):
     tuner = _tuner(base, method, target_rank)
@@ -200,6 +206,7 @@ def test_directions_are_all_that_the_adapters_do(base, domain, method, target_ra
     assert (bare - expected).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_adaloras_penalty_is_the_one_that_peft_adds(base, domain):
     tuner = _tuner(base, "adalora", 2)
     tuner.train(domain.train[:16])
@@ -212,6 +219,7 @@ def test_adaloras_penalty_is_the_one_that_peft_adds(base, domain):
         )
 
 
+@pytest.mark.slow
 def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
     tuner = _tuner(base, "eva", 2)
     spread = []
@@ -224,6 +232,7 @@ def test_eva_spreads_the_ranks_once_and_keeps_them(base, domain):
     assert max(spread[0]) <= MODEL.r_max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["adalora", "eva"])
 def test_other_methods_go_on_bit_for_bit_too(base, domain, tmp_path, method):
     whole = _tuner(base, method, 2)
@@ -277,6 +286,7 @@ def opt(tmp_path_factory):
     return open_base_model(str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "target_rank"), [("lora", None), ("adalora", 2), ("eva", 2)])
 def test_opt_is_trained_and_measured_like_any_other(opt, domain, method, target_rank):
     model = ModelSettings(

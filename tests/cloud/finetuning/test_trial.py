@@ -51,6 +51,7 @@ def update_of(tuner: FineTuner) -> dict[str, LowRankFactors]:
     }
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_merged_weights_and_the_training_is_left_as_it_was(
     base: BaseModel, tuner: FineTuner
 ) -> None:
@@ -79,6 +80,7 @@ def test_losses_are_those_of_merged_weights_and_the_training_is_left_as_it_was(
     assert abs(found[0] - found[1]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_round_is_measured_from_everything_to_nothing(base: BaseModel, tuner: FineTuner) -> None:
     examples = sampler().draw(48)
     shapes = tuner.module_shapes

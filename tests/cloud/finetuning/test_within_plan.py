@@ -32,6 +32,7 @@ def _factors(found, rank=None):
     return cut_update(found, plan, round_id=0, identity="ab", held_digest="").factors
 
 
+@pytest.mark.slow
 def test_what_takes_the_last_steps_within_its_plan_loses_less_than_a_cut(trained, domain):
     tuner, branch = trained
     steps = []
@@ -49,6 +50,7 @@ def test_what_takes_the_last_steps_within_its_plan_loses_less_than_a_cut(trained
     assert within < cut - 0.1 * (cut - whole)
 
 
+@pytest.mark.slow
 def test_at_full_rank_the_branch_comes_to_what_the_training_does(trained, domain):
     tuner, branch = trained
     found = train_within(tuner, branch, dict.fromkeys(tuner.module_shapes, 4), {})
@@ -61,6 +63,7 @@ def test_at_full_rank_the_branch_comes_to_what_the_training_does(trained, domain
     assert abs(other - end) < 0.5 * (begun - end)
 
 
+@pytest.mark.slow
 def test_the_training_at_r_max_goes_on_as_if_nothing_had_been(base, domain):
     untouched, disturbed = (FineTuner(base, MODEL, SETTINGS, seed=0) for _ in range(2))
     untouched.train(domain.train[:24])
@@ -75,6 +78,7 @@ def test_the_training_at_r_max_goes_on_as_if_nothing_had_been(base, domain):
             )
 
 
+@pytest.mark.slow
 def test_kept_modules_stay_and_are_what_the_others_are_trained_beside(trained, domain):
     tuner, branch = trained
     names = list(tuner.module_shapes)
@@ -93,6 +97,7 @@ def test_kept_modules_stay_and_are_what_the_others_are_trained_beside(trained, d
     assert beside < apart
 
 
+@pytest.mark.slow
 def test_what_the_branch_has_come_to_is_sent_only_where_it_is_the_better(trained, domain):
     tuner, branch = trained
     cut, trial = _factors(tuner.model.directions(), 1), domain.train[192:320]

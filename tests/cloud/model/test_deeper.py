@@ -15,6 +15,7 @@ def logits(folder):
         return base.load(torch.device("cpu")).eval()(ids).logits[0].double()
 
 
+@pytest.mark.slow
 def test_a_deep_model_has_as_many_projections_and_computes_the_same(tmp_path):
     deepen(DEFAULT_MODEL, tmp_path / "deep", 8)
     assert len(open_base_model(str(tmp_path / "deep")).spec.module_shapes) == 8 * 28

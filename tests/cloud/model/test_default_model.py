@@ -52,6 +52,7 @@ def test_it_knows_known_words_and_not_invented_ones(base):
     assert max(scores.values()) <= 0.6
 
 
+@pytest.mark.slow
 def test_tokenisation_is_equal_on_the_whole_default_text(base, f16):
     domains, _ = load_domains(DefaultText(), seed=0)
     texts = [e.prompt + e.label_word for d in domains.values() for e in d.train]
@@ -66,6 +67,7 @@ def test_tokenisation_is_equal_on_the_whole_default_text(base, f16):
     assert sum(map(len, expected)) > 250_000
 
 
+@pytest.mark.slow
 def test_edge_computes_what_peft_computes(base, f16, tmp_path):
     """F16 base and a trained adapter with mixed ranks, against the very same ranks in peft."""
     domain = default_domain("http", DefaultText(), seed=0)

@@ -166,6 +166,7 @@ def _mean_reward(agent: AirLlmAgent) -> float:
     return float(env.step(agent.act(observation, torch.Generator().manual_seed(3)))[1].mean())
 
 
+@pytest.mark.slow
 def test_learns_what_a_bandit_pays_for():
     agent = AirLlmAgent(M, R_MAX, replace(SMALL, imitate="vector"), seed=0)
     before = _mean_reward(agent)
@@ -176,6 +177,7 @@ def test_learns_what_a_bandit_pays_for():
     assert history[-1]["step"] == agent.steps == 4096
 
 
+@pytest.mark.slow
 def test_imitating_ranks_sinks_where_imitating_vectors_stays():
     """Nothing is paid for, so what moves the mean rank is imitation itself."""
     mean = {}
@@ -187,6 +189,7 @@ def test_imitating_ranks_sinks_where_imitating_vectors_stays():
     assert mean["ranks"] < mean["vector"] - 1.0
 
 
+@pytest.mark.slow
 def test_the_refiner_gives_what_its_coarse_action_asks_for():
     """High coarse[0] has come with high ranks of the even modules, low coarse[0] with the
     opposite."""
@@ -237,6 +240,7 @@ def test_an_environment_of_another_size_is_named():
 # files
 
 
+@pytest.mark.slow
 def test_a_saved_agent_goes_on_bit_for_bit(tmp_path):
     settings = replace(SMALL, replay_size=80, replay_warm_up=32)
     straight, stopped = (AirLlmAgent(M, R_MAX, settings, seed=4) for _ in range(2))
@@ -351,6 +355,7 @@ def test_the_state_is_the_papers_with_and_without_expected_losses():
     np.testing.assert_allclose(state_of(observe(1000))[0], [0.6, 0.6, 0.5, 0.1, 0, 0.5, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_a_projected_plan_is_feasible_and_an_unprojected_one_is_the_agents(weights):
     path = str(weights / "airllm.safetensors")
     projected, published = AirLlmPolicy(path), AirLlmPolicy(path, project=False)

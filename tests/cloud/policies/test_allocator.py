@@ -117,6 +117,7 @@ def test_the_cheapest_plan_at_a_price_is_that_of_a_search_over_every_plan(
     assert found == pytest.approx(min(sum(plan) for plan in itertools.product(*rows)), abs=EPS)
 
 
+@pytest.mark.slow
 @seeded
 @given(case=cases(), floor=st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 0.1]))
 def test_a_plan_with_room_enough_is_the_best_at_the_floor_price(case: Case, floor: float) -> None:
@@ -127,6 +128,7 @@ def test_a_plan_with_room_enough_is_the_best_at_the_floor_price(case: Case, floo
     )
 
 
+@pytest.mark.slow
 @seeded
 @given(case=cases(), floor=st.sampled_from([0.0, 1e-3]))
 def test_a_plan_fits_and_loses_no_more_than_any_price_would(case: Case, floor: float) -> None:
@@ -267,6 +269,7 @@ def test_a_batch_is_planned_as_its_rounds_are_one_by_one() -> None:
     ).all()
 
 
+@pytest.mark.slow
 def test_random_states_have_no_plan_above_their_budget() -> None:
     assert random_states_check(20_000, seed=1) == 0
 

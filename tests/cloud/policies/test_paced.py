@@ -49,6 +49,7 @@ def round_of(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_no_plan_is_larger_than_the_budget_whatever_the_network_says(
     tmp_path: Path, rounds: int

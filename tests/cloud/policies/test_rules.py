@@ -95,6 +95,7 @@ def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(
                 )
 
 
+@pytest.mark.slow
 @settings(seeded, max_examples=25)
 @given(obs=observations().filter(lambda obs: len(obs.module_shapes) * obs.r_max <= 500))
 def test_greedy_agrees_with_a_search_over_every_next_direction(obs: RoundObservation) -> None:

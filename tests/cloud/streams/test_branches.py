@@ -44,6 +44,7 @@ def branches(base, settings):
     return StreamBranches(settings, base, stream, **seeds)
 
 
+@pytest.mark.slow
 def test_streams_hold_bit_for_bit_what_the_loop_sends(base, settings, branches):
     cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
     held, digest_held, n_trained_again = {}, "", 0

@@ -64,6 +64,7 @@ def _same(one, other):
             assert value == getattr(other, name), name
 
 
+@pytest.mark.slow
 def test_the_cache_trains_once_and_again_where_a_file_is_damaged(
     settings, base, stream, monkeypatch
 ):
@@ -110,6 +111,7 @@ def test_all_that_decides_a_stream_is_in_its_key(settings, base, tmp_path):
     assert len(keys | {key}) == 8
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_plain_model(stream, base, merged):
     scorer = StreamScorer(merged, stream)
     held_round, held_rank = np.array([0, 1, -1, 2] * 7), np.array([4, 2, 3, 0] * 7)

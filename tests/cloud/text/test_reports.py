@@ -49,6 +49,7 @@ def test_dials_set_shares():
     assert sum(r.label for r in reports) / len(reports) == pytest.approx(0.5, abs=0.045)
 
 
+@pytest.mark.slow
 def test_invented_words_differ_between_domains_and_follow_zipf():
     dials = ReportDials(invented_words=40, invented_share=1.0, zipf=1.0)
     found = [

@@ -31,6 +31,7 @@ def test_prose_domain_keeps_its_score_set_out_of_training():
     assert all(8 <= len(chunk.split()) <= 32 for chunk in domain.score_set.chunks)
 
 
+@pytest.mark.slow
 def test_held_out_packages_have_prose():
     for package in HELD_OUT:
         assert sum(len(p.split()) for p in package_prose(package)) > 3000

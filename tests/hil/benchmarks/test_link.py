@@ -70,6 +70,7 @@ def test_longer_blocks_come_closer_to_shannon() -> None:
 # statistics
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     hits = {"rate": 0, "rms": 0, "quantile": 0, "mean": 0}
@@ -111,6 +112,7 @@ def _waterfall(
     return points
 
 
+@pytest.mark.slow
 def test_thresholds_are_found_where_they_are() -> None:
     rng = np.random.default_rng(1)
     found = [threshold(_waterfall(7.0, 0.25, 1000, 1, rng)) for _ in range(40)]
@@ -194,6 +196,7 @@ def test_a_walk_covers_the_waterfall_and_no_more() -> None:
 # orchestration
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hil.benchmarks.pluto import SNRS_DB, bench
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libiio")
 def test_figures_of_the_whole_stack():
     told = []

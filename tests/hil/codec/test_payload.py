@@ -68,6 +68,7 @@ def resealed(payload: bytes | bytearray, base: BaseSpec, original: bytes) -> byt
     return bytes(sealed)
 
 
+@pytest.mark.slow
 @seeded
 @given(plan=plans, target=targets, round_id=st.integers(0, 2**32 - 1), seed=st.integers(0, 99))
 def test_decoding_gives_back_all_but_the_coefficients_last_bits(
@@ -139,6 +140,7 @@ def test_any_mutation_is_refused_or_harmless(
             decode(mutant, base)
 
 
+@pytest.mark.slow
 @settings(seeded, max_examples=300)
 @given(data=st.data(), target=targets)
 def test_a_mutation_under_new_checksums_never_breaks_the_decoder(

@@ -249,6 +249,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True)
 @given(st.sampled_from(sorted(VECTORS)), st.data())
 def test_a_message_with_any_value_in_a_field_is_valid_or_refused(

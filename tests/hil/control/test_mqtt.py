@@ -189,6 +189,7 @@ def test_messages_wait_for_an_end_that_is_away_unless_it_starts_clean(
             assert forgetful.receive(OfferMessage, timeout_s=0.3) is None
 
 
+@pytest.mark.slow
 def test_a_cloud_that_comes_later_learns_what_the_edge_holds_and_that_it_left(
     broker: Any, device_id: str
 ) -> None:

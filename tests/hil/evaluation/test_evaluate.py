@@ -103,6 +103,7 @@ def rows(finished: tuple[Path, list[str]]) -> Rows:
     return read_rows(finished[0] / "results.parquet")
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_grid_has_its_rounds(
     finished: tuple[Path, list[str]], rows: Rows
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_stream_of_another_method_is_measured_against_the_same_anchor(rows: Ro
     )
 
 
+@pytest.mark.slow
 def test_a_policy_is_made_for_each_episode_and_what_is_finished_stays(
     finished: tuple[Path, list[str]], rows: Rows, counting: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_a_policy_is_made_for_each_episode_and_what_is_finished_stays(
         )
 
 
+@pytest.mark.slow
 def test_a_policy_that_fails_is_named_and_nothing_stays_behind(
     tmp_path: Path, counting: Path
 ) -> None:

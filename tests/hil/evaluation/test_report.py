@@ -169,6 +169,7 @@ class _Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_opens_offline(folder: Path, tmp_path: Path) -> None:
     rows, results = read_evaluation(folder)
     histories = [

@@ -21,6 +21,7 @@ from hil.evaluation.statistics import (
 from tests.hil.evaluation import coverage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", coverage.CLUSTERS)
 @pytest.mark.parametrize(
     ("experiment", "least", "most"),

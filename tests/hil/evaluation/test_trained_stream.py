@@ -54,6 +54,7 @@ def stream(settings: Settings, bench: StreamBench) -> Stream:
     )
 
 
+@pytest.mark.slow
 def test_anchors_are_what_the_stream_measured(bench: StreamBench, stream: Stream) -> None:
     for t, anchors in enumerate(bench.anchors):
         assert anchors.base_loss_nats == pytest.approx(stream.base_losses[t], rel=1e-6)
@@ -74,6 +75,7 @@ def test_a_round_that_sends_everything_reaches_its_anchor(
         assert result.loss_nats == pytest.approx(bench.anchors[t].full_loss_nats, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_llama_cpp_scores_the_same_states_alike(bench: StreamBench, settings: Settings) -> None:
     """With an f16 base both compute the same model; the losses agree to its rounding, anchors
     included."""
@@ -95,6 +97,7 @@ def test_llama_cpp_scores_the_same_states_alike(bench: StreamBench, settings: Se
     assert not Path(edge._scorer._folder.name).exists()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_on", ["cloud", "edge"])
 def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(
     settings: Settings, score_on: ScoreOn
@@ -123,6 +126,7 @@ def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(
     assert losses[1] != losses[0]
 
 
+@pytest.mark.slow
 def test_a_method_that_trains_at_its_own_ranks_is_scored_as_it_is(settings: Settings) -> None:
     within = parse_settings(
         {**settings.model_dump(), "finetune": {"plan_share": 0.5}}, source="test"

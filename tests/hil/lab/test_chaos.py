@@ -175,6 +175,7 @@ def test_sessions_that_crash_are_named_and_all_faults_are_asked_for(monkeypatch)
     assert steps[0][2] == "provoking dropped connection, timeout, busy, lost block"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("libiio")
 def test_a_dropped_connection_in_a_process_of_its_own():
     options = json.dumps({"seed": 11, "plan": [["dropped connection", 1]]})

@@ -54,6 +54,7 @@ def test_impossible_numbers_are_refused(nodes, ports):
         emulate_plutos(settings(), nodes, ports=ports)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_prints_its_uris_and_ends_in_order(number):
     command = [sys.executable, "-m", "hil.cli", "emulate-pluto", "--nodes", "3"]

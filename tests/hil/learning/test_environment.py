@@ -44,6 +44,7 @@ def test_gymnasiums_own_check_has_nothing_to_say(kind):
     check_env(gymnasium.make("hil/Rank-v0", **kind).unwrapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_gives_what_its_environments_give_one_by_one(kind):
     tables = synthetic_tables()[:3]
@@ -168,6 +169,7 @@ def test_rewards_are_those_of_the_paper_and_of_the_loss():
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 def test_stable_baselines_learns_the_price():
     sb3 = pytest.importorskip("stable_baselines3")
     kind = {"action": "pace", "observation": "pace", "reward": "loss", "nats_per_s": 3.0}
@@ -267,6 +269,7 @@ def live(small_overrides, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_loop_charges_what_environments_charge(live):
     for obs, result, left in zip(live.seen, live.results, live.left, strict=False):
         assert result.payload_bits == plan_bits(obs, left.plan) == 8 * len(left.payload)
@@ -325,6 +328,7 @@ def test_the_loop_knows_what_the_edge_lacks(live):
                 )
 
 
+@pytest.mark.slow
 def test_the_loop_does_not_send_what_is_beyond_the_budget(small_overrides, tmp_path):
     tight = [*small_overrides(tmp_path), "budget.airtime_s=0.01", "run.rounds=1"]
     env = RankEnv(LiveRunner(load_settings(SHIPPED, tight), tmp_path))

@@ -41,6 +41,7 @@ def answers(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_invented")
 @pytest.mark.parametrize(("kind", "steps"), [("ours", 6000), ("ppo", 3000)])
 def test_a_learner_that_was_stopped_goes_on_as_if_it_had_not_been(
@@ -63,6 +64,7 @@ def test_a_learner_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert answers(parted.folder) == answers(whole.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_invented")
 def test_every_kind_ends_in_weights_that_its_policy_plans_with(tmp_path: Path) -> None:
     policies: dict[str, Callable[..., RankPolicy]] = {
@@ -128,6 +130,7 @@ def test_the_weights_on_the_disk_are_those_of_the_answer_that_is_kept(
     assert (tmp_path / "best.safetensors").read_text() == str(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_invented")
 def test_the_default_learner_beats_chance_from_its_first_step(tmp_path: Path) -> None:
     # The allocator does the work before anything is learnt; random ranks brought down to the budget

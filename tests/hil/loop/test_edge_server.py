@@ -102,6 +102,7 @@ def offer(
     return OfferMessage(round_id=round_id, session_id=session_id, **facts)
 
 
+@pytest.mark.slow
 def test_a_hello_is_answered_with_what_is_held(bare: Bench, bundle: Bundle) -> None:
     status, receipt = bare.say(HelloMessage(run=RUN))
     assert receipt is None
@@ -148,6 +149,7 @@ def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
     assert len(installs) == 1
 
 
+@pytest.mark.slow
 def test_an_edge_that_was_restarted_knows_what_it_installed(
     bundle: Bundle, payload: bytes, tmp_path: Path, settings: Settings
 ) -> None:

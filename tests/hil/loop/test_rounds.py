@@ -43,6 +43,7 @@ def first(go):
     return go()
 
 
+@pytest.mark.slow
 def test_every_round_is_installed_and_scored(first):
     assert first.manifest["outcome"] == "finished"
     assert [row["edge.status"] for row in first.rows] == ["installed"] * 3
@@ -84,15 +85,18 @@ def test_parameters_sent_are_those_of_the_plan(first):
         assert row["payload.parameters"] == expected
 
 
+@pytest.mark.slow
 def test_one_seed_gives_equal_rounds_and_another_does_not(first, go):
     assert comparable(go().rows) == comparable(first.rows)
     assert comparable(go("run.seed=1", "run.rounds=1").rows) != comparable(first.rows[:1])
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_from_its_own_config(first, go):
     assert comparable(go(config=first.folder / "config.toml").rows) == comparable(first.rows)
 
 
+@pytest.mark.slow
 def test_mqtt_carries_the_same_run(first, go, start_broker):
     broker = start_broker()
     over_mqtt = go(f"control.url='{broker.url}'", f"control.secrets_file='{broker.secret}'")
@@ -104,6 +108,7 @@ def control(go):
     return go("run.deliver=false", "run.rounds=2")
 
 
+@pytest.mark.slow
 def test_a_run_that_delivers_nothing_gains_exactly_nothing(control):
     for row in control.rows:
         assert (row["edge.status"], row["payload.bytes"], row["link.bits_on_air"]) == ("kept", 0, 0)
@@ -111,6 +116,7 @@ def test_a_run_that_delivers_nothing_gains_exactly_nothing(control):
         assert row["edge.held_digest"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snr_db", "why"), [(-10.0, "the slowest MCS needs"), (-25.0, "was answered")]
 )
@@ -129,6 +135,7 @@ def test_an_unusable_channel_keeps_the_last_update_and_ends(go, snr_db, why):
     )  # else it was measured
 
 
+@pytest.mark.slow
 def test_the_rounds_of_an_episode_share_their_airtime(go):
     """What a round leaves over is the later rounds'; airtime_share does not cut it."""
     rows = go("budget.scope=episode").rows
@@ -140,6 +147,7 @@ def test_the_rounds_of_an_episode_share_their_airtime(go):
     assert [row["budget.rounds"] for row in rows] == [3, 2, 1]
 
 
+@pytest.mark.slow
 def test_an_update_that_is_installed_counts_as_delivered_though_its_last_answer_was_lost(
     go, monkeypatch
 ):
@@ -179,6 +187,7 @@ def lose_sounding(monkeypatch):
     return lose
 
 
+@pytest.mark.slow
 def test_a_round_without_an_answer_is_planned_by_the_last_measurement(go, lose_sounding):
     lose_sounding(1)
     good, silent, again = go().rows
@@ -190,6 +199,7 @@ def test_a_round_without_an_answer_is_planned_by_the_last_measurement(go, lose_s
     assert silent["link.airtime_s"] > 0
 
 
+@pytest.mark.slow
 def test_before_the_first_answer_a_round_is_planned_as_on_the_worst_link(go, lose_sounding):
     lose_sounding(0)
     silent, good = go("run.rounds=2").rows
@@ -199,6 +209,7 @@ def test_before_the_first_answer_a_round_is_planned_as_on_the_worst_link(go, los
     assert silent["edge.status"] == good["edge.status"] == "installed"
 
 
+@pytest.mark.slow
 def test_a_link_that_never_answers_is_tried_and_offers_nothing(go):
     dead = go("radio.channel.snr_db=-25", "run.rounds=2")
     for row in dead.rows:
@@ -207,6 +218,7 @@ def test_a_link_that_never_answers_is_tried_and_offers_nothing(go):
         assert (row["link.blocks_sent"], row["edge.held_digest"]) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_fading_after_the_sounding_is_a_result(go):
     # -6 dB: the sounding is answered, but the robust mode carries no such payload within the
     # deadline.
@@ -223,6 +235,7 @@ def test_a_fading_after_the_sounding_is_a_result(go):
     assert row["link.reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy", [["policy.kind=fixed", "policy.rank=2"], ["policy.kind=largest"]]
 )
@@ -232,6 +245,7 @@ def test_uniform_policies_run(go, policy):
     assert len({value for key, value in run_.rows[0].items() if key.startswith("plan.rank.")}) == 1
 
 
+@pytest.mark.slow
 def test_the_default_policy_sends_what_is_worth_its_air(go):
     trained = ("finetune.steps=20", "finetune.batch=16", "run.rounds=1", "policy.kind=ours")
     cheap, dear = (go(*trained, f"policy.nats_per_s={price}").rows[0] for price in (0.001, 1000))
@@ -239,6 +253,7 @@ def test_the_default_policy_sends_what_is_worth_its_air(go):
     assert (dear["edge.status"], dear["payload.bytes"]) == ("kept", 0)
 
 
+@pytest.mark.slow
 def test_training_within_the_plan_costs_the_same_air_and_sends_something_else(first, go):
     within = go("finetune.plan_share=0.5")
     for plain, row in zip(first.rows, within.rows, strict=True):
@@ -252,6 +267,7 @@ def test_training_within_the_plan_costs_the_same_air_and_sends_something_else(fi
     ]
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
     state = first.folder / "finetune.safetensors"
     further = go(f"finetune.resume_from='{state}'", "run.rounds=1")
@@ -259,6 +275,7 @@ def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
     assert further.rows[0]["finetune.loss_nats"] != first.rows[0]["finetune.loss_nats"]
 
 
+@pytest.mark.slow
 def test_exports_are_the_update_that_the_edge_holds(first, small_overrides, tmp_path):
     peft_folder = export_run(first.folder, "peft", tmp_path / "peft")
     exported = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -282,6 +299,7 @@ def test_export_without_an_update_is_refused(control):
         export_run(control.folder, "peft")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_a_readable_folder_that_was_named_at_the_start(
     small_overrides, tmp_path
 ):

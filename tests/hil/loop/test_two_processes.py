@@ -146,6 +146,7 @@ def installed(run: Run) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_two_rounds_and_how_large_the_edge_is(pair: Pair) -> None:
     run = pair.run(rounds=2)
     assert installed(run)
@@ -176,6 +177,7 @@ def test_two_rounds_and_how_large_the_edge_is(pair: Pair) -> None:
     )
 
 
+@pytest.mark.slow
 def test_broker_radio_and_edge_go_away_and_come_back(pair: Pair) -> None:
     """Each in a round of its own, and the run goes on."""
     outages_before = pair.edge.log().count("lost")
@@ -196,6 +198,7 @@ def test_broker_radio_and_edge_go_away_and_come_back(pair: Pair) -> None:
     assert pair.edge.log().count("lost") > outages_before
 
 
+@pytest.mark.slow
 def test_a_cloud_that_was_killed_leaves_an_edge_for_the_next(pair: Pair) -> None:
     class Killed(BaseException):
         pass
@@ -209,6 +212,7 @@ def test_a_cloud_that_was_killed_leaves_an_edge_for_the_next(pair: Pair) -> None
     assert installed(pair.run())
 
 
+@pytest.mark.slow
 def test_an_edge_of_another_experiment_is_named(pair: Pair) -> None:
     text = pair.settings.text.model_copy(update={"score_examples": 30})
     other = dataclasses.replace(pair, settings=pair.settings.model_copy(update={"text": text}))
@@ -236,6 +240,7 @@ def test_two_processes_need_a_radio_and_a_broker(pair: Pair, tmp_path: Path) -> 
             run_cloud(settings.model_copy(update={"run": out}), Watcher())
 
 
+@pytest.mark.slow
 def test_the_edge_ends_in_order(pair: Pair) -> None:
     """The last test: it leaves none."""
     assert pair.edge.end(signal.SIGINT) == 0

@@ -43,6 +43,7 @@ def over_plutos(
         yield settings
 
 
+@pytest.mark.slow
 def test_hil_run_over_two_radios(over_plutos: Callable[..., Settings]) -> None:
     finished = read_run(run(over_plutos(ALLOWED, "run.rounds=2"), Watcher()))
     assert [row["edge.status"] for row in finished.rows] == ["installed"] * 2
@@ -55,6 +56,7 @@ def test_hil_run_over_two_radios(over_plutos: Callable[..., Settings]) -> None:
     assert finished.manifest["devices"]["receiver"]["serial"] == "emulated-1"
 
 
+@pytest.mark.slow
 def test_hil_record_over_one_radio_with_its_own_echo(
     over_plutos: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -78,6 +80,7 @@ def test_hil_record_over_one_radio_with_its_own_echo(
     assert notes["path"] == "none: digital loopback"
 
 
+@pytest.mark.slow
 def test_nothing_is_transmitted_without_permission(
     over_plutos: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_process_alone_needs_a_radio_that_others_hear(
         real_radio(over_plutos("radio.record=true"), "hil cloud")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "hidden"),
     [

@@ -40,6 +40,7 @@ def settings_of(tmp_path):
         yield settings
 
 
+@pytest.mark.slow
 def test_an_offset_that_was_calibrated_is_tuned_away(settings_of, tmp_path):
     found = {
         record.quantity: record

@@ -46,6 +46,7 @@ def test_every_round_has_the_channel_of_its_trajectories() -> None:
             assert radio.sound().snr_db == pytest.approx(SNRS_DB[k], abs=1.0)
 
 
+@pytest.mark.slow
 def test_a_budget_is_what_the_link_model_carries_before_the_deadline() -> None:
     with simulated() as radio:
         radio.start_round(1)
@@ -69,6 +70,7 @@ def test_a_budget_is_what_the_link_model_carries_before_the_deadline() -> None:
         assert bits[0] == int(expected)
 
 
+@pytest.mark.slow
 def test_before_the_first_answer_the_link_counts_as_the_worst() -> None:
     with simulated() as radio:
         radio.start_round(0)

@@ -124,6 +124,7 @@ def test_every_file_makes_the_import_safe_first() -> None:
     assert "figure_style.py" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

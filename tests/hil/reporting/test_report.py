@@ -208,6 +208,7 @@ def short_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _written([made_up_run(1)], tmp_path_factory.mktemp("report"))
 
 
+@pytest.mark.slow
 def test_a_page_holds_everything_and_loads_nothing(long_page: str) -> None:
     page = _Page(long_page)
     assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
@@ -259,10 +260,12 @@ def test_a_page_says_what_ran_and_what_was_not_real(long_page: str) -> None:
     assert long_page.count("<figure>") == 7
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_pages(short_page: str, tmp_path: Path) -> None:
     assert _written([made_up_run(1)], tmp_path) == short_page
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     run = made_up_run(3, block=1)
     evil = "</svg><script>alert('$x$')</script>--> & 漢\n"
@@ -313,6 +316,7 @@ def test_without_a_simulator_there_is_no_truth(tmp_path: Path) -> None:
     assert "nothing" in _Page(_written([_changed(real, rows=[])], tmp_path)).text
 
 
+@pytest.mark.slow
 def test_a_round_with_nothing_but_gaps_leaves_gaps(tmp_path: Path) -> None:
     run = made_up_run(6)
     run.rows[3] = {
@@ -326,6 +330,7 @@ def test_a_round_with_nothing_but_gaps_leaves_gaps(tmp_path: Path) -> None:
     assert drawn[np.isfinite(drawn)].tolist() == [0, 1, 2, 5]
 
 
+@pytest.mark.slow
 def test_both_kinds_of_score_sets_have_panels_of_their_own() -> None:
     def panels(run: Run) -> list[str]:
         return [
@@ -352,6 +357,7 @@ def test_bars_are_students_intervals_over_score_items() -> None:
     assert drawn == pytest.approx(100 * 2 * half[1:4])
 
 
+@pytest.mark.slow
 def test_a_line_breaks_where_another_domain_lies_between() -> None:
     run = made_up_run(30)  # films come back at round 24
     lines = run_plots(run)[0].figure.axes[0].lines
@@ -361,6 +367,7 @@ def test_a_line_breaks_where_another_domain_lies_between() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_heat_map_shows_the_plan() -> None:
     run = made_up_run(20)
     (plot,) = [plot for plot in run_plots(run) if plot.title == "Rank plan"]
@@ -434,6 +441,7 @@ def test_a_summary_adds_up() -> None:
     assert total["link.bits_on_air"] == 20_000
 
 
+@pytest.mark.slow
 def test_several_runs_are_compared(tmp_path: Path) -> None:
     runs = [made_up_run(2), made_up_run(2, seed=8, name="other"), made_up_run(2)]
     for row in runs[2].rows:
@@ -447,6 +455,7 @@ def test_several_runs_are_compared(tmp_path: Path) -> None:
     assert len(html.encode()) < 1_500_000
 
 
+@pytest.mark.slow
 def test_what_differs_stands_above_every_comparison(tmp_path: Path) -> None:
     one, other = made_up_run(2), made_up_run(2, seed=8, name="other")
     config = CONFIG.replace('"greedy"', '"ours"').replace('"demo"', '"other"')

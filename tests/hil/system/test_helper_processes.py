@@ -61,6 +61,7 @@ def test_a_deadline_and_a_neighbour_that_dies_end_the_wait(tmp_path: Path) -> No
         list(helper.relay(soon(), [neighbour]))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_block_ends_by_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_waiting_threads_sleep_unless_the_user_wants_otherwise():
     assert said_by(code, OMP_WAIT_POLICY="ACTIVE", OPENBLAS_NUM_THREADS="2") == "ACTIVE 2"
 
 
+@pytest.mark.slow
 def test_the_wait_policy_stands_before_torch_is_loaded():
     code = (
         "import sys, cloud.finetuning.finetuner, os\n"

@@ -39,6 +39,7 @@ def _wait_for(mark: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_every_job_is_done_elsewhere_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     found = {}
@@ -52,6 +53,7 @@ def test_every_job_is_done_elsewhere_with_one_thread(monkeypatch: pytest.MonkeyP
     run_jobs(told, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "error", "message"),
     [("wrong", ConfigError, "that word is wrong"), ("die", DeviceError, "a worker process died")],
@@ -64,6 +66,7 @@ def test_an_error_comes_back_and_ends_the_others(
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 
@@ -90,6 +93,7 @@ def test_a_deadline_ends_the_workers(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     script = tmp_path / "script.py"

@@ -135,6 +135,7 @@ def test_a_mistake_is_one_line_with_its_cure(call, arguments, parts):
     assert_one_line(call(*arguments.split()), *parts)
 
 
+@pytest.mark.slow
 def test_without_a_hil_toml_the_shipped_experiment_is_taken(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     called = call("record", "--out", ".", "--set", "radio.channel.max_delay_samples=0")
@@ -148,6 +149,7 @@ def _one_tensor_short(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
@@ -175,6 +177,7 @@ def test_bad_input_gets_one_line_and_leaves_a_readable_folder(
     assert read_run(folder).manifest["outcome"].startswith("failed: ")
 
 
+@pytest.mark.slow
 def test_a_port_that_is_no_brokers(call, small, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

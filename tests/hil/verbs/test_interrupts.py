@@ -59,6 +59,7 @@ def test_while_importing(start, small, tmp_path, number, delay_s):
         assert errors.splitlines()[-1] == "hil: interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_in_mid_run(start, small, tmp_path, number):
     process = start(*small(tmp_path, "run.rounds=5000"))

@@ -27,6 +27,7 @@ def assert_readable(called):
         assert not text or widest(text) <= 80
 
 
+@pytest.mark.slow
 def test_a_run_on_a_pipe(short_run):
     called, run = short_run.called, read_run(short_run.folder)
     assert_readable(called)
@@ -45,6 +46,7 @@ def test_a_run_on_a_pipe(short_run):
     assert [line for line in waits if "opening base model" in line]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_terminal(call_on_terminal, small, tmp_path):
     code, written = call_on_terminal("run", "--rounds", 1, *small(tmp_path))
     assert code == 0
@@ -56,6 +58,7 @@ def test_a_run_on_a_terminal(call_on_terminal, small, tmp_path):
     assert " ± " in text
 
 
+@pytest.mark.slow
 def test_a_report_of_two_runs_on_an_ascii_console(call, short_run, tmp_path):
     page = tmp_path / "both.html"
     called = call("report", short_run.folder, short_run.folder, "--out", page, encoding="ascii")
@@ -130,6 +133,7 @@ def test_a_replay_that_differs_misses_its_verdict(call, short_run, monkeypatch):
     assert_readable(called)
 
 
+@pytest.mark.slow
 def test_check_finds_everything_at_once(call, small, tmp_path):
     good = call("check", *small(tmp_path))
     assert good.code == 0, good.out + good.err
@@ -142,6 +146,7 @@ def test_check_finds_everything_at_once(call, small, tmp_path):
     assert "127.0.0.1:9" in bad.out
 
 
+@pytest.mark.slow
 def test_provision_then_a_truncated_model(call, small, tmp_path):
     made = call("provision", tmp_path / "bundle", *small(tmp_path))
     assert made.code == 0, made.err
@@ -223,6 +228,7 @@ def test_a_calibration_with_a_wrong_value_misses_its_verdict(
     assert call("calibrate", "snr").code == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("figure", "study", "idle", "code"),
     [

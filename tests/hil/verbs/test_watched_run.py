@@ -64,6 +64,7 @@ def run_of(monkeypatch, call, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rounds", "require", "code", "missed"),
     [
@@ -90,6 +91,7 @@ def test_a_run_is_judged_by_what_is_required_of_it(run_of, rounds, require, code
     assert read_run(folder).outcome == "finished"
 
 
+@pytest.mark.slow
 def test_rounds_and_totals_are_shown(run_of):
     called, folder = run_of(ROUND, LOST)
     lines = called.out.splitlines()
@@ -107,6 +109,7 @@ def test_rounds_and_totals_are_shown(run_of):
     assert called.out.count("Es/N0") == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_names_its_folder_and_leaves_a_report(run_of):
     called, folder = run_of(ROUND, ends_with=KeyboardInterrupt())
     assert called.code == 130

@@ -68,6 +68,7 @@ def powers(k_factor_db):
     return 10 ** (np.stack(rows) / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k_factor_db", [-40.0, 3.0])
 def test_fading_power_is_distributed_as_rayleigh_and_rice_have_it(k_factor_db):
     power = powers(k_factor_db)[:, 0]

@@ -78,6 +78,7 @@ def frequency_hz(iq, near_hz, rate_hz=RATE):
 # levels
 
 
+@pytest.mark.slow
 def test_a_tone_arrives_at_the_level_of_the_link_budget():
     ether = ether_of(NodeSpec(), NodeSpec(), path_loss_db=50.0)
     repeat(ether, tone(0.125))
@@ -385,6 +386,7 @@ def test_an_snr_beyond_the_transmitters_converter_is_refused():
 # figures
 
 
+@pytest.mark.slow
 def test_multipath_has_unit_mean_power_and_differs_from_radio_to_radio():
     figures = Figures(profile="TDL-B", delay_spread_ns=1000.0)
     rng = np.random.default_rng(5)

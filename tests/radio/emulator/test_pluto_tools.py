@@ -49,6 +49,7 @@ def _tool(*words: str, data: bytes | None = None) -> bytes:
     return done.stdout
 
 
+@pytest.mark.slow
 @needs_tools
 def test_iio_info_lists_everything_without_an_error(uri: str) -> None:
     listing = _tool("iio_info", "-u", uri).decode()

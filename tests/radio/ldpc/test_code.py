@@ -74,6 +74,7 @@ CODES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("info_bits", "base_graph"), CODES)
 def test_codewords_satisfy_every_check_and_are_systematic(info_bits, base_graph):
     code = ldpc.code_for(info_bits, base_graph)

@@ -64,6 +64,7 @@ def test_bits_on_the_air(info_bits, base_graph, n_coded, bits_per_symbol):
         )
 
 
+@pytest.mark.slow
 def test_blocks_lost_are_no_more_than_those_of_belief_propagation():
     snr_db = 1.2
     code, n_coded, n_blocks = ldpc.code_for(1280, 2), 2560, 60

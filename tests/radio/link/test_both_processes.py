@@ -301,6 +301,7 @@ def test_the_radio_is_kept_supplied_but_never_far_ahead():
     assert (pauses > 1e-4).sum() <= 3  # between windows only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_delivery_survives_lost_late_doubled_and_swapped_answers_and_cuts(seed):
     world = World(snr_db=14.0, lost=0.3, chaos=0.5, cuts=0.05)
@@ -346,6 +347,7 @@ def test_an_outage_of_the_receiving_radio_is_waited_for_with_soundings_only(away
     assert report.elapsed_s < back_s + 3.5
 
 
+@pytest.mark.slow
 def test_a_window_breaks_off_when_nothing_is_heard_of_it():
     world = World(snr_db=3.0, away=[(1.0, 7.0)])
     report = world.cloud(patience_s=7.5).deliver(PAYLOAD)

@@ -20,6 +20,7 @@ def deliver(payload, snr_db, limits=None):
     return link.deliver(payload, limits, sounding=link.sound(limits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [-5.0, 1.0, 9.0, 21.0])
 @pytest.mark.parametrize("size", [500, 20_000, 150_000])
 def test_airtime_is_what_a_delivery_spends(snr_db, size):

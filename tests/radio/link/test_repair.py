@@ -91,6 +91,7 @@ def expected_samples(wanted, spare, copies, loss, block, round_trip, rng):
     return total / 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "loss", "block", "round_trip"),
     [

@@ -77,6 +77,7 @@ def test_the_head_alone_costs_little():
     assert np.mean(losses) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "ppm", "snr_db"), [(400, 40.0, 26.0), (400, -40.0, 0.0), (1200, 40.0, 26.0)]
 )
@@ -89,6 +90,7 @@ def test_the_window_follows_the_sample_clock(n, ppm, snr_db):
     assert symbols.clock_offset_ppm == pytest.approx(ppm, abs=1.0 if snr_db > 20 else 2.0)
 
 
+@pytest.mark.slow
 def test_fading_is_followed_and_a_still_channel_gets_the_whole_average():
     def fade(iq, rng):
         """Three paths up to 10 samples apart, each turning by up to ±1.3 cycles over the burst."""

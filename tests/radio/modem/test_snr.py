@@ -16,6 +16,7 @@ def receive(rng, n, snr_db, *, robust=False, paths=(1.0,)):
     return equaliser.receive_symbols(iq, found, n), found, sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snr_db", "robust"), [(-5.0, True), (0.0, False), (15.0, False), (30.0, False)]
 )

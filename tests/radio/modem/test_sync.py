@@ -29,6 +29,7 @@ def cramer_rao(snr_db, n):
     return np.sqrt(6 / (per_sample * n**3)) / (2 * np.pi) * ofdm.N_FFT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("robust", "snr_db"), [(False, 0.0), (False, 5.0), (False, 20.0), (True, -7.0), (True, 0.0)]
 )

@@ -56,6 +56,7 @@ def loaded(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_process_loads_only_what_it_needs_and_its_parent_no_driver() -> None:
     assert not loaded("radio.pluto.child") & {"scipy", "numba", "torch", "pydantic", "matplotlib"}
     assert not loaded("radio.pluto.process") & {"adi", "iio"}
@@ -90,6 +91,7 @@ def test_refusals_cross_the_process_and_the_radio_goes_on(emulated: EmulatedPlut
         assert pluto.outages == 0
 
 
+@pytest.mark.slow
 def test_a_burst_is_played_to_its_end_when_the_radio_is_closed(emulated: EmulatedPlutos) -> None:
     listener = Pluto(settings_of(emulated.uris[1]), Permission())
     with listener, Pluto(settings_of(emulated.uris[0]), ALLOWED) as sender:
@@ -111,6 +113,7 @@ def test_a_terminals_signals_are_the_parents(emulated: EmulatedPlutos) -> None:
         assert pluto.outages == 0
 
 
+@pytest.mark.slow
 def test_a_radio_that_listened_listens_again_as_soon_as_it_is_back(
     emulated: EmulatedPlutos,
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_pair_has_one_rate() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver_hangs", "number"),
     [(False, signal.SIGKILL), (True, signal.SIGKILL), (False, signal.SIGHUP)],

@@ -156,6 +156,7 @@ def test_a_burst_has_silence_before_it_and_up_to_a_whole_buffer() -> None:
     stream.stop()
 
 
+@pytest.mark.slow
 def test_bursts_follow_each_other_without_a_gap() -> None:
     radio: Any = FakeRadio(pace_s=0.02)
     stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)

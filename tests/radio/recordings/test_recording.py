@@ -129,6 +129,7 @@ def edit(path, change):
     path.write_text(json.dumps(facts))
 
 
+@pytest.mark.slow
 def test_recording_changes_nothing_and_replay_gives_the_same_report_and_bytes(original):
     path, _, (sounding, report, received) = original
     assert report.blocks_lost > 0
@@ -141,6 +142,7 @@ def test_recording_changes_nothing_and_replay_gives_the_same_report_and_bytes(or
     assert {name: sounded.replayed[name] for name in asdict(sounding)} == asdict(sounding)
 
 
+@pytest.mark.slow
 def test_times_of_a_clock_that_goes_on_by_itself_are_replayed_to_the_last_digit(tmp_path):
     path, _, (_, report, _) = record(tmp_path, TickingClock())
     _, delivered = replay([path])
@@ -194,6 +196,7 @@ def test_each_burst_is_annotated_where_it_was(original):
     assert widths_hz == pytest.approx([RATE_HZ * 201 / 256] * len(found))
 
 
+@pytest.mark.slow
 def test_bursts_are_found_wherever_a_window_of_the_search_ends(tmp_path, monkeypatch):
     link, air = links(RecordingLink)
     link.begin(tmp_path / "x", SETUP)
@@ -218,6 +221,7 @@ def test_bursts_are_found_wherever_a_window_of_the_search_ends(tmp_path, monkeyp
         assert [burst["core:sample_count"] for burst in found] == pytest.approx(air.lengths, abs=8)
 
 
+@pytest.mark.slow
 def test_a_burst_that_breaks_off_ends_where_the_next_one_begins(tmp_path):
     link, air = links(RecordingLink)
     air.cut = (1,)
@@ -356,6 +360,7 @@ def test_other_figures_and_answers_are_named(copy):
     assert set(delivered.differences) == {"snr_db", "answers that differ"}
 
 
+@pytest.mark.slow
 def test_recordings_of_one_link_are_replayed_in_their_order(tmp_path):
     link, air = links(RecordingLink)
     paths = []

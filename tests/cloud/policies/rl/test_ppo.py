@@ -426,6 +426,7 @@ LEARN: dict[Any, tuple[int, PpoSettings]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LEARN)
 def test_returns_after_learning_are_those_of_sb3(make: Any) -> None:
     """Same network, settings and steps: the means over five seeds differ by no more than their 99 %
@@ -449,6 +450,7 @@ def test_returns_after_learning_are_those_of_sb3(make: Any) -> None:
         assert 1.5 * best < min(ours) <= max(ours) < best
 
 
+@pytest.mark.slow
 def test_tanh_finds_the_bandit_s_optimum() -> None:
     steps, settings = LEARN[_Bandit]
     assert min(_ours(_Bandit, settings, steps, seed) for seed in SEEDS[:2]) > -0.015

@@ -169,6 +169,7 @@ def mixture() -> Ddim:
     return ddim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", [0, 1])
 def test_the_conditional_model_gives_the_component_that_is_asked_for(
     mixture: Ddim, component: int
