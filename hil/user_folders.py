@@ -43,7 +43,7 @@ def _folder(variable: str, *, linux: str, macos: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        folder = _temporary_folder() / variable.lower() / KIT
+        folder = private_temporary_folder(KIT) / variable.lower() / KIT
         folder.mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(folder.parent)
         os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
@@ -55,15 +55,21 @@ def _folder(variable: str, *, linux: str, macos: str) -> Path:
     return folder
 
 
-def _temporary_folder() -> Path:
+def private_temporary_folder(name: str) -> Path:
     """A folder among the temporary files that only this user can write: the one of the last time,
-    or a new one where that name belongs to somebody else."""
-    folder = Path(tempfile.gettempdir()) / f"{KIT}-{os.getuid()}"
+    or a new one where that name belongs to somebody else.
+
+    Args:
+        name: begins the folder's own name.
+    Raises:
+        OSError: there is no place for temporary files.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         owned = folder.lstat()
         private = stat.S_ISDIR(owned.st_mode) and not owned.st_mode & 0o022
         if owned.st_uid != os.getuid() or not private:
-            return Path(tempfile.mkdtemp(prefix=f"{KIT}-"))
+            return Path(tempfile.mkdtemp(prefix=f"{name}-"))
     return folder

@@ -14,9 +14,7 @@ import atexit
 import hashlib
 import io
 import os
-import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import numba
 from numba.core import caching, config, event
+
+from hil.user_folders import private_temporary_folder
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -159,12 +159,7 @@ def _temporary_folder() -> Path | None:
     """
     if not _fallback:
         try:
-            folder = Path(tempfile.gettempdir()) / f"hil-kernels-{os.getuid()}"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            facts = folder.lstat()
-            own = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
-            if not own or facts.st_mode & 0o022:
-                folder = Path(tempfile.mkdtemp(prefix="hil-kernels-"))
+            folder = private_temporary_folder("hil-kernels")
             where = f"kept in {folder}"
         except OSError:
             folder, where = None, "compiled in every process"

@@ -32,9 +32,10 @@ def package(tmp_path):
     site = tmp_path / "site-packages"
     site.mkdir()
     (site / "kernels.py").write_text(KERNELS)
-    (site / "radio").mkdir()
-    for name in ("__init__.py", "compiled.py"):
-        shutil.copy(ROOT / "radio" / name, site / "radio" / name)
+    parts = ("hil/__init__.py", "hil/user_folders.py", "radio/__init__.py", "radio/compiled.py")
+    for part in parts:
+        (site / part).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / part, site / part)
     return site
 
 
