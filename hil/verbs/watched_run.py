@@ -13,6 +13,7 @@ from hil.verbs.terminal import Bar, Screen
 
 if TYPE_CHECKING:
     from hil.loop.rounds import Watcher
+    from hil.reporting.run_folder import Run
     from hil.reporting.verdict import Term
     from hil.settings import Settings
 
@@ -44,8 +45,7 @@ def run_watched(loop: Loop, settings: Settings, required: tuple[Term, ...]) -> N
             raise
         complain(bug_line(error, folders[0] / "log.txt"))
         raise typer.Exit(BUG) from None
-    _finish(screen, folders[0])
-    _judge(screen, folders[0], required)
+    _judge(screen, _finish(screen, folders[0]), required)
 
 
 def _watcher(screen: Screen, bar: Bar, folders: list[Path], rounds: int, steps: int) -> Watcher:
@@ -76,8 +76,8 @@ def _interrupted(screen: Screen, folders: list[Path]) -> None:
     _finish(screen, folders[0])
 
 
-def _finish(screen: Screen, folder: Path) -> None:
-    """The run's totals and its report."""
+def _finish(screen: Screen, folder: Path) -> Run:
+    """Show the run's totals and write its report; the run as its folder holds it."""
     from hil.reporting.report import write_report
     from hil.reporting.run_folder import read_run
     from hil.reporting.totals import totals_table
@@ -87,13 +87,13 @@ def _finish(screen: Screen, folder: Path) -> None:
     write_report([run], folder / "report.html")
     screen.show(totals_table(run))
     screen.file("report", folder / "report.html")
+    return run
 
 
-def _judge(screen: Screen, folder: Path, required: tuple[Term, ...]) -> None:
-    from hil.reporting.run_folder import read_run
+def _judge(screen: Screen, run: Run, required: tuple[Term, ...]) -> None:
     from hil.reporting.verdict import missed
 
-    found = missed(required, read_run(folder).rows)
+    found = missed(required, run.rows)
     for line in found:
         screen.say(f"missed: {line}")
     if found:
