@@ -11,12 +11,15 @@ EDGE_MODULES = 105
 """Modules of the kit that an edge process may load."""
 
 HIDE = """
-import importlib, pkgutil, sys
+import importlib, sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {hidden!r}:
             raise ImportError(name + " is hidden")
 sys.meta_path.insert(0, Hidden())
+"""
+WALK = """
+import pkgutil
 def fail(name):
     raise
 package = importlib.import_module({package!r})
@@ -58,10 +61,25 @@ def _run(code: str) -> list[str]:
     ],
 )
 def test_package_needs_only_its_own_libraries(package, hidden):
-    loaded = _run(HIDE.format(package=package, hidden=hidden))
+    loaded = _run(HIDE.format(hidden=hidden) + WALK.format(package=package))
     files = (ROOT / package.replace(".", "/")).rglob("*.py")
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
     assert set(loaded) == {name.removesuffix(".__init__") for name in modules}  # none left out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "hidden"),
+    [
+        (
+            "hil.loop.edge_process",
+            {"torch", "transformers", "peft", "tokenizers", "safetensors", "cloud", "matplotlib"},
+        ),
+        ("hil.loop.cloud_process", {"llama_cpp", "gguf", "edge_device"}),
+    ],
+)
+def test_each_process_does_without_what_the_other_needs(module, hidden):
+    _run(HIDE.format(hidden=hidden) + f"importlib.import_module({module!r})")
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ no torch below."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,35 +94,3 @@ def test_a_process_alone_needs_a_radio_that_others_hear(
         real_radio(load_settings(ROOT / "hil.toml"), "hil edge")
     with pytest.raises(ConfigError, match=r"radio\.record = true: hil cloud has one end"):
         real_radio(over_plutos("radio.record=true"), "hil cloud")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "hidden"),
-    [
-        (
-            "hil.loop.edge_process",
-            {"torch", "transformers", "peft", "tokenizers", "safetensors", "cloud", "matplotlib"},
-        ),
-        ("hil.loop.cloud_process", {"llama_cpp", "gguf", "edge_device"}),
-    ],
-)
-def test_each_process_does_without_what_the_other_needs(module: str, hidden: set[str]) -> None:
-    code = f"""
-import importlib, sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {hidden!r}:
-            raise ImportError(name + " is hidden")
-sys.meta_path.insert(0, Hidden())
-importlib.import_module({module!r})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
