@@ -34,7 +34,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from shown import run_shown  # noqa: E402 - beside this file
 
-from hil.user_folders import cache_folder  # noqa: E402 - of a clone that is not installed yet
+from hil.rounding import ceil_div  # noqa: E402 - of a clone that is not installed yet
+from hil.system.threads import usable_cores  # noqa: E402
+from hil.user_folders import cache_folder  # noqa: E402
 
 CONSTRAINTS: Final = ROOT / "constraints.txt"
 INDEX_PATIENCE_S: Final = 5.0
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def install(venv: Path, extras: Sequence[str], *, torch: str, cpu_index: str) -> None:
-    """Bring the packages of these extras into an environment; nothing that is there already."""
+    """Install the packages of these extras into an environment; what is there already stays."""
     prepare(venv)
     wheels = wheel_folder()
     environment = Environment(venv, ("--find-links", str(wheels), "-c", str(CONSTRAINTS)))
@@ -308,8 +310,8 @@ def wheel_folder() -> Path:
 
 def build_llama(environment: Environment, package: Package, wheels: Path) -> None:
     """Compile llama.cpp into a wheel that later environments find; pip's own cache comes first."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    minutes = -(-LLAMA_CORE_MINUTES // cores)
+    cores = usable_cores()
+    minutes = ceil_div(LLAMA_CORE_MINUTES, cores)
     title = f"compiling llama.cpp, about {minutes} minutes on {cores} cores"
     print(title, flush=True)
     status, _ = run_shown(
