@@ -13,7 +13,7 @@ MODULES: Final = {
 """Extra of the kit → the top-level modules that it brings, blanks between."""
 
 _TYPED: Final = {"cloud": "cloud,edge"}
-"""What is typed for an extra that is of use with another alone: a cloud makes its edge's model."""
+"""Extra → the extras to install together: a cloud also makes the edge's model, so it needs both."""
 
 
 def cure_of(error: ModuleNotFoundError) -> str | None:

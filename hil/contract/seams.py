@@ -55,7 +55,7 @@ class ChannelModel(Protocol):
     """An impairment of the air; impairments compose by application one after another."""
 
     def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
-        """The samples behind the impairment."""
+        """The samples after the impairment."""
         ...
 
 
