@@ -60,6 +60,7 @@ RECEIPT = ReceiptMessage.of(
     RUN,
 )
 WAIT_S = 5.0
+LONG_S = 60.0  # never waited for to its end
 
 
 def numbered(n: int) -> FeedbackMessage:
@@ -143,12 +144,12 @@ def test_receive_waits_for_its_deadline_and_wakes_on_arrival(broker: Any, device
     with both_ends(broker, device_id) as (cloud, edge):
         start = time.monotonic()
         assert edge.receive(OfferMessage, timeout_s=0.3) is None
-        assert 0.29 < time.monotonic() - start < 1.5
+        assert time.monotonic() - start > 0.29
         timer = threading.Timer(0.2, cloud.publish, [OFFER])
         timer.start()
         start = time.monotonic()
-        assert edge.receive(OfferMessage, timeout_s=WAIT_S) == OFFER
-        assert time.monotonic() - start < 2
+        assert edge.receive(OfferMessage, timeout_s=LONG_S) == OFFER
+        assert time.monotonic() - start < LONG_S / 2
         timer.join(WAIT_S)
 
 
@@ -307,8 +308,8 @@ def test_a_broker_that_stays_away_is_reported_within_the_deadlines(
         with pytest.raises(
             ControlError, match=r"lost for .* \(connection refused.*restart the broker"
         ):
-            cloud.receive(ReceiptMessage, timeout_s=30)
-        assert time.monotonic() - start < 3
+            cloud.receive(ReceiptMessage, timeout_s=LONG_S)
+        assert time.monotonic() - start < LONG_S / 2
 
 
 def test_a_silent_broker_is_reported_and_can_be_left(start_broker: Callable[[], Any]) -> None:
@@ -402,8 +403,8 @@ def test_what_is_no_broker_is_recognised_at_once(answer: bytes) -> None:
         impostor(answer) as url,
         pytest.raises(ControlError, match=rf"^{url}: [^\n]*(not as an MQTT 5|refuses)"),
     ):
-        connect(url, "cloud", "edge", secret_path=None, timeout_s=WAIT_S)
-    assert time.monotonic() - start < 2
+        connect(url, "cloud", "edge", secret_path=None, timeout_s=LONG_S)
+    assert time.monotonic() - start < LONG_S / 2
 
 
 def test_a_broker_that_says_who_took_over_is_believed() -> None:
