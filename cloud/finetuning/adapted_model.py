@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 
 from cloud.finetuning.directions import Directions, nothing
+from cloud.finetuning.lanes import Lanes
 from cloud.finetuning.peft_methods import PREFIX, adapted_layers, low_rank, set_low_rank
 from cloud.model.base_model import BaseModel
 from cloud.model.encoding import EncodedExample, encode_examples, padded
@@ -25,14 +26,17 @@ class AdaptedModel:
         base: the model that `peft` was made from.
         peft: what cloud.finetuning.peft_methods.adapted_model makes of it.
         max_tokens: longest example; see cloud.model.encoding.
+        threads: that it is computed with.
 
     Attributes:
+        lanes: they compute parts of a batch, or several batches.
         module_shapes: adapted modules in canonical order, as (d_out, d_in).
         parameters: PEFT's name → parameter, of all that is trained.
     """
 
-    def __init__(self, base: BaseModel, peft: PeftModel, max_tokens: int) -> None:
+    def __init__(self, base: BaseModel, peft: PeftModel, max_tokens: int, threads: int = 1) -> None:
         self.base, self.peft = base, peft
+        self.lanes = Lanes(threads, peft.device)
         self._max_tokens = max_tokens
         peft.eval()
         adapted = self.layers

@@ -98,7 +98,6 @@ class FineTuner:
         method: Method = "lora",
         target_rank: int | None = None,
     ) -> None:
-        torch.set_num_threads(thread_count(settings.threads))
         torch.manual_seed(seed)
         device = settings.device
         if device == "auto":
@@ -109,7 +108,7 @@ class FineTuner:
         peft = adapted_model(
             base.load(torch.device(device)), model, settings.alpha, method, target_rank
         )
-        self.model = AdaptedModel(base, peft, settings.max_tokens)
+        self.model = AdaptedModel(base, peft, settings.max_tokens, thread_count(settings.threads))
         self.chooser = METHODS[method](peft)
         self.learning_rate = settings.learning_rate * RATE_FACTORS[method]
         self.steps_done = 0
@@ -202,13 +201,27 @@ def take_step(
     """
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss = F.cross_entropy(*model.counted(batch))
     optimiser.zero_grad(set_to_none=True)
+    n_counted = sum(len(ids) - start for ids, start in batch)
+
+    def learn(rows: Sequence[EncodedExample]) -> float:
+        loss = F.cross_entropy(*model.counted(rows), reduction="sum") / n_counted
+        torch.autograd.backward(loss)
+        return loss.item()
+
+    losses = model.lanes.each(learn, parts_of(batch, model.lanes.count))
     added = penalty()
-    torch.autograd.backward(loss if added is None else loss + added)
+    if added is not None:
+        torch.autograd.backward(added)
     learning: list[torch.Tensor] = []
     for group in optimiser.param_groups:
         learning += group["params"]
     torch.nn.utils.clip_grad_norm_(learning, 1.0)
     optimiser.step()
-    return loss.item()
+    return sum(losses)
+
+
+def parts_of(batch: Sequence[EncodedExample], count: int) -> list[Sequence[EncodedExample]]:
+    """A batch in up to `count` parts that follow one another and differ by one example at most."""
+    ends = [len(batch) * (i + 1) // count for i in range(count)]
+    return [batch[i:j] for i, j in zip([0, *ends], ends, strict=False) if i < j]

@@ -4,14 +4,16 @@ place."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import torch
 from torch.nn import functional as F
 
 from cloud.finetuning.adapted_model import AdaptedModel
+from cloud.model.encoding import EncodedExample
 from cloud.text.sources import Example
-from hil.contract import LowRankFactors, ScoreSet
+from hil.contract import LabelQuestion, LowRankFactors, ScoreSet
 
 SCORE_BATCH: Final = 64
 """Questions or chunks of one forward pass."""
@@ -27,24 +29,34 @@ def score(model: AdaptedModel, score_set: ScoreSet) -> tuple[float, float]:
         model: scored as it is trained now.
         score_set: label questions, or chunks of text.
     """
-    right, loss_sum, n_tokens = 0, 0.0, 0
-    for i in range(0, len(score_set.questions), SCORE_BATCH):
-        asked = score_set.questions[i : i + SCORE_BATCH]
-        losses = []
-        for k in range(len(asked[0].labels)):
-            answered = [Example(text="", prompt=q.prompt, label_word=q.labels[k]) for q in asked]
-            losses.append(_word_losses(model, answered))
-        per_label = torch.stack(losses)
-        answers = torch.tensor([q.answer for q in asked])
-        right += int((per_label.argmin(0) == answers).sum())
-        loss_sum += float(per_label[answers, torch.arange(len(asked))].sum())
-        n_tokens += len(asked)
-    for i in range(0, len(score_set.chunks), SCORE_BATCH):
-        chunks = [Example(text=c, prompt=c) for c in score_set.chunks[i : i + SCORE_BATCH]]
-        logits, targets = model.counted(model.encode(chunks))
-        loss_sum += float(F.cross_entropy(logits, targets, reduction="sum"))
-        n_tokens += len(targets)
-    return right / n_tokens if score_set.questions else float("nan"), loss_sum / n_tokens
+    questions, chunks = score_set.questions, score_set.chunks
+    asked = [questions[i : i + SCORE_BATCH] for i in range(0, len(questions), SCORE_BATCH)]
+    read = [chunks[i : i + SCORE_BATCH] for i in range(0, len(chunks), SCORE_BATCH)]
+    answered = model.lanes.each(partial(_answered, model), asked)
+    guessed = model.lanes.each(partial(_guessed, model), read)
+    loss_sum = sum(loss for _, loss in [*answered, *guessed])
+    n_tokens = len(questions) + sum(n for n, _ in guessed)
+    right = sum(n for n, _ in answered)
+    return right / n_tokens if questions else float("nan"), loss_sum / n_tokens
+
+
+def _answered(model: AdaptedModel, asked: Sequence[LabelQuestion]) -> tuple[int, float]:
+    """Right answers, and the loss of the right labels summed over questions, nats."""
+    losses = []
+    for k in range(len(asked[0].labels)):
+        examples = [Example(text="", prompt=q.prompt, label_word=q.labels[k]) for q in asked]
+        losses.append(_word_losses(model, examples))
+    per_label = torch.stack(losses)
+    answers = torch.tensor([q.answer for q in asked])
+    right = int((per_label.argmin(0) == answers).sum())
+    return right, float(per_label[answers, torch.arange(len(asked))].sum())
+
+
+def _guessed(model: AdaptedModel, chunks: Sequence[str]) -> tuple[int, float]:
+    """Tokens of these chunks that count, and their losses' sum, nats."""
+    examples = [Example(text=chunk, prompt=chunk) for chunk in chunks]
+    logits, targets = model.counted(model.encode(examples))
+    return len(targets), float(F.cross_entropy(logits, targets, reduction="sum"))
 
 
 def _word_losses(model: AdaptedModel, examples: Sequence[Example]) -> torch.Tensor:
@@ -73,9 +85,12 @@ def losses_of(
     batches = [rows[i : i + LOSS_BATCH] for i in range(0, len(rows), LOSS_BATCH)]
     n_counted = sum(len(ids) - start for ids, start in rows)
     found: list[float] = []
+
+    def loss_sum(batch: Sequence[EncodedExample]) -> float:
+        return F.cross_entropy(*model.counted(batch), reduction="sum").item()
+
     with model.set_aside():
         for update in updates:
             model.hold(update)
-            sums = [F.cross_entropy(*model.counted(b), reduction="sum").item() for b in batches]
-            found.append(sum(sums) / n_counted)
+            found.append(sum(model.lanes.each(loss_sum, batches)) / n_counted)
     return found
