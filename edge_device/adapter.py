@@ -69,10 +69,9 @@ def _add_factors(
         n_heads=model.n_heads,
         n_kv_heads=model.n_kv_heads,
     )
+    name = tensor_name(module, model.architecture)
     for suffix, values in (("lora_a", factors.a), ("lora_b", b)):
-        writer.add_tensor(
-            f"{tensor_name(module)}.{suffix}", np.ascontiguousarray(values, dtype=np.float32)
-        )
+        writer.add_tensor(f"{name}.{suffix}", np.ascontiguousarray(values, dtype=np.float32))
 
 
 # ----------------------------------------------------------------------------------- PEFT export

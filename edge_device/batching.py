@@ -6,6 +6,7 @@ Pure arithmetic on tokens and logits, so that it needs no llama.cpp.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -48,6 +49,19 @@ class Question:
     def cells(self) -> int:
         """Key-value cells taken while it is scored."""
         return len(self.prefix) + sum(len(tail) - 1 for tail in self.tails)
+
+
+def normalised(text: str, how: str) -> str:
+    """A text as its tokenizer wants it, where llama.cpp would not make it so.
+
+    Args:
+        how: what the GGUF says under hil.normalizer.
+    """
+    if how == "NFC":
+        return unicodedata.normalize("NFC", text)
+    if how == "one-blank" and text[:1] in (" ", "\u2581"):
+        return text[1:]
+    return text
 
 
 def pack(

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from edge_device.batching import (
     groups,
     log_softmax,
     n_shared,
+    normalised,
     pack,
     slices,
 )
@@ -105,9 +105,11 @@ class Engine:
         if not self._model:
             raise RefusalError(f"llama.cpp cannot load the model {model_path}: {self._log.cause()}")
         self._vocab = lib.llama_model_get_vocab(self._model)
-        self._wants_nfc = self._metadata("hil.normalizer") == "NFC"
+        self._normalizer = self._metadata("hil.normalizer")
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = n_ctx
+        # Beyond the length that the GGUF names, llama.cpp may compute something else.
+        self.n_text = min(n_ctx, int(lib.llama_model_n_ctx_train(self._model)))
         self.n_seq = n_seq
         self.n_outputs = min(n_batch, max(n_seq, _MAX_LOGITS // self.n_vocab))
         self._context = self._new_context(n_batch, threads)
@@ -326,7 +328,7 @@ class Engine:
     def tokenize(self, text: str) -> Tokens:
         """Tokens of a text; special tokens are added as the model asks, never read from the
         text."""
-        data = (unicodedata.normalize("NFC", text) if self._wants_nfc else text).encode()
+        data = normalised(text, self._normalizer).encode()
         buffer = (
             lib.llama_token * (len(data) + 8)
         )()  # no token is shorter than a byte; some room for added ones
@@ -343,9 +345,9 @@ class Engine:
         return buffer.raw[: max(0, n)]
 
     def _check_length(self, n_tokens: int) -> None:
-        if not 1 <= n_tokens <= self.n_ctx:
+        if not 1 <= n_tokens <= self.n_text:
             raise RefusalError(
-                f"a text needs {n_tokens} tokens of context, 1 to {self.n_ctx} fit: shorten it or "
+                f"a text needs {n_tokens} tokens of context, 1 to {self.n_text} fit: shorten it or "
                 "raise n_ctx"
             )
 

@@ -1,7 +1,7 @@
 """Hugging Face model folder → GGUF for llama.cpp → quantised GGUF.
 
-Conversion covers models of the Llama kind; everything else is refused by name. Tensors are f16, but
-one-dimensional ones (norms, biases) f32.
+Conversion covers the families of hil.model_folder.families; everything else is refused by name.
+Tensors are f16, but one-dimensional ones (norms, biases) f32.
 
 Tensor and key names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 from gguf import GGUFWriter, LlamaFileType
 from gguf.constants import GGML_QUANT_VERSION
+from numpy.typing import NDArray
 
-from edge_device.gguf_model import ARCHITECTURES, TypesReport, inspect, rows_for_rope, tensor_name
+from edge_device.gguf_model import TypesReport, inspect, rows_for_rope, tensor_name
 from edge_device.gguf_tokenizer import read_tokenizer, write_tokenizer
 from edge_device.quantise import FTYPES
 from hil import model_folder
@@ -31,7 +32,11 @@ from hil.system.whole_file import written_whole
 QUANTISATIONS: Final = ("F16", *FTYPES)
 """Forms in which a base model can be served."""
 
-_BIASES: Final = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_TENSORS_OF_FACTORS: Final = {
+    "llama3": ("rope_freqs.weight",),
+    "longrope": ("rope_factors_short.weight", "rope_factors_long.weight"),
+}
+"""Key of Computation.others → the tensors that hold its factors, one for each rotary frequency."""
 _LOG_TAIL_BYTES: Final = 300
 
 
@@ -48,7 +53,7 @@ def convert(folder: Path | str, out_path: Path) -> None:
     spec = model_folder.base_spec(folder)
     placed = _placed(folder, model)
     with written_whole(out_path) as temporary:
-        writer = GGUFWriter(temporary, ARCHITECTURES[model.architecture])
+        writer = GGUFWriter(temporary, model.family.arch)
         try:
             _write_settings(writer, folder, model)
             write_tokenizer(writer, tokenizer)
@@ -64,25 +69,15 @@ def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int,
     """Hugging Face tensor name → GGUF name and shape; every tensor has a place and every place a
     tensor."""
     shapes = model_folder.shapes(folder)
+    needed = _needed(folder, model)
     placed: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         module, _, kind = name.rpartition(".")
-        if kind == "bias" and module.split(".", 3)[-1] in _BIASES:
-            placed[name] = (tensor_name(module).removesuffix("weight") + "bias", shape)
-        elif kind == "weight":
-            placed[name] = (tensor_name(module), shape)
-        else:
+        if kind not in ("weight", "bias") or (kind == "bias" and name not in needed):
             raise ModelError(
                 f"the edge has no place for tensor '{name}': choose a model without it"
             )
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    norms += (
-        ["self_attn.q_norm", "self_attn.k_norm"] if model.architecture == "Qwen3ForCausalLM" else []
-    )
-    needed = {"model.embed_tokens.weight", "model.norm.weight"}
-    for layer in range(model.n_layers):
-        needed |= {f"model.layers.{layer}.{norm}.weight" for norm in norms}
-    needed |= set() if model.tied_embeddings else {"lm_head.weight"}
+        placed[name] = (tensor_name(module, model.family.arch, kind), shape)
     missing = sorted(needed - placed.keys())
     if missing:
         raise ModelError(
@@ -98,12 +93,30 @@ def _placed(folder: Path, model: Computation) -> dict[str, tuple[str, tuple[int,
     return placed
 
 
+def _needed(folder: Path, model: Computation) -> set[str]:
+    """Tensors that the model must have, beside the projections."""
+    family, raw = model.family, model_folder.config(folder)
+    needed = {"model.embed_tokens.weight"} | (
+        set() if model.tied_embeddings else {"lm_head.weight"}
+    )
+    in_layer = [f"{norm}.weight" for norm in family.norms]
+    in_layer += [f"{module}.bias" for module, flag in family.biases.items() if raw.get(flag, True)]
+    norms = ["model.norm"]
+    for layer in range(model.n_layers):
+        needed |= {f"model.layers.{layer}.{name}" for name in in_layer}
+        norms += [f"model.layers.{layer}.{name}" for name in family.norms]
+    kinds = ("weight", "bias") if family.layer_norms else ("weight",)
+    for kind in kinds:
+        needed |= {f"{norm}.{kind}" for norm in norms}
+    return needed
+
+
 def _write_settings(writer: GGUFWriter, folder: Path, model: Computation) -> None:
     writer.add_type("model")
     writer.add_name(folder.resolve().name)
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    writer.add_context_length(_context_length(folder))
+    writer.add_context_length(model_folder.longest_text(folder))
     writer.add_embedding_length(model.hidden_size)
     writer.add_feed_forward_length(model.intermediate_size)
     writer.add_block_count(model.n_layers)
@@ -111,20 +124,27 @@ def _write_settings(writer: GGUFWriter, folder: Path, model: Computation) -> Non
     writer.add_head_count_kv(model.n_kv_heads)
     writer.add_key_length(model.head_dim)
     writer.add_value_length(model.head_dim)
-    writer.add_layer_norm_rms_eps(model.rms_norm_eps)
+    if model.family.layer_norms:
+        writer.add_layer_norm_eps(model.rms_norm_eps)
+        writer.add_parallel_residual(False)
+    else:
+        writer.add_layer_norm_rms_eps(model.rms_norm_eps)
     writer.add_rope_freq_base(model.rope_theta)
-    writer.add_rope_dimension_count(model.head_dim)
+    if "rope.dimension_count" not in model.others:
+        writer.add_rope_dimension_count(model.head_dim)
     writer.add_vocab_size(model.vocab_size)
+    for key, value in model.others.items():
+        if key != "window" and key not in _TENSORS_OF_FACTORS:
+            _add(writer, f"{model.family.arch}.{key}", value)
 
 
-def _context_length(folder: Path) -> int:
-    length = model_folder.config(folder).get("max_position_embeddings")
-    if not isinstance(length, int) or length < 1:
-        raise ModelError(
-            f"'{folder}/config.json' has max_position_embeddings = {length!r}; it must be at "
-            "least 1"
-        )
-    return length
+def _add(writer: GGUFWriter, key: str, value: object) -> None:
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
 
 
 def _write_tensors(
@@ -133,22 +153,54 @@ def _write_tensors(
     model: Computation,
     placed: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
+    factors = _rope_factors(model)
+    for name, values in factors.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     for name, shape in placed.values():
         dtype = np.dtype(np.float32 if len(shape) == 1 else np.float16)
         writer.add_tensor_info(name, shape, dtype, int(np.prod(shape)) * dtype.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    for values in factors.values():
+        writer.write_tensor_data(values)
     for name, values in model_folder.tensors(folder):
-        module = name.rpartition(".")[0]
+        module, _, kind = name.rpartition(".")
         ordered = rows_for_rope(
             model_folder.canonical_f16(name, values),
             module,
-            architecture=ARCHITECTURES[model.architecture],
+            architecture=model.family.arch,
             n_heads=model.n_heads,
             n_kv_heads=model.n_kv_heads,
         )
-        writer.write_tensor_data(ordered.astype(np.float32) if values.ndim == 1 else ordered)
+        if values.ndim == 1:
+            offset = model.family.norm_offset if kind == "weight" else 0.0
+            ordered = ordered.astype(np.float32) + np.float32(offset)
+        writer.write_tensor_data(ordered)
+
+
+def _rope_factors(model: Computation) -> dict[str, NDArray[np.float32]]:
+    """Tensors of the factors that rotary frequencies are divided by."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for key, names in _TENSORS_OF_FACTORS.items():
+        numbers = model.others.get(key)
+        if isinstance(numbers, tuple):
+            values = _llama3_factors(model, *numbers) if key == "llama3" else np.array(numbers)
+            found |= dict.fromkeys(names, values.astype(np.float32))
+    return found
+
+
+def _llama3_factors(
+    model: Computation, factor: float, low: float, high: float, original: float
+) -> NDArray[np.float64]:
+    """Long wavelengths are stretched by `factor`, short ones stay, those between are blended.
+
+    Source: Llama 3.1; transformers' modeling_rope_utils (rope_type "llama3").
+    """
+    exponents = np.arange(0, model.head_dim, 2) / model.head_dim
+    wavelengths = 2 * np.pi * model.rope_theta**exponents
+    kept = np.clip((original / wavelengths - low) / (high - low), 0, 1)
+    return 1 / ((1 - kept) / factor + kept)
 
 
 # -------------------------------------------------------------------------------------------

@@ -10,41 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from gguf.constants import MODEL_ARCH_NAMES
+from gguf.tensor_mapping import TensorNameMap
 from numpy.typing import NDArray
 
 from edge_device.gguf_file import GgufHeader, read_header
 from hil.contract import BaseSpec, ModelError
+from hil.model_folder import FAMILIES
 
-ARCHITECTURES: Final = {
-    "LlamaForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-_PROJECTIONS: Final = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_TENSORS: Final = {
-    **_PROJECTIONS,
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_GLOBAL_TENSORS: Final = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
+_ARCHES: Final = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
+_BY_ARCH: Final = {family.arch: family for family in FAMILIES.values()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +79,31 @@ class GgufModel:
 # names, rows
 
 
-def tensor_name(module: str) -> str:
-    """GGUF's name of a module's weight: "model.layers.0.self_attn.q_proj" → "blk.0.attn_q.weight".
+def tensor_name(module: str, arch: str, kind: str = "weight") -> str:
+    """GGUF's name of a module's tensor: "model.layers.0.self_attn.q_proj" → "blk.0.attn_q.weight".
 
+    Args:
+        module: Hugging Face's name.
+        arch: llama.cpp's name of the architecture.
+        kind: "weight" or "bias".
     Raises:
-        ModelError: a module that models of the Llama kind do not have.
+        ModelError: a module that models of this architecture do not have.
     """
-    if module in _GLOBAL_TENSORS:
-        return f"{_GLOBAL_TENSORS[module]}.weight"
-    prefix, _, rest = module.removeprefix("model.layers.").partition(".")
-    if not module.startswith("model.layers.") or not prefix.isdecimal() or rest not in _TENSORS:
+    number = module.removeprefix("model.layers.").partition(".")[0]
+    n_layers = int(number) + 1 if number.isdecimal() and len(number) < 6 else 0
+    name = _names(arch, n_layers).get_name(module)
+    if name is None:
         raise ModelError(
-            f"the edge has no place for a module named '{module}': choose a model of the Llama kind"
+            f"the edge has no place for a module named '{module}' in a model of architecture "
+            f"{arch}: choose a model without it"
         )
-    return f"blk.{int(prefix)}.{_TENSORS[rest]}.weight"
+    return f"{name}.{kind}"
+
+
+@cache
+def _names(arch: str, n_layers: int) -> TensorNameMap:
+    """llama.cpp's own table of names."""
+    return TensorNameMap(_ARCHES[arch], n_layers)
 
 
 def rows_for_rope(
@@ -120,9 +111,9 @@ def rows_for_rope(
 ) -> NDArray[np.floating]:
     """Rows in llama.cpp's order.
 
-    Its "llama" architecture rotates neighbouring rows of a head against each other, Hugging Face
-    row i against i + head_dim / 2; so query and key rows change places, in the base weight, its
-    bias and the B factor of an update. Other modules and architectures come back as they are.
+    In some families it rotates neighbouring rows of a head against each other, Hugging Face row i
+    against i + head_dim / 2; so query and key rows change places, in the base weight, its bias and
+    the B factor of an update. Other modules and families come back as they are.
 
     Args:
         values: [d_out, …] of the module.
@@ -131,7 +122,7 @@ def rows_for_rope(
     heads = {"self_attn.q_proj": n_heads, "self_attn.k_proj": n_kv_heads}.get(
         module.split(".", 3)[-1]
     )
-    if architecture != "llama" or heads is None:
+    if not _BY_ARCH[architecture].rotates_neighbours or heads is None:
         return values
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
@@ -153,7 +144,8 @@ def inspect(path: Path) -> GgufModel:
     identity = str(_setting(path, header, "hil.base_identity", str))
     hf_architecture = str(_setting(path, header, "hil.architecture", str))
     if (
-        ARCHITECTURES.get(hf_architecture) != architecture
+        hf_architecture not in FAMILIES
+        or FAMILIES[hf_architecture].arch != architecture
         or header.values.get("general.type") != "model"
     ):
         raise _foreign(
@@ -171,7 +163,8 @@ def inspect(path: Path) -> GgufModel:
     }
     return GgufModel(
         spec=BaseSpec(
-            identity=identity, module_shapes=_module_shapes(path, header, numbers["block_count"])
+            identity=identity,
+            module_shapes=_module_shapes(path, header, hf_architecture, numbers["block_count"]),
         ),
         hf_architecture=hf_architecture,
         architecture=architecture,
@@ -197,14 +190,18 @@ def _setting(path: Path, header: GgufHeader, key: str, kind: type[str] | type[in
     return value
 
 
-def _module_shapes(path: Path, header: GgufHeader, n_layers: int) -> dict[str, tuple[int, int]]:
+def _module_shapes(
+    path: Path, header: GgufHeader, architecture: str, n_layers: int
+) -> dict[str, tuple[int, int]]:
+    family = FAMILIES[architecture]
     shapes: dict[str, tuple[int, int]] = {}
     for layer in range(n_layers):
-        for projection in _PROJECTIONS:
+        for projection in family.projections:
             module = f"model.layers.{layer}.{projection}"
-            tensor = header.tensors.get(tensor_name(module))
+            name = tensor_name(module, family.arch)
+            tensor = header.tensors.get(name)
             if tensor is None or len(tensor.shape) != 2:
-                raise _foreign(path, f"it has no matrix '{tensor_name(module)}'")
+                raise _foreign(path, f"it has no matrix '{name}'")
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return shapes
 

@@ -1,4 +1,4 @@
-"""tokenizer.json → the tokenizer keys of a GGUF file, for byte-level BPE, or a refusal by name.
+"""tokenizer.json → the tokenizer keys of a GGUF file, or a refusal by name.
 
 llama.cpp knows pre-tokenizers by name and has its own code for each; a tokenizer that fits none of
 those known here is refused, because splitting text another way gives wrong tokens and no error.
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gguf import GGUFWriter, TokenType
 
+from edge_device import gguf_sentencepiece as sentencepiece
 from hil.contract import ModelError
 from hil.model_folder import read_json, tokenizer_bytes
 
@@ -24,7 +25,11 @@ _PATTERNS: Final = {
     _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST: "qwen2",
     _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST: "llama-bpe",
 }
-_KNOWN: Final = "plain byte-level (gpt-2), single digits and byte-level (smollm), qwen2, llama-bpe"
+_KNOWN: Final = (
+    "plain byte-level (gpt-2), single digits and byte-level (smollm), qwen2, llama-bpe, dbrx"
+)
+_IGNORING_MERGES: Final = {True: "llama-bpe", False: "dbrx"}
+"""The two that llama.cpp has for one pattern: a word that is a token is taken whole, or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,20 +37,26 @@ class GgufTokenizer:
     """The tokenizer settings with which llama.cpp splits text as Hugging Face does.
 
     Attributes:
+        model: "gpt2" for byte-level BPE, "llama" for SentencePiece.
         pre: llama.cpp's name of the pre-tokenizer.
-        normalizer: "NFC" if text has to be brought into that Unicode form first (llama.cpp does
-            not), else "".
+        normalizer: what has to be done to a text first, for llama.cpp does not: "NFC" (bring it
+            into that Unicode form), sentencepiece.ONE_BLANK, or "".
         tokens, types: text and kind of each id; ids up to the model's vocabulary are filled with
             unused ones.
-        merges: pairs in order of rank.
+        merges: pairs in order of rank; of byte-level BPE.
+        scores: of SentencePiece.
+        add_blank: whether encoding puts a blank before a text.
         add_bos, add_eos: whether encoding puts these tokens around a text.
     """
 
+    model: str
     pre: str
     normalizer: str
     tokens: tuple[str, ...]
     types: tuple[int, ...]
-    merges: tuple[str, ...]
+    merges: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    add_blank: bool = False
     bos_id: int
     eos_id: int
     add_bos: bool
@@ -63,16 +74,15 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
     """
     try:
         content = json.loads(tokenizer_bytes(folder))
-        model = content["model"]
-        _check_model(model)
-        _check_added(content.get("added_tokens") or [])
-        pre = _pre_tokenizer(content.get("pre_tokenizer"))
-        if bool(model.get("ignore_merges")) != (pre == "llama-bpe"):
-            raise _refusal(
-                f"ignore_merges = {model.get('ignore_merges')} with the pre-tokenizer {pre}"
-            )
-        tokens, types = _vocabulary(model["vocab"], content.get("added_tokens") or [], vocab_size)
+        added = content.get("added_tokens") or []
+        if (kind := content["model"].get("type")) != "BPE":
+            raise _refusal(f"its model is {kind}")
+        tokens, types = _vocabulary(content["model"]["vocab"], added, vocab_size)
         ids = {token: index for index, token in enumerate(tokens)}
+        if sentencepiece.is_sentencepiece(content["model"]):
+            own = _sentencepiece(content, tokens, types)
+        else:
+            own = _byte_level(content)
         bos, eos = (_special_id(folder, kind, ids) for kind in ("bos", "eos"))
         add_bos, add_eos = _additions(folder, content.get("post_processor"), bos, eos, ids)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -81,30 +91,65 @@ def read_tokenizer(folder: Path, vocab_size: int) -> GgufTokenizer:
         ) from error
     if eos is None:
         raise ModelError(f"'{folder}' names no end token; set eos_token in tokenizer_config.json")
+    # As GPT-2; llama.cpp would otherwise take token 11 for the begin token.
+    ends = {"bos_id": eos if bos is None else bos, "eos_id": eos}
     return GgufTokenizer(
-        pre=pre,
-        normalizer=_normalizer(content.get("normalizer")),
-        tokens=tokens,
-        types=types,
-        merges=tuple(
-            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
-        ),
-        bos_id=eos
-        if bos is None
-        else bos,  # as GPT-2; llama.cpp would otherwise take token 11 for it
-        eos_id=eos,
-        add_bos=add_bos,
-        add_eos=add_eos,
+        **{"tokens": tokens, "types": types, "add_bos": add_bos, "add_eos": add_eos, **ends, **own}
     )
+
+
+def _byte_level(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is a byte-level BPE's own."""
+    model, added = content["model"], content.get("added_tokens") or []
+    _check_model(model)
+    _check_added(added)
+    pre = _pre_tokenizer(content.get("pre_tokenizer"))
+    whole_words = bool(model.get("ignore_merges"))
+    if pre == "llama-bpe":
+        pre = _IGNORING_MERGES[whole_words]
+    elif whole_words:
+        raise _refusal(f"ignore_merges = True with the pre-tokenizer {pre}")
+    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+    return {
+        "model": "gpt2",
+        "pre": pre,
+        "normalizer": _normalizer(content.get("normalizer")),
+        "merges": tuple(merges),
+    }
+
+
+def _sentencepiece(
+    content: Mapping[str, Any], tokens: tuple[str, ...], types: tuple[int, ...]
+) -> dict[str, Any]:
+    """What is SentencePiece's own."""
+    model, added = content["model"], content.get("added_tokens") or []
+    _check_added(added)
+    if model.get("ignore_merges") or model.get("dropout"):
+        raise sentencepiece.refusal("it sets ignore_merges or dropout")
+    types = sentencepiece.token_types(tokens, types, model.get("unk_token"))
+    has_user_tokens = int(TokenType.USER_DEFINED) in types
+    add_blank, normalizer = sentencepiece.blank_in_front(content, has_user_tokens)
+    return {
+        "model": "llama",
+        "pre": "default",
+        "normalizer": normalizer,
+        "types": types,
+        "scores": sentencepiece.scores(tokens, types, model["merges"]),
+        "add_blank": add_blank,
+    }
 
 
 def write_tokenizer(writer: GGUFWriter, tokenizer: GgufTokenizer) -> None:
     """Put the tokenizer's keys into a GGUF that is being written."""
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(tokenizer.model)
     writer.add_tokenizer_pre(tokenizer.pre)
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
-    writer.add_token_merges(tokenizer.merges)
+    if tokenizer.scores:
+        writer.add_token_scores(tokenizer.scores)
+        writer.add_add_space_prefix(tokenizer.add_blank)
+    else:
+        writer.add_token_merges(tokenizer.merges)
     writer.add_bos_token_id(tokenizer.bos_id)
     writer.add_eos_token_id(tokenizer.eos_id)
     writer.add_add_bos_token(tokenizer.add_bos)
@@ -119,11 +164,6 @@ def _refusal(what: str) -> ModelError:
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise _refusal(
-            "its model is "
-            f"{model.get('type')}{' with byte fallback' if model.get('byte_fallback') else ''}"
-        )
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise _refusal(f"it sets {key} = {model[key]!r}")
@@ -148,6 +188,8 @@ def _byte_symbols() -> list[str]:
 
 def _check_added(added: list[Mapping[str, Any]]) -> None:
     for token in added:
+        if token.get("special"):
+            continue  # the edge never reads one out of a text
         stripping = [key for key in ("lstrip", "rstrip", "single_word") if token.get(key)]
         if stripping:
             raise _refusal(f"added token '{token['content']}' sets {', '.join(stripping)}")

@@ -69,6 +69,7 @@ class AdaptedModel:
         causal: Any = self.peft.get_base_model()
         hidden = causal.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
         logits = causal.lm_head(hidden[:, :-1][counted[:, 1:].to(device)])
+        logits = logits / getattr(causal.config, "logits_scaling", 1.0)  # Granite's
         return cast(torch.Tensor, logits.float()), ids[:, 1:][counted[:, 1:]].to(device)
 
     # ---------------------------------------------------------------------------------- the update

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from hil.contract import ModelError
-
-SUPPORTED_ARCHITECTURES: Final = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Architectures whose conversion for the edge is tested."""
+from hil.model_folder.attention import (
+    Setting,
+    longest_served,
+    rope_of,
+    rope_settings,
+    window_settings,
+)
+from hil.model_folder.families import FAMILIES, SUPPORTED_ARCHITECTURES, Family
 
 CLOUD_ONLY_ARCHITECTURE: Final = "OPTForCausalLM"
 """Trained and evaluated in the cloud alone: the edge has no conversion for it."""
-
-PROJECTIONS: Final = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-"""Projections of one layer that may be adapted, in canonical order."""
 
 OPT_PROJECTIONS: Final = (
     "self_attn.q_proj",
@@ -37,8 +31,6 @@ OPT_PROJECTIONS: Final = (
 )
 """The same for OPT, whose layers are model.decoder.layers.N."""
 
-_HEAD_DIM_OF_QWEN3: Final = 128
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
@@ -47,7 +39,10 @@ class Computation:
     Attributes:
         architecture: class name of Hugging Face, one of SUPPORTED_ARCHITECTURES.
         head_dim: width of one attention head; n_heads × head_dim may differ from hidden_size.
+        rms_norm_eps: that of the model's normalisations, whatever their kind.
         tied_embeddings: the output layer is the token embedding.
+        others: settings that models of the plainest kind do not have: key of GGUF without the
+            architecture → value; see hil.model_folder.attention.
     """
 
     architecture: str
@@ -61,6 +56,12 @@ class Computation:
     rms_norm_eps: float
     rope_theta: float
     tied_embeddings: bool
+    others: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        """The architecture's entry in the table of families."""
+        return FAMILIES[self.architecture]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +134,11 @@ def computation(folder: Path | str) -> Computation:
     """
     raw = config(folder)
     architecture = _architecture(raw)
-    _refuse_unserved_settings(raw)
+    family = FAMILIES[architecture]
+    _refuse_unserved_settings(raw, family)
     try:
         n_heads = int(raw["num_attention_heads"])
-        per_head = (
-            _HEAD_DIM_OF_QWEN3
-            if architecture == "Qwen3ForCausalLM"
-            else int(raw["hidden_size"]) // n_heads
-        )
+        head_dim = int(raw.get("head_dim") or family.head_dim or int(raw["hidden_size"]) // n_heads)
         found = Computation(
             architecture=architecture,
             hidden_size=int(raw["hidden_size"]),
@@ -148,11 +146,16 @@ def computation(folder: Path | str) -> Computation:
             n_layers=int(raw["num_hidden_layers"]),
             n_heads=n_heads,
             n_kv_heads=int(raw.get("num_key_value_heads") or n_heads),
-            head_dim=int(raw.get("head_dim") or per_head),
+            head_dim=head_dim,
             vocab_size=int(raw["vocab_size"]),
-            rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(_rope(raw).get("rope_theta", 10_000.0)),
-            tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            rms_norm_eps=float(raw.get("rms_norm_eps", raw.get("layer_norm_eps", 1e-6))),
+            rope_theta=float(rope_of(raw).get("rope_theta", 10_000.0)),
+            tied_embeddings=has_tied_embeddings(raw),
+            others={
+                **rope_settings(raw, family, head_dim),
+                **window_settings(raw, family),
+                **{key: float(raw[name]) for key, name in family.scales.items()},
+            },
         )
     except KeyError as error:
         raise ModelError(
@@ -162,16 +165,18 @@ def computation(folder: Path | str) -> Computation:
         raise ModelError(
             f"'{folder}/config.json' holds a value of the wrong kind: {error}"
         ) from error
-    if (
-        found.architecture == "Qwen2ForCausalLM"
-        and found.n_heads * found.head_dim != found.hidden_size
-    ):
-        raise ModelError(
-            f"the edge can't serve this Qwen2 model: {found.n_heads} heads × {found.head_dim} is "
-            "not its hidden size "
-            f"{found.hidden_size}; llama.cpp needs them equal"
-        )
+    _refuse_unserved_shapes(found, raw)
     return found
+
+
+def longest_text(folder: Path | str) -> int:
+    """Tokens up to which llama.cpp computes what Hugging Face does, for the folder's model.
+
+    Raises:
+        ModelError: as computation.
+    """
+    raw = config(folder)
+    return longest_served(raw, FAMILIES[_architecture(raw)])
 
 
 def opt_computation(folder: Path | str) -> OptComputation:
@@ -223,9 +228,18 @@ def expected_module_shapes(model: Computation | OptComputation) -> dict[str, tup
         return _in_each_layer("model.decoder.layers", model.num_hidden_layers, one_layer)
     queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
     hidden, inner = model.hidden_size, model.intermediate_size
-    attention = ((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries))
-    per_layer = (*attention, (inner, hidden), (inner, hidden), (hidden, inner))
-    one_layer = dict(zip(PROJECTIONS, per_layer, strict=True))
+    shapes = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.qkv_proj": (queries + 2 * keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.gate_up_proj": (2 * inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    one_layer = {name: shapes[name] for name in model.family.projections}
     return _in_each_layer("model.layers", model.n_layers, one_layer)
 
 
@@ -257,28 +271,35 @@ def _architecture(raw: Mapping[str, Any]) -> str:
     )
 
 
-def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings, from either place where versions of transformers keep them."""
-    if isinstance(raw.get("rope_parameters"), dict):
-        return dict(raw["rope_parameters"])
-    scaling = dict(raw.get("rope_scaling") or {})
-    return scaling | (
-        {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
-    )
+def has_tied_embeddings(raw: Mapping[str, Any]) -> bool:
+    """Whether the output layer of a config.json's model is its token embedding."""
+    named = raw.get("architectures") or [""]
+    by_default = named == [CLOUD_ONLY_ARCHITECTURE]
+    if named[0] in FAMILIES:
+        by_default = FAMILIES[named[0]].tied
+    return bool(raw.get("tie_word_embeddings", by_default))
 
 
-def _refuse_unserved_settings(raw: Mapping[str, Any]) -> None:
-    rope = _rope(raw)
-    settings = {
-        "hidden_act": (raw.get("hidden_act", "silu"), "silu"),
-        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-        "use_sliding_window": (bool(raw.get("use_sliding_window", False)), False),
-        "mlp_bias": (bool(raw.get("mlp_bias", False)), False),
-        "partial_rotary_factor": (float(rope.get("partial_rotary_factor", 1.0)), 1.0),
-    }
-    for name, (value, served) in settings.items():
-        if value != served:
+def _refuse_unserved_settings(raw: Mapping[str, Any], family: Family) -> None:
+    for name, served in family.fixed.items():
+        value = raw.get(name, served)
+        if value != served and (value or served):
             raise ModelError(
                 f"the edge can't serve a model with {name} = {value!r}, only {served!r}: choose "
                 "another base model"
             )
+
+
+def _refuse_unserved_shapes(found: Computation, raw: Mapping[str, Any]) -> None:
+    """llama.cpp derives these widths from others."""
+    scale = raw.get("query_pre_attn_scalar", found.head_dim)
+    if found.family.arch == "gemma3" and scale != found.head_dim:
+        raise ModelError(
+            f"the edge can't serve this Gemma 3 model: query_pre_attn_scalar = {scale} is not its "
+            f"head_dim {found.head_dim}; llama.cpp needs them equal"
+        )
+    if found.family.arch == "qwen2" and found.n_heads * found.head_dim != found.hidden_size:
+        raise ModelError(
+            f"the edge can't serve this Qwen2 model: {found.n_heads} heads × {found.head_dim} is "
+            f"not its hidden size {found.hidden_size}; llama.cpp needs them equal"
+        )

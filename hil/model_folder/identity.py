@@ -25,6 +25,8 @@ def identity(folder: Path | str) -> str:
     """
     folder = Path(folder)
     settings = asdict(any_computation(folder))
+    if not settings.get("others"):  # models of the plainest kind were named without it
+        settings.pop("others", None)
     digest = hashlib.sha256(b"base model identity 1\n")
     digest.update(_canonical_json(settings))
     digest.update(hashlib.sha256(tokenizer_bytes(folder)).digest())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import Floats32, ModelError
-from hil.model_folder.configuration import config, is_cloud_only, read_json
+from hil.model_folder.configuration import config, has_tied_embeddings, read_json
 
 _DTYPES: Final = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER_BYTES: Final = 100_000_000
@@ -71,9 +71,7 @@ def canonical_f16(name: str, values: Floats32) -> NDArray[np.float16]:
 
 
 def _stored(folder: Path) -> dict[str, _Stored]:
-    tied = bool(
-        config(folder).get("tie_word_embeddings", is_cloud_only(folder))
-    )  # OPT's default is True
+    tied = has_tied_embeddings(config(folder))
     found: dict[str, _Stored] = {}
     for path in _weight_files(folder):
         for name, stored in _read_header(path).items():

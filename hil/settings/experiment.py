@@ -90,6 +90,8 @@ Projection = Literal[
     "gate_proj",
     "up_proj",
     "down_proj",
+    "qkv_proj",
+    "gate_up_proj",
     "out_proj",
     "fc1",
     "fc2",
@@ -103,7 +105,8 @@ PROJECTIONS: list[Projection] = [
     "up_proj",
     "down_proj",
 ]
-"""Projections of Llama and Qwen; OPT has q_proj, k_proj, v_proj, out_proj, fc1 and fc2."""
+"""Projections of most models; Phi-3 has qkv_proj, o_proj, gate_up_proj and down_proj, OPT q_proj,
+k_proj, v_proj, out_proj, fc1 and fc2."""
 
 
 class ModelSettings(Table):

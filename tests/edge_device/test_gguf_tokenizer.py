@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import llama_cpp
@@ -12,14 +13,17 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from edge_device.batching import normalised
 from edge_device.gguf_conversion import convert
 from edge_device.gguf_model import inspect
 from hil.contract import ModelError
 from tests.edge_device.tiny_models import CORPUS, make_model
 
 Edit = Callable[[dict], None]
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
 
 
+@cache
 def _texts() -> list[str]:
     """The corpus, and random texts of code points from all over Unicode, digits and runs of white
     space."""
@@ -57,7 +61,7 @@ def _both(folder: Path, gguf: Path, texts: list[str]) -> tuple[list[list[int]], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe", "dbrx"])
 def test_llama_cpp_splits_text_as_hugging_face_does(pre, tmp_path):
     folder = make_model(tmp_path / "hf", hidden=32, n_layers=1, pre=pre, bos=pre == "llama-bpe")
     convert(folder, tmp_path / "m.gguf")
@@ -65,6 +69,50 @@ def test_llama_cpp_splits_text_as_hugging_face_does(pre, tmp_path):
     wanted, got = _both(folder, tmp_path / "m.gguf", texts)
     assert sum(map(len, wanted)) > 8_000
     assert got == wanted
+
+
+@pytest.mark.parametrize("blanks", ["llama2", "metaspace", "gemma"])
+def test_sentencepiece_splits_as_hugging_face_does(blanks, tmp_path):
+    folder = make_model(tmp_path / "hf", hidden=32, n_layers=1, pre=blanks, vocab=600)
+    convert(folder, tmp_path / "m.gguf")
+    form = inspect(tmp_path / "m.gguf").normalizer
+    assert form == ("one-blank" if blanks == "metaspace" else "")
+    texts = [*_texts(), " a blank in front", "  two", "\u2581its sign", "\n", "aaaa", "      "]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    wanted = [tokenizer.encode(text).ids for text in texts]
+    assert max(map(max, wanted)) > 400  # merged pieces, not bytes alone
+    vocabulary = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    got = [
+        vocabulary.tokenize(normalised(text, form).encode(), add_bos=True, special=False)
+        for text in texts
+    ]
+    vocabulary.close()
+    assert got == wanted
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t["model"]["merges"].pop(), "it does not merge"),
+        (lambda t: t["model"]["merges"].append(t["model"]["merges"][0]), "do not stand together"),
+        (lambda t: t["model"]["vocab"].pop("<0x41>"), "lacks the token <0x41> of a byte"),
+        (lambda t: t["model"].update(ignore_merges=True), "sets ignore_merges"),
+        (lambda t: t.update(normalizer={"type": "NFKC"}), "normalizer is NFKC, its pre-tokenizer"),
+        (lambda t: t.update(normalizer=None), "normalizer is missing, its pre-tokenizer missing"),
+        (
+            lambda t: t.update(normalizer=None, pre_tokenizer=METASPACE | {"split": True}),
+            "normalizer is missing, its pre-tokenizer Metaspace",
+        ),
+    ],
+)
+def test_a_sentencepiece_that_llama_cpp_would_not_repeat_is_refused(tmp_path, edit, message):
+    folder = make_model(tmp_path / "hf", hidden=32, n_layers=1, pre="llama2", vocab=600)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
+        convert(folder, tmp_path / "m.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +185,17 @@ def _adds_end_in_front(tokenizer: dict) -> None:
         (lambda t: t["pre_tokenizer"].update(use_regex=False), "its pre-tokenizer is ByteLevel"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "its normalizer is Lowercase"),
         (lambda t: t["model"].update(type="Unigram"), "its model is Unigram"),
-        (lambda t: t["model"].update(byte_fallback=True), "BPE with byte fallback"),
+        (lambda t: t["model"].update(byte_fallback=True), "lacks the token <0x00> of a byte"),
         (
             lambda t: t["model"].update(ignore_merges=True),
             "ignore_merges = True with the pre-tokenizer gpt-2",
         ),
         (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
         (lambda t: t["model"]["vocab"].pop("!"), "lacks 1 of the 256 byte symbols"),
-        (lambda t: t["added_tokens"][0].update(lstrip=True), r"'<\|begin\|>' sets lstrip"),
+        (
+            lambda t: t["added_tokens"][0].update(lstrip=True, special=False),
+            r"'<\|begin\|>' sets lstrip",
+        ),
         (
             lambda t: t["added_tokens"][0].update(id=400),
             "id 400, the model's embedding only 400 rows",

@@ -44,6 +44,19 @@ SHAPES = {
 }
 
 
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+GEMMA: dict[str, object] = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 8,
+}
+
+
 def _weights(dtype: type = np.float16) -> Tensors:
     rng = np.random.default_rng(1)
     shapes = {
@@ -189,14 +202,29 @@ def test_base_spec_lists_projections_in_canonical_order(make_folder):
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "can't serve 'GPT2LMHeadModel'; it serves LlamaForCausalLM, Qwen2",
+            "can't serve 'GPT2LMHeadModel'; it serves LlamaForCausalLM, Mistral",
         ),
         ({"architectures": None}, "names no architecture"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type = 'llama3'"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "yarn"}}, "rope_type = 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 5e5}}, "rope_type = 'dynamic'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "su"}}, "rope_type = 'su'"),
+        ({"rope_parameters": YARN | {"beta_fast": 16}}, r"beta_fast \(of yarn\) = 16"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "lacks 'factor'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ({"attention_bias": True}, "attention_bias = True"),
+        (GEMMA | {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar = 16 is not its head_dim 8"),
+        (GEMMA | {"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
+        (GEMMA | {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = "),
+        (
+            {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 0]},
+            r"no_rope_layers = \[1, 0\], only every fourth layer",
+        ),
+        (
+            {"architectures": ["StableLmForCausalLM"], "qk_layernorm": True},
+            "qk_layernorm = True, only False",
+        ),
         ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"architectures": ["MistralForCausalLM"], "mlp_bias": True}, "mlp_bias"),
         ({"without": "hidden_size"}, "lacks 'hidden_size'"),
         ({"num_hidden_layers": "many"}, "wrong kind"),
         ({"architectures": ["Qwen2ForCausalLM"]}, "4 heads × 8 is not its hidden size 16"),
@@ -231,6 +259,39 @@ def test_what_is_missing_is_named(make_folder, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json is missing"):
         model_folder.base_spec(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({}, 64),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 48}, 48),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": None}, 64),
+        ({"architectures": ["Phi3ForCausalLM"], "sliding_window": 96}, 64),
+        (
+            {
+                "architectures": ["Phi3ForCausalLM"],
+                "original_max_position_embeddings": 32,
+                "rope_parameters": {"rope_type": "longrope"},
+            },
+            32,
+        ),
+        (GEMMA | {"sliding_window": 16}, 64),
+    ],
+)
+def test_texts_end_where_llama_cpp_would_compute_something_else(make_folder, config, length):
+    assert model_folder.longest_text(make_folder(**config)) == length
+
+
+def test_a_window_and_a_scaling_are_part_of_the_identity(make_folder):
+    found = set()
+    for i, window in enumerate((None, 48)):
+        given = {"architectures": ["MistralForCausalLM"], "sliding_window": window}
+        found |= {model_folder.identity(make_folder(f"window {i}", **given))}
+    for i, factor in enumerate((2.0, 4.0)):
+        rope = YARN | {"factor": factor}
+        found |= {model_folder.identity(make_folder(f"rope {i}", rope_parameters=rope))}
+    assert len(found) == 4
 
 
 NORM = "model.norm.weight"
