@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from hil import __version__
-from hil.verbs.signs import mend_streams
+from hil.verbs.console.signs import mend_streams
 
 if TYPE_CHECKING:
     import typer
@@ -142,7 +142,7 @@ def _failed(error: BaseException) -> int:
         # The reader of our output has gone; nothing may be printed at the end either.
         _silence()
         return 128 + signal.SIGPIPE
-    from hil.verbs.endings import BENCH, BUG, bench_line, bug_line, complain
+    from hil.verbs.console.endings import BENCH, BUG, bench_line, bug_line, complain
 
     if (line := bench_line(error)) is not None:
         complain(line)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import (
+from hil.verbs.console.options import (
     CONTROLLER_CONFIG,
     DEFAULT_CONFIG,
     ConfigOption,
@@ -48,8 +48,8 @@ def bench_link(
     on an idle machine only); 130 interrupted.
     """
     from hil.benchmarks.link.bench import bar_table, measure, short_of
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.at_work("measuring the first figures") as bar:
@@ -79,7 +79,7 @@ def bench_edge(
     settings = read_settings(config, sets)
     from cloud.model.base_model import open_base_model
     from hil.benchmarks.edge import bench
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.waits_shown():
@@ -101,7 +101,7 @@ def bench_training(
     """
     settings = read_settings(config, sets)
     from hil.benchmarks.training import bench
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.at_work("loading the model") as bar:
@@ -131,8 +131,8 @@ def bench_controller(
     import torch
 
     from hil.benchmarks.controller import bench
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     torch.set_num_threads(1)
     screen = Screen()
@@ -154,7 +154,7 @@ def bench_pluto(json_path: JsonOption = None) -> None:
     Exit codes: 0 fine; 1 a bug; 2 a library is missing or broken; 130 interrupted.
     """
     from hil.benchmarks.pluto import bench
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.at_work("measuring the first figures") as bar:

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, QuickOption, SetOption, read_settings
+from hil.verbs.console.options import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    QuickOption,
+    SetOption,
+    read_settings,
+)
 
 
 def calibrate(
@@ -37,8 +43,8 @@ def calibrate(
     """
     settings = read_settings(config, sets)
     from hil.lab.calibrate import calibrate_settings
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.at_work("opening the radios") as bar:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import JsonOption, write_json
+from hil.verbs.console.options import JsonOption, write_json
 
 
 def chaos(
@@ -29,8 +29,8 @@ def chaos(
     from; 130 interrupted.
     """
     from hil.lab.chaos import run_chaos, table_of
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.at_work("provoking the first faults") as bar:

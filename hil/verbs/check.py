@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption
+from hil.verbs.console.options import DEFAULT_CONFIG, ConfigOption, SetOption
 
 
 def check(
@@ -30,8 +30,8 @@ def check(
     Exit code: 0 if all is well, 2 if something is broken.
     """
     from hil.lab.check import check_bench
-    from hil.verbs.endings import BENCH
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import BENCH
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.waits_shown():

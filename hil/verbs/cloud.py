@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hil.verbs.options import (
+from hil.verbs.console.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     RequireOption,
@@ -29,10 +29,10 @@ def cloud(
 
     required = parse_requirement(require)
     settings = read_settings(config, sets, rounds=rounds)
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     Screen().wait("loading PyTorch and transformers ...")
     from hil.loop.cloud_process import run_cloud
-    from hil.verbs.watched_run import run_watched
+    from hil.verbs.console.watched_run import run_watched
 
     run_watched(run_cloud, settings, required)

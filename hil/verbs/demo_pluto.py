@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from hil.verbs.options import ConfigOption, RoundsOption, SetOption, read_settings
+from hil.verbs.console.options import ConfigOption, RoundsOption, SetOption, read_settings
 
 
 def demo_pluto(
@@ -26,8 +26,8 @@ def demo_pluto(
     settings = read_settings(config, sets, rounds=rounds)
     from hil.lab.demo import demo_pluto as demonstrate
     from hil.lab.demo import table_of
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.waits_shown():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
+from hil.verbs.console.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
 
 
 def edge(
@@ -35,7 +35,7 @@ def edge(
     settings = read_settings(config, sets)
     from hil.loop.edge_process import run_edge
     from hil.user_folders import data_folder
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("hil.waits").propagate = False  # the screen shows them

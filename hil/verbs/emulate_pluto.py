@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
+from hil.verbs.console.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
 
 
 def emulate_pluto(
@@ -38,7 +38,7 @@ def emulate_pluto(
     """
     settings = read_settings(config, sets)
     from hil.lab.emulate import emulate_plutos
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     with Screen().waits_shown():
         emulate_plutos(settings, nodes, ports=ports or [], real_time=not free_running)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from hil.verbs.options import (
+from hil.verbs.console.options import (
     CONTROLLER_CONFIG,
     QUICK_STREAMS,
     ConfigOption,
@@ -86,7 +86,7 @@ def evaluate(
     the same DIR to go on).
     """
     settings = read_settings(config, [*(sets or []), *(QUICK_STREAMS if quick else ())])
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     screen.wait("loading PyTorch and transformers ...")

@@ -26,7 +26,7 @@ def export(
 
     Exit codes: 0 fine; 1 a bug; 2 not a run's folder, or its edge holds no update.
     """
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     screen.wait("loading PyTorch and transformers ...")

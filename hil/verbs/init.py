@@ -26,7 +26,7 @@ def init(
     """
     from hil.contract import ConfigError
     from hil.settings.shipped import shipped_configuration
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     source = shipped_configuration(name)
     target = folder / "hil.toml"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
+from hil.verbs.console.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
 
 
 def provision(
@@ -24,7 +24,7 @@ def provision(
     Exit codes: 0 fine; 1 a bug; 2 the configuration or the model is broken; 130 interrupted.
     """
     settings = read_settings(config, sets)
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     screen.wait("loading PyTorch and transformers ...")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
+from hil.verbs.console.options import DEFAULT_CONFIG, ConfigOption, SetOption, read_settings
 
 
 def record(
@@ -35,7 +35,7 @@ def record(
     settings = read_settings(config, sets)
     from hil.lab.recording_session import payload_of, random_payload, summary
     from hil.lab.recording_session import record as record_session
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     content = payload_of(payload) if payload else random_payload(settings, n_bytes)

@@ -22,8 +22,8 @@ def replay(
     Exit codes: 0 equal; 1 a bug; 2 no recording, or a damaged one; 3 something differs.
     """
     from hil.lab.recording_session import comparison, replay_all, verdict
-    from hil.verbs.endings import MISSED
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.endings import MISSED
+    from hil.verbs.console.terminal import Screen
 
     screen = Screen()
     with screen.waits_shown():

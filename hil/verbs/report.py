@@ -32,7 +32,7 @@ def report(
     from hil.reporting.report import write_report
     from hil.reporting.run_folder import read_run
     from hil.reporting.totals import totals_table
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     loaded = [read_run(folder) for folder in runs]
     path = out or runs[0] / "report.html"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hil.verbs.options import (
+from hil.verbs.console.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     RequireOption,
@@ -41,10 +41,10 @@ def run(
 
     required = parse_requirement(require)
     settings = read_settings(config, sets, rounds=rounds, out=out)
-    from hil.verbs.terminal import Screen
+    from hil.verbs.console.terminal import Screen
 
     Screen().wait("loading PyTorch and transformers ...")
     from hil.loop.rounds import run as run_loop
-    from hil.verbs.watched_run import run_watched
+    from hil.verbs.console.watched_run import run_watched
 
     run_watched(run_loop, settings, required)

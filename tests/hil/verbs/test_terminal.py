@@ -10,9 +10,9 @@ import pytest
 
 from hil.reporting.text_table import TextTable
 from hil.system.waits import waiting_for
-from hil.verbs.round_lines import HEAD, round_lines
-from hil.verbs.signs import mend_streams, printable
-from hil.verbs.terminal import Screen
+from hil.verbs.console.round_lines import HEAD, round_lines
+from hil.verbs.console.signs import mend_streams, printable
+from hil.verbs.console.terminal import Screen
 
 ROW = {
     "round.id": 12345,
@@ -151,7 +151,7 @@ class HandTimer:
 
 def test_a_stage_is_named_on_a_pipe_only_when_it_takes_long(pipes, monkeypatch):
     texts = pipes("utf-8")
-    monkeypatch.setattr("hil.verbs.terminal.threading.Timer", HandTimer)
+    monkeypatch.setattr("hil.verbs.console.terminal.threading.Timer", HandTimer)
     HandTimer.made.clear()
     with Screen().at_work("opening") as bar:
         for stage in ("training", "sending", "scoring"):

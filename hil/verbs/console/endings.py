@@ -63,7 +63,7 @@ def bug_line(error: BaseException, log: Path | None = None) -> str:
 
 def _where(error: BaseException) -> str:
     """The innermost line of the kit that the exception came through, as " (file:line)"."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(root) and path.relative_to(root).parts[0] in _KIT:

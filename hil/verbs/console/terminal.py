@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from hil.system.waits import heard
-from hil.verbs.round_lines import HEAD, LEGEND, round_lines
-from hil.verbs.signs import printable
+from hil.verbs.console.round_lines import HEAD, LEGEND, round_lines
+from hil.verbs.console.signs import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hil.verbs.endings import BUG, INTERRUPTED, MISSED, bench_line, bug_line, complain
-from hil.verbs.terminal import Bar, Screen
+from hil.verbs.console.endings import BUG, INTERRUPTED, MISSED, bench_line, bug_line, complain
+from hil.verbs.console.terminal import Bar, Screen
 
 if TYPE_CHECKING:
     from hil.loop.rounds import Watcher

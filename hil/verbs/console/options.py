@@ -90,7 +90,7 @@ def read_settings(config: Path, sets: Sequence[str] | None, **run_keys: object) 
     ]
     settings = load_settings(config, [*(sets or []), *given])
     if config == DEFAULT_CONFIG and not config.exists():
-        from hil.verbs.terminal import Screen
+        from hil.verbs.console.terminal import Screen
 
         Screen().wait("no hil.toml here: the experiment that ships is taken (hil init writes it)")
     return settings
