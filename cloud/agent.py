@@ -35,7 +35,7 @@ from hil.contract import (
     TextState,
 )
 from hil.settings import Settings
-from hil.settings.policy import training_of
+from hil.settings.policy import training_of, weighs_trials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,7 @@ class CloudHalf:
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
         self._method, rank = training_of(settings.policy)
+        self._weighs_trials = self._method == "lora" and weighs_trials(settings.policy)
         self._tuner = FineTuner(
             base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank
         )
@@ -194,7 +195,7 @@ class CloudHalf:
             spectra=spectra(trained.directions, r_max),
             energy=residuals(trained.delivered, held_cuts, r_max),
             kfac=kfac,
-            measured=self._measured(trained, kfac) if trained.trial else None,
+            measured=self._measured(trained, kfac) if self._weighs_trials else None,
             held=dict(held),
             history=tuple(self.history),
         )

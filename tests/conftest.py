@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from ctypes.util import find_library
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, settings
 # process a core, and figures must not depend on the number of threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+DEFAULT_MODEL = Path(__file__).parents[1] / "cloud" / "model" / "default"
 # Caches and records of tests stay in the clone, away from the user's own.
 _OWN = Path(__file__).parents[1] / ".cache"
 os.environ |= {"XDG_CACHE_HOME": str(_OWN / "cache"), "XDG_DATA_HOME": str(_OWN / "data")}
@@ -50,7 +53,25 @@ def edge_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_overrides(edge_cache: Path) -> Callable[[Path], list[str]]:
+def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the shipped model's first layer alone: a quarter of its work, at its full width."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("model") / "shallow"
+    shutil.copytree(DEFAULT_MODEL, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_hidden_layers": 1, "layer_types": config["layer_types"][:1]}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    kept = {
+        name: w for name, w in weights.items() if ".layers." not in name or ".layers.0." in name
+    }
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_overrides(edge_cache: Path, shallow_model: Path) -> Callable[[Path], list[str]]:
     """Overrides that make hil.toml a matter of seconds."""
 
     def overrides(out: Path) -> list[str]:
@@ -61,6 +82,7 @@ def small_overrides(edge_cache: Path) -> Callable[[Path], list[str]]:
             "text.dwell=2",
             "text.train_examples=200",
             "text.score_examples=40",
+            f"model.base='{shallow_model}'",
             "model.r_max=4",
             "finetune.steps=4",
             "finetune.batch=8",

@@ -149,3 +149,11 @@ def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
             return "eva", rank
         case _:
             return "lora", None
+
+
+def weighs_trials(policy: AnyPolicy) -> bool:
+    """Whether a policy looks at what some plans really come to; trying them takes forward passes.
+
+    A policy of the user's own may look at everything.
+    """
+    return isinstance(policy, OursPolicy | FilePolicy)

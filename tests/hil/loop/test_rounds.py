@@ -71,7 +71,9 @@ def test_every_round_is_installed_and_scored(first):
 
 
 def test_parameters_sent_are_those_of_the_plan(first):
-    shapes = open_base_model("default").spec.module_shapes
+    shapes = open_base_model(
+        load_settings(first.folder / "config.toml").model.base
+    ).spec.module_shapes
     for row in first.rows:
         ranks = {
             key.removeprefix("plan.rank."): value
@@ -276,14 +278,15 @@ def test_fine_tuning_goes_on_from_an_earlier_run(first, go):
 
 
 @pytest.mark.slow
-def test_exports_are_the_update_that_the_edge_holds(first, small_overrides, tmp_path):
-    peft_folder = export_run(first.folder, "peft", tmp_path / "peft")
+def test_exports_are_the_update_that_the_edge_holds(go, tmp_path):
+    folder = go("model.base=default", "run.rounds=1").folder
+    peft_folder = export_run(folder, "peft", tmp_path / "peft")
     exported = json.loads((peft_folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert exported["base_model_name_or_path"] == "hil-lora-testbed-default"
-    gguf = export_run(first.folder, "gguf", tmp_path / "adapter.gguf")
+    gguf = export_run(folder, "gguf", tmp_path / "adapter.gguf")
     base = open_base_model("default")
     ids = base.tokenizer("report: the valve was quite broken.\nverdict:")["input_ids"]
-    settings = load_settings(first.folder / "config.toml")
+    settings = load_settings(folder / "config.toml")
     with Runtime(f16_model(base, settings.edge)) as runtime:
         plain = runtime.logits(ids)
         runtime.swap(gguf)
