@@ -14,16 +14,17 @@ from hil.settings import Settings, parse_settings
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory, shallow_model: Path) -> Settings:
     folder = tmp_path_factory.mktemp("streams")
     return parse_settings(
         {
-            "model": {"r_max": 4},
+            "model": {"base": str(shallow_model), "r_max": 4},
             "finetune": {"plan_share": 0.0},
             "streams": {
                 "rounds": 2,
                 "dwell": 1,
-                "steps": 4,
+                "domains": ["jargon40", "mixed100"],
+                "steps": 8,
                 "batch": 8,
                 "items": 8,
                 "cache": str(folder / "streams"),
@@ -111,7 +112,6 @@ def test_a_bench_with_branches_scores_what_was_trained_within_the_plan(
             **data["streams"],
             "steps": 24,
             "batch": 16,
-            "domains": ["jargon40", "mixed100"],
         },
     }
     plain, within = (

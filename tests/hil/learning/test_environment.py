@@ -251,6 +251,7 @@ def live(small_overrides, tmp_path_factory):
     # 8 bits: rounding is less than the tests' tolerances, and one block more is little of such a
     # payload's airtime
     overrides = [*small_overrides(folder), *AIR, "text.dwell=9", "codec.coefficient_bits=8"]
+    overrides.append("model.base=default")  # the environments know its modules
     settings = load_settings(SHIPPED, overrides)
     with LiveRunner(settings, folder) as runner:
         seen, results, left = [runner.reset(0)], [], []
@@ -304,7 +305,7 @@ def test_the_loop_knows_what_the_edge_lacks(live):
         for left in live.left
     ]
     first, second = (
-        codec.decode(left.payload, open_base_model("default").spec).factors
+        codec.decode(left.payload, open_base_model(live.settings.model.base).spec).factors
         for left in live.left[:2]
     )
     held = [{}, first, {name: second.get(name, first[name]) for name in live.modules}]
@@ -330,7 +331,12 @@ def test_the_loop_knows_what_the_edge_lacks(live):
 
 @pytest.mark.slow
 def test_the_loop_does_not_send_what_is_beyond_the_budget(small_overrides, tmp_path):
-    tight = [*small_overrides(tmp_path), "budget.airtime_s=0.01", "run.rounds=1"]
+    tight = [
+        *small_overrides(tmp_path),
+        "model.base=default",
+        "budget.airtime_s=0.01",
+        "run.rounds=1",
+    ]
     env = RankEnv(LiveRunner(load_settings(SHIPPED, tight), tmp_path))
     with env.runner:
         state, _ = env.reset(seed=0)

@@ -151,7 +151,7 @@ def test_provision_then_a_truncated_model(call, small, tmp_path):
     made = call("provision", tmp_path / "bundle", *small(tmp_path))
     assert made.code == 0, made.err
     assert_readable(made)
-    assert "Q4_K × 24" in words(made.out)
+    assert "Q4_K × 5" in words(made.out)
     model = tmp_path / "bundle/model.gguf"
     model.write_bytes(model.read_bytes()[:100_000])
     from edge_device.bundle import load_bundle
