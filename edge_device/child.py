@@ -108,7 +108,7 @@ class Engine:
         self._normalizer = self._metadata("hil.normalizer")
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = n_ctx
-        # Beyond the length that the GGUF names, llama.cpp may compute something else.
+        # beyond the GGUF's length llama.cpp may compute something else
         self.n_text = min(n_ctx, int(lib.llama_model_n_ctx_train(self._model)))
         self.n_seq = n_seq
         self.n_outputs = min(n_batch, max(n_seq, _MAX_LOGITS // self.n_vocab))
@@ -347,8 +347,7 @@ class Engine:
     def _check_length(self, n_tokens: int) -> None:
         if not 1 <= n_tokens <= self.n_text:
             raise RefusalError(
-                f"a text needs {n_tokens} tokens of context, 1 to {self.n_text} fit: shorten it or "
-                "raise n_ctx"
+                f"a text needs {n_tokens} tokens of context, 1 to {self.n_text} fit: shorten it"
             )
 
 

@@ -24,6 +24,7 @@ BEGINNINGS: Final = {
     "init": "writing hil.toml",
     "report": "reading runs",
     "export": "reading the run",
+    "send": "reading the configuration and the adapter",
     "cloud": "reading the configuration, opening the radio",
     "edge": "reading the configuration, opening the radio",
     "provision": "reading the configuration, opening the model",
@@ -70,6 +71,7 @@ def app() -> typer.Typer:
     from hil.verbs.replay import replay
     from hil.verbs.report import report
     from hil.verbs.run import run
+    from hil.verbs.send import send
     from hil.verbs.train import train
 
     # Plain help: quick to show, and readable on every console.
@@ -84,7 +86,7 @@ def app() -> typer.Typer:
         "missed; 130 interrupted. `hil --version` prints the version.",
     )
     functions: tuple[Callable[..., None], ...] = (
-        *(run, check, init, report, export, cloud, edge, provision),
+        *(run, check, init, report, export, send, cloud, edge, provision),
         *(demo_pluto, emulate_pluto, calibrate, record, replay, chaos, train),
     )
     for function in functions:

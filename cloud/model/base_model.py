@@ -46,6 +46,11 @@ class BaseModel:
     spec: BaseSpec
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What an adapter for it may call it: its name, or that of its folder."""
+        return self.name, self.folder.resolve().name
+
     @cached_property
     def lexicon(self) -> frozenset[str]:
         """Words seen in pretraining, from lexicon.txt beside the model.

@@ -19,6 +19,7 @@ from hil.model_folder.configuration import (
 )
 from hil.model_folder.families import FAMILIES, PROJECTIONS, SUPPORTED_ARCHITECTURES, Family
 from hil.model_folder.identity import base_spec, identity, module_shapes, tokenizer_bytes
+from hil.model_folder.peft_adapter import read_adapter
 from hil.model_folder.weights import canonical_f16, shapes, tensors
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "longest_text",
     "module_shapes",
     "opt_computation",
+    "read_adapter",
     "read_json",
     "shapes",
     "tensors",

@@ -116,7 +116,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' is damaged: {error}; copy the model folder again") from error
     if not isinstance(content, dict):
         raise ModelError(

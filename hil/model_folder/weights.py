@@ -24,7 +24,7 @@ _MAX_HEADER_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class Stored:
     """Place of one tensor: file, dtype of safetensors, shape, first byte."""
 
     path: Path
@@ -51,7 +51,7 @@ def tensors(folder: Path | str) -> Iterator[tuple[str, Floats32]]:
         ModelError: no weights, a damaged file, or a dtype other than F32, F16 and BF16.
     """
     for name, stored in _stored(Path(folder)).items():
-        yield name, _load(name, stored)
+        yield name, load(name, stored)
 
 
 def canonical_f16(name: str, values: Floats32) -> NDArray[np.float16]:
@@ -70,11 +70,11 @@ def canonical_f16(name: str, values: Floats32) -> NDArray[np.float16]:
     return half
 
 
-def _stored(folder: Path) -> dict[str, _Stored]:
+def _stored(folder: Path) -> dict[str, Stored]:
     tied = has_tied_embeddings(config(folder))
-    found: dict[str, _Stored] = {}
+    found: dict[str, Stored] = {}
     for path in _weight_files(folder):
-        for name, stored in _read_header(path).items():
+        for name, stored in read_header(path).items():
             if name in found:
                 raise ModelError(
                     f"tensor '{name}' is in both '{found[name].path}' and '{path}'; remove the "
@@ -108,7 +108,12 @@ def _weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_header(path: Path) -> dict[str, _Stored]:
+def read_header(path: Path) -> dict[str, Stored]:
+    """Name → place of every tensor in a safetensors file, checked against its length.
+
+    Raises:
+        ModelError: damaged, or a dtype other than F32, F16 and BF16.
+    """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -123,13 +128,16 @@ def _read_header(path: Path) -> dict[str, _Stored]:
                 name: _entry(path, name, entry, 8 + length, size_bytes)
                 for name, entry in entries.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise _damaged(path, f"its header can't be read ({error})") from error
 
 
 def _entry(
     path: Path, name: str, entry: Mapping[str, Any], data_start: int, size_bytes: int
-) -> _Stored:
+) -> Stored:
     dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
     begin, end = (int(n) for n in entry["data_offsets"])
     if dtype not in _DTYPES:
@@ -148,10 +156,11 @@ def _entry(
         raise _damaged(
             path, f"tensor '{name}' ends at byte {data_start + end}, the file at {size_bytes}"
         )
-    return _Stored(path, dtype, shape, data_start + begin)
+    return Stored(path, dtype, shape, data_start + begin)
 
 
-def _load(name: str, stored: _Stored) -> Floats32:
+def load(name: str, stored: Stored) -> Floats32:
+    """The values of a stored tensor. Raises ModelError where the file ends early."""
     count = math.prod(stored.shape)
     raw = np.fromfile(stored.path, dtype=_DTYPES[stored.dtype], count=count, offset=stored.offset)
     if raw.size != count:

@@ -235,7 +235,7 @@ class EdgeSettings(Table):
     cache: str = ""
     """Folder of quantised models; "" = the user's cache."""
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
-    max_rank: int = Field(default=64, ge=1, le=64)
+    max_rank: int = Field(default=64, ge=1, le=255)
     """An edge refuses an update with a larger rank in any module."""
     max_frobenius: float = Field(default=1e3, gt=0, le=1e6)
     """It refuses one whose ΔW in any module has a larger Frobenius norm."""

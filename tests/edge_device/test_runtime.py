@@ -123,7 +123,7 @@ def test_generation_takes_the_most_probable_token(runtime, tiny_gguf):
 
 
 def test_refused_requests_name_the_limit(runtime):
-    with pytest.raises(ModelError, match=r"1 to 1024 fit"):
+    with pytest.raises(ModelError, match=r"1 to 512 fit"):
         runtime.score(ScoreSet(name="long", chunks=("signal " * 2000,)))
     with pytest.raises(ModelError, match="at least one token"):
         runtime.score(

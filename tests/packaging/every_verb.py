@@ -60,6 +60,7 @@ VERBS = [
     Verb(["report", "{run}"]),
     Verb(["export", "{run}", "--format", "peft"]),
     Verb(["export", "{run}", "--format", "gguf"]),
+    Verb(["send", "{run}/export-peft", "--budget-bits", "200000"]),
     Verb(["provision", "bundle"]),
     Verb(["edge", "--bundle", "bundle"], codes=(2,)),  # one line: it needs a broker
     Verb(["cloud"], codes=(2,)),

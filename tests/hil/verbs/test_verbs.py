@@ -265,3 +265,9 @@ def test_a_plan_over_its_budget_is_a_missed_verdict(call, monkeypatch, infeasibl
     figures = {"allocator.random_states.infeasible": infeasible}
     monkeypatch.setattr("hil.benchmarks.controller.bench", lambda settings, random_states: figures)
     assert call("bench", "controller").code == code
+
+
+def test_an_adapter_that_cannot_be_sent_is_one_line(call, small, tmp_path):
+    called = call("send", tmp_path, *small(tmp_path))
+    assert called.code == 2
+    assert "adapter_config.json is missing" in called.error
