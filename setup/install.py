@@ -32,7 +32,8 @@ from urllib.request import Request, urlopen
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from shown import run_shown  # noqa: E402 - beside this file
+from pip_progress import PipProgress  # noqa: E402 - beside this file
+from shown import run_shown  # noqa: E402
 
 from hil.rounding import ceil_div  # noqa: E402 - of a clone that is not installed yet
 from hil.system.threads import usable_cores  # noqa: E402
@@ -342,11 +343,6 @@ def compiled_share(line: str) -> str | None:
 
 def fetch(environment: Environment, packages: Sequence[Package]) -> None:
     """Install exactly these packages, and the clone itself as it lies here."""
-
-    def status_of(line: str) -> str | None:
-        doing = re.search(r"(Downloading|Installing|Building) (\S*)", line)
-        return f"{doing[1].lower()} {doing[2].partition('-')[0]}" if doing else None
-
     exactly = [f"{package.name}=={package.version}" for package in packages]
     status, _ = run_shown(
         environment.command(
@@ -354,7 +350,7 @@ def fetch(environment: Environment, packages: Sequence[Package]) -> None:
             *(*exactly, "--editable", str(ROOT)),
         ),
         title=f"installing {len(packages)} packages",
-        status_of=status_of,
+        status_of=PipProgress(environment.folder).status_of,
         log=environment.log,
         deadline_s=DOWNLOAD_DEADLINE_S,
     )

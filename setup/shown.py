@@ -30,7 +30,8 @@ def run_shown(
     PIPE_INTERVAL_S elsewhere.
 
     Args:
-        status_of: what a line of output says about the progress; None: nothing.
+        status_of: what a line of output says about the progress; None: nothing. It also gets "",
+            twice a second, while there is no output.
         log: file that the output is added to.
         deadline_s: the command is ended after this time; its exit status is then negative.
         environment: of the command; None: this process's own.
@@ -54,10 +55,9 @@ def run_shown(
         reader.start()
         try:
             while (line := _next(lines)) is not None:
-                if line:
-                    output.append(line)
-                    file.write(line)
-                    shown.status = status_of(line) or shown.status
+                output.append(line)
+                file.write(line)
+                shown.status = status_of(line) or shown.status
                 shown.draw()
                 if shown.elapsed_s > deadline_s:
                     process.kill()

@@ -1,11 +1,13 @@
 """Every verb of the README's table, in its shortest form, from the wheel alone.
 
-    python tests/packaging/every_verb.py [--keep FOLDER]
+    python tests/packaging/every_verb.py [--keep FOLDER] [--only VERB] [--busy N]
 
 Builds the wheel, installs it into an empty environment outside the clone, and runs each verb in an
 empty folder on a terminal of 80 columns. It fails on a traceback, on a line of more than 80 columns
-or on an unexpected exit code, and prints how long each verb took and when `hil run` had its first
-receipt. Packages come from the sources that pip is configured to; minutes.
+or on an unexpected exit code. It prints of each verb how long it took, its widest line, when its
+first line came, the longest time without a sign, and when `hil run` had its first receipt. The
+first run compiles the radio's kernels. Packages come from the sources that pip is configured to;
+minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent)]
+
+from on_terminal import on_terminal  # noqa: E402 - beside this file
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 80
@@ -75,29 +83,45 @@ VERBS = [
     Verb(["bench", "link", "--quick", "--only", "speed"], codes=(0, 3)),
     Verb(["bench", "controller", "--random-states", "1000", *SMALL], codes=(0, 3)),
     Verb(["bench", "pluto"], codes=(0, 3)),
-    Verb(["bench", "edge"], codes=(0, 3)),
+    Verb(["bench", "edge"]),
+    Verb(["bench", "training"]),
 ]
 
 
 def main() -> int:
-    """Build, install and run; the exit status is the number of verbs with a fault."""
+    """Build, install and run; the exit status is the number of faults."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep", type=Path, help="folder to work in, made new and kept")
-    keep = parser.parse_args().keep
-    folder = keep or Path(tempfile.mkdtemp(prefix="hil-every-verb-"))
+    parser.add_argument("--keep", type=Path, help="folder that keeps environment and logs")
+    parser.add_argument("--only", help="a verb; else all of them")
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute beside it")
+    given = parser.parse_args()
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="hil-every-verb-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lacking = [name for name in documented_verbs() if name not in names_of(VERBS)]
-        faults = [f"{name}: in the README's table, not here" for name in lacking]
-        bench = Walk(folder, install(folder))
-        for verb in VERBS:
-            faults += bench.take(verb)
+        lacking = set(documented_verbs()) - names_of(VERBS)
+        faults = [f"{name}: in the README's table, not here" for name in sorted(lacking)]
+        verbs = [verb for verb in VERBS if given.only in (None, verb.words[0])]
+        walk = Walk(folder, installed(folder))
+        with busy(given.busy):
+            for verb in verbs:
+                faults += walk.take(verb)
     finally:
-        if keep is None:
+        if given.keep is None:
             shutil.rmtree(folder)
     print(*faults, sep="\n")
-    print(f"{len(VERBS)} verbs, {len(faults)} faults")
+    print(f"{len(verbs)} verbs, {len(faults)} faults")
     return len(faults)
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Processes that want a core each, as long as the block lasts."""
+    with ExitStack() as stack:
+        for _ in range(processes):
+            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.enter_context(loop)
+            stack.callback(loop.kill)
+        yield
 
 
 def documented_verbs() -> list[str]:
@@ -114,20 +138,28 @@ def names_of(verbs: list[Verb]) -> set[str]:
     return {" ".join(v.words[: 2 if v.words[0] == "bench" else 1]) for v in verbs}
 
 
-def install(folder: Path) -> Path:
-    """An environment with nothing but the wheel and its extras; its program `hil`."""
+def installed(folder: Path) -> Path:
+    """The program `hil` of an environment with nothing but the wheel and its extras.
+
+    The environment of an earlier call is taken as it is, without its compiled kernels.
+    """
+    venv = folder / "venv"
+    program = venv / "bin" / "hil"
+    if program.exists():
+        for kernel in venv.rglob("*.nb[ic]"):
+            kernel.unlink()
+        return program
     wheels = folder / "wheel"
     run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", wheels, ROOT], folder)
-    run([sys.executable, "-m", "venv", folder / "venv"], folder)
+    run([sys.executable, "-m", "venv", venv], folder)
     [wheel] = wheels.glob("*.whl")
-    python = folder / "venv" / "bin" / "python"
     sources = [part for path in kept_wheels() for part in ("--find-links", path)]
     what = f"{wheel}[cloud,edge,pluto,eval]"
     limits = ["-c", ROOT / "constraints.txt"]
     began_s = time.monotonic()
-    run([python, "-m", "pip", "install", "-q", *sources, *limits, what], folder)
+    run([venv / "bin" / "python", "-m", "pip", "install", "-q", *sources, *limits, what], folder)
     print(f"installed {wheel.name} in {time.monotonic() - began_s:.0f} s", flush=True)
-    return folder / "venv" / "bin" / "hil"
+    return program
 
 
 def kept_wheels() -> list[Path]:
@@ -153,79 +185,90 @@ class Walk:
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.place = self.folder / "elsewhere"
-        self.place.mkdir()
-        own = {name: str(self.folder / name) for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME")}
-        taken_away = {"PYTHONPATH", "VIRTUAL_ENV"}
+        self.place = Path(tempfile.mkdtemp(prefix="walk-", dir=self.folder))
+        own = {name: str(self.place / name) for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME")}
+        taken_away = {"PYTHONPATH", "VIRTUAL_ENV", "COLUMNS", "NUMBA_CACHE_DIR"}
         kept = {name: value for name, value in os.environ.items() if name not in taken_away}
-        self.environment = kept | own | {"COLUMNS": str(COLUMNS)}
+        self.environment = kept | own
 
     def take(self, verb: Verb) -> list[str]:
         """Run one verb; its faults, a line each."""
-        title = f"hil {' '.join(verb.words)}"
         words = [word.format(run=self._first_run()) for word in verb.words]
-        log = self.folder / f"{len(list(self.folder.glob('*.log'))):02d}-{verb.words[0]}.log"
-        began_s = time.monotonic()
-        if verb.radios:
-            with Serving(self) as uris:
-                links = ["--set", f"radio.uri={uris[0]}", "--set", f"radio.receive_uri={uris[1]}"]
-                code, receipt_s = self._run([*words, *links], log, verb.until)
-        else:
-            code, receipt_s = self._run(words, log, verb.until)
-        took_s = time.monotonic() - began_s
-        receipt = f", first receipt after {receipt_s:.0f} s" if receipt_s else ""
-        print(f"{took_s:6.1f} s  exit {code}  {title}{receipt}", flush=True)
-        text = log.read_text(encoding="utf-8", errors="replace")
-        faults = [] if code in verb.codes else [f"exit {code}: {text.strip()[-300:]}"]
-        if "Traceback" in text:
+        with ExitStack() as stack:
+            if verb.radios:
+                uris = stack.enter_context(Serving(self))
+                for key, uri in zip(("uri", "receive_uri"), uris, strict=True):
+                    words += ["--set", f"radio.{key}={uri}"]
+            receipt = _Receipt(self.place, verb.until)
+            shown = on_terminal(
+                [str(self.program), *words],
+                columns=COLUMNS,
+                folder=self.place,
+                environment=self.environment,
+                deadline_s=DEADLINE_S,
+                enough=receipt.look,
+            )
+        title = f"hil {' '.join(verb.words)}"
+        log = self.place / f"{len(list(self.place.glob('*.log'))):02d}-{verb.words[0]}.log"
+        log.write_text(shown.text, encoding="utf-8")
+        print(
+            f"exit {shown.code:3}  {shown.took_s:6.1f} s  widest {len(shown.widest):3}  "
+            f"first line {shown.first_s or 0:4.1f} s  quiet {shown.quiet_s:4.1f} s  {title}",
+            *[f"  first receipt after {s:.0f} s" for s in receipt.seconds[:1]],
+            sep="\n",
+            flush=True,
+        )
+        faults = []
+        if shown.code not in verb.codes:
+            faults.append(f"exit {shown.code}: {shown.text.strip()[-300:]}")
+        if "Traceback" in shown.text:
             faults.append("a traceback")
-        wide = [line for line in text.splitlines() if len(line) > COLUMNS]
-        if wide:
-            faults.append(f"{len(wide)} lines of more than {COLUMNS} columns, first: {wide[0]}")
+        if len(shown.widest) > COLUMNS:
+            faults.append(f"more than {COLUMNS} columns: {shown.widest}")
         return [f"{title}: {fault}" for fault in faults]
 
     def _first_run(self) -> str:
         return next((str(p.relative_to(self.place)) for p in self.place.glob("runs/*-demo")), "")
 
-    def _run(self, words: list[str], log: Path, until: str) -> tuple[int, float | None]:
-        """Exit code of a verb, and when the first round of a new run was on the disk."""
-        before = set(self.place.glob("runs/*/rounds.jsonl"))
-        receipt_s = None
-        began_s = time.monotonic()
-        with log.open("w", encoding="utf-8") as file:
-            process = self.start(words, file)
-            while process.poll() is None:
-                time.sleep(0.1)
-                elapsed_s = time.monotonic() - began_s
-                rows = set(self.place.glob("runs/*/rounds.jsonl")) - before
-                if receipt_s is None and any(row.stat().st_size for row in rows):
-                    receipt_s = elapsed_s
-                text = log.read_text(encoding="utf-8", errors="replace")
-                if until and re.search(rf"^{until}.*\n", text, re.MULTILINE):
-                    process.send_signal(signal.SIGINT)
-                    until = ""
-                if elapsed_s > DEADLINE_S:
-                    process.kill()
-        return process.returncode, receipt_s
-
-    def start(self, words: list[str], output: object) -> subprocess.Popen[str]:
-        """A verb that goes on by itself."""
+    def start(self, words: list[str]) -> subprocess.Popen[str]:
+        """A verb that goes on by itself; its output is a pipe."""
         return subprocess.Popen(
             [str(self.program), *words],
             cwd=self.place,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,  # type: ignore[arg-type]  # an open file
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+
+class _Receipt:
+    """Looks out for the first row of a new run, and for the line that ends a verb.
+
+    Attributes:
+        seconds: after which a row of a run was first on the disk.
+    """
+
+    def __init__(self, place: Path, until: str) -> None:
+        self._place, self._until = place, until
+        self._before = set(place.glob("runs/*/rounds.jsonl"))
+        self._began_s = time.monotonic()
+        self.seconds: list[float] = []
+
+    def look(self, text: str) -> bool:
+        """Whether the text has the line that ends the verb."""
+        rows = set(self._place.glob("runs/*/rounds.jsonl")) - self._before
+        if not self.seconds and any(row.stat().st_size for row in rows):
+            self.seconds.append(time.monotonic() - self._began_s)
+        return bool(self._until and re.search(rf"^{self._until}.*\n", text, re.MULTILINE))
 
 
 class Serving:
     """Two emulated Plutos, as long as the block lasts; their URIs."""
 
     def __init__(self, walk: Walk) -> None:
-        self._process = walk.start(["emulate-pluto", "--nodes", "2", *EMULATED], subprocess.PIPE)
+        self._process = walk.start(["emulate-pluto", "--nodes", "2", *EMULATED])
 
     def __enter__(self) -> list[str]:
         lines = iter(self._process.stdout or ())

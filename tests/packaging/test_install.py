@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "setup"))
 
 import install  # noqa: E402 - a script, not of the package
 import shown  # noqa: E402
+from pip_progress import PipProgress  # noqa: E402
 
 CPU, CUDA = "torch==2.13.0+cpu", "torch==2.13.0"
 PAGE = "https://index.example/whl/cpu/torch/"
@@ -175,6 +176,27 @@ def test_progress_is_read_from_ninja_and_make(line, status):
     assert install.compiled_share(line) == status
 
 
+def test_pip_is_followed_where_it_says_nothing(tmp_path):
+    """Of an environment with one package, two more are installed."""
+    site = tmp_path / "lib/python3.11/site-packages"
+
+    def install_one(name):
+        (site / f"{name}-1.0.dist-info").mkdir(parents=True)
+        (site / f"{name}-1.0.dist-info" / "INSTALLER").write_text("pip\n")
+
+    install_one("six")
+    os.utime(site / "six-1.0.dist-info" / "INSTALLER", (0, 0))
+    told = PipProgress(tmp_path).status_of
+    assert told("") is None
+    assert told("Collecting numpy==2.2.0\n") == "looking for numpy"
+    assert told("  Downloading numpy-2.2.0-cp311.whl (16 MB)\n") == "downloading numpy"
+    assert told("Installing collected packages: mpmath, torch\n") == "0 of 2 ready, now mpmath"
+    install_one("mpmath")
+    assert told("") == "1 of 2 ready, now torch"
+    install_one("torch")
+    assert told("") == "2 of 2 ready"
+
+
 def test_wheels_of_another_processor_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = install.wheel_folder()
@@ -224,6 +246,18 @@ def test_a_long_command_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert status == 3
     assert output == log.read_text() == "[1/4] x\n[2/4] y\n"
     assert "compiling, 50 %" in capsys.readouterr().out
+
+
+def test_silence_is_passed_on_too(tmp_path):
+    told = []
+    shown.run_shown(
+        [sys.executable, "-c", "import time; time.sleep(0.8); print('x')"],
+        title="waiting",
+        status_of=told.append,
+        log=tmp_path / "log",
+        deadline_s=60,
+    )
+    assert {"", "x\n"} == set(told)
 
 
 def test_a_command_past_its_deadline_is_ended(tmp_path):
