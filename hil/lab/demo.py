@@ -124,7 +124,7 @@ def _start_all(
         HelperProcess("hil emulate-pluto", command, scratch / "plutos.log")
     )
     uris = list(_uris(plutos, 2, deadline))
-    say(f"broker on port {port}, emulated Plutos at {' and '.join(uris)}")
+    say(f"broker: port {port}; emulated Plutos: {', '.join(uris)}")
     joined = _joined(settings, uris, port)
     config = scratch / "joined.toml"
     config.write_text(to_toml(joined), encoding="utf-8")

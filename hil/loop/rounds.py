@@ -208,10 +208,11 @@ class Loop:
         """
         opened, self._opened = self._open, None
         round_id, trained, sounding = opened.obs.round_id, opened.trained, opened.sounding
-        watcher.on_stage(round_id, "encoding")
+        nothing = plan.sends_nothing
+        again = self._settings.finetune.plan_steps and not nothing
+        watcher.on_stage(round_id, "training within the plan" if again else "encoding")
         with self._watch("timing.encode_s"):
             held = self._edge.status.held_digest
-            nothing = plan.sends_nothing
             payload = (
                 b""
                 if nothing

@@ -72,5 +72,10 @@ def _where(error: BaseException) -> str:
 
 
 def complain(text: str) -> None:
-    """Print a line of the program's own on stderr."""
-    print(f"hil: {text}", file=sys.stderr, flush=True)
+    """Print a line of the program's own on stderr; a terminal gets it wrapped between words."""
+    line = f"hil: {text}"
+    if sys.stderr.isatty():
+        from hil.verbs.console.terminal import folded
+
+        line = folded(line, sys.stderr, indent="  ")
+    print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import pytest
 
 from hil.reporting.text_table import TextTable
 from hil.system.waits import waiting_for
+from hil.verbs.console.endings import complain
 from hil.verbs.console.round_lines import HEAD, round_lines
 from hil.verbs.console.signs import mend_streams, printable
 from hil.verbs.console.terminal import Screen
@@ -177,3 +178,14 @@ def test_a_path_is_never_broken(pipes):
     Screen().file("report", path)
     Screen().say(f"see {path} for more")
     assert texts()[0].split() == ["report:", path, "see", path, "for", "more"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_complaint_is_wrapped_on_a_terminal_and_one_line_elsewhere(monkeypatch, capsys, terminal):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    complain("radio.kind = 'loopback': " + "it hears no other process; " * 5)
+    printed = capsys.readouterr().err.splitlines()
+    assert all(len(line) <= 80 for line in printed) == terminal
+    assert (len(printed) == 1) != terminal
+    assert printed[0].startswith("hil: radio.kind = 'loopback': it hears")
