@@ -1,9 +1,11 @@
 # Two commands do everything: `make demo` and `make test`. Both set up what is missing first.
 #   make demo POLICY=airllm ROUNDS=5    another rank policy, fewer rounds
+#   make demo MODEL=smollm2              a real language model of 135 M parameters, 93 MB to download
 #   make demo TORCH=cuda                torch with CUDA, 3 GB, where the CPU build is the default
 PYTHON ?= python3
 POLICY ?=
 ROUNDS ?=
+MODEL  ?=
 TORCH  ?= cpu
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN    := .venv/bin
@@ -13,8 +15,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo demo-pluto test test-fast check bench controller edge packages clean
 
-demo: .venv/.ready-demo-$(TORCH)
-	@$(BIN)/hil run $(if $(POLICY),--set policy.kind=$(POLICY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+demo: .venv/.ready-demo-$(if $(MODEL),$(MODEL)-)$(TORCH)
+	@$(BIN)/hil run $(if $(MODEL),--config $(MODEL)) $(if $(POLICY),--set policy.kind=$(POLICY)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Cloud and edge as processes of their own, two emulated Plutos between them, and a broker.
 demo-pluto: .venv/.ready-demo-pluto-$(TORCH) packages
@@ -49,6 +51,7 @@ edge: .venv/.ready-edge-$(TORCH)
 # What each target needs of the extras in pyproject.toml.
 .venv/.ready-demo-pluto-%:  EXTRAS = cloud edge pluto
 .venv/.ready-demo-%:        EXTRAS = cloud edge
+.venv/.ready-demo-smollm2-%: EXTRAS = cloud edge smollm2
 .venv/.ready-edge-%:        EXTRAS = edge pluto
 .venv/.ready-test-%:        EXTRAS = test
 .venv/.ready-check-%:       EXTRAS = check

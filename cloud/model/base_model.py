@@ -1,4 +1,5 @@
-"""The base model of the cloud: the shipped default, a folder, or a name on the Hugging Face hub."""
+"""The base model of the cloud: the shipped default, one that a Python package carries, a folder,
+or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from cloud.model.packaged import PACKAGED, packaged_folder
 from cloud.text.lexicon import load_lexicon
 from hil.contract import BaseSpec, ModelError
 from hil.model_folder import base_spec
@@ -100,8 +102,8 @@ class BaseModel:
 
 
 def open_base_model(name: str) -> BaseModel:
-    """The base model by "default", a folder, or a hub name, without loading its weights into
-    memory.
+    """The base model by "default", a name of PACKAGED, a folder, or a hub name, without loading its
+    weights into memory.
 
     Raises:
         ModelError: there is no model, it is damaged, or its architecture is neither one that the
@@ -119,12 +121,16 @@ def open_base_model(name: str) -> BaseModel:
 def _name(given: str, folder: Path) -> str:
     if given == "default":
         return DEFAULT_NAME
+    if given in PACKAGED:
+        return PACKAGED[given].title
     return folder.resolve().name if Path(given).exists() else given
 
 
 def _folder(name: str) -> Path:
     if name == "default":
         return DEFAULT_MODEL
+    if name in PACKAGED:
+        return packaged_folder(name)
     path = Path(name)
     if path.exists() or name.startswith((".", "/")) or name.count("/") != 1:
         return path
