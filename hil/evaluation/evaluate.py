@@ -33,8 +33,10 @@ from hil.evaluation.grid import (
     Channel,
     Contestant,
     Scope,
+    cell_settings,
     contestant,
     fingerprint,
+    scenarios,
 )
 from hil.evaluation.grid import channels as named_channels
 from hil.evaluation.job import Job, named, work
@@ -47,6 +49,7 @@ from hil.evaluation.report import (
 from hil.evaluation.statistics import History
 from hil.evaluation.summary import read_rows, summarise
 from hil.evaluation.trained_stream import OpenBench, ScoreOn, open_stream_bench
+from hil.radio_kinds.channel_files import sources
 from hil.reporting.text_table import TextTable
 from hil.settings import Settings, to_toml
 from hil.system.workers import run_jobs
@@ -128,6 +131,7 @@ def evaluate_verb(
     *,
     policies: Sequence[str],
     channels: Sequence[str],
+    scenario_file: Path | None,
     scopes: Sequence[str],
     out_dir: Path,
     streams: int | None,
@@ -145,6 +149,7 @@ def evaluate_verb(
         settings: the experiment.
         policies, channels, scopes: as they are written; none = those of a full or a quick
             evaluation.
+        scenario_file: file of channels that take the place of those that ship.
         out_dir: folder of the results, as in `evaluate`.
         streams, seeds: how many; None = what [streams] says.
         seeds_per_stream, score_on: as in Grid.
@@ -157,11 +162,13 @@ def evaluate_verb(
     for scope in scopes:
         if scope not in SCOPES:
             raise ConfigError(f"scope {scope!r} of the budget: choose from {', '.join(SCOPES)}")
+    known = scenarios(scenario_file, settings) if scenario_file else CHANNELS
+    usual = list(QUICK_CHANNELS) if quick and not scenario_file else list(known)
     grid = Grid(
         contestants=[
             contestant(text) for text in policies or (QUICK_POLICIES if quick else POLICIES)
         ],
-        channels=named_channels(channels or (QUICK_CHANNELS if quick else list(CHANNELS))),
+        channels=named_channels(channels or usual, known),
         streams=range(FIRST_STREAM, FIRST_STREAM + (streams or settings.streams.report)),
         train_seeds=range(seeds or settings.streams.seeds),
         scopes=[
@@ -282,6 +289,7 @@ def _jobs(
         grid.scopes,
         grid.score_on,
         _version(),
+        _channel_sources(settings, grid),
     )
     jobs, wanted = [], []
     for stream, seed in grid.units:
@@ -323,6 +331,15 @@ def _facts(settings: Settings, grid: Grid) -> dict[str, Any]:
             c.name: [m.model_dump(mode="json") for m in c.members] for c in grid.contestants
         },
         "channel_overrides": {c.name: dict(c.overrides) for c in grid.channels},
+        "channel_sources": _channel_sources(settings, grid),
+    }
+
+
+def _channel_sources(settings: Settings, grid: Grid) -> dict[str, Any]:
+    """Where each channel comes from, files with their hashes."""
+    return {
+        channel.name: sources(cell_settings(settings, channel, grid.scopes[0]).simulated_radio)
+        for channel in grid.channels
     }
 
 

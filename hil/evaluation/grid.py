@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import cloud.policies
 from hil.contract import ConfigError
+from hil.radio_kinds.conditions import conditions
 from hil.settings import Settings, parse_settings
 from hil.settings.policy import (
     AirLlmPolicy,
@@ -154,12 +155,49 @@ QUICK_POLICIES: Final = (
 QUICK_CHANNELS: Final = ("0 dB", "varying")
 
 
-def channels(names: Sequence[str]) -> list[Channel]:
-    """Channels by their names in CHANNELS. Raises ConfigError for a name that is not there."""
+EVALUATED: Final = ("snr_db", "interferer")
+"""Keys of [radio.channel] that an evaluation works by."""
+
+
+def channels(names: Sequence[str], known: Mapping[str, Channel] = CHANNELS) -> list[Channel]:
+    """Channels by their names. Raises ConfigError for a name that is not there."""
     for name in names:
-        if name not in CHANNELS:
-            raise ConfigError(f"channel {name!r} is unknown; choose from {', '.join(CHANNELS)}")
-    return [CHANNELS[name] for name in names]
+        if name not in known:
+            raise ConfigError(f"channel {name!r} is unknown; choose from {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def scenarios(path: Path, settings: Settings) -> dict[str, Channel]:
+    """Channels of a scenario file, by name: TOML, a table for each with keys of [radio.channel].
+
+    Args:
+        path: the file.
+        settings: the experiment that they change.
+    Raises:
+        ConfigError: the file cannot be read, or a channel in it cannot be.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a scenario file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    found: dict[str, Channel] = {}
+    for name, table in data.items():
+        if not isinstance(table, dict) or not table:
+            raise ConfigError(f"{path}: {name} must be a table; write [{name}] above its keys")
+        for key in table:
+            if key not in EVALUATED:
+                raise ConfigError(
+                    f"{path}: [{name}] {key}: an evaluation works by {' and '.join(EVALUATED)} "
+                    "alone; leave it out, or try this channel with hil run"
+                )
+        found[name] = Channel(name, {f"radio.channel.{key}": each for key, each in table.items()})
+        radio = cell_settings(settings, found[name], SCOPES[0]).simulated_radio
+        conditions(radio, settings.streams.rounds, 0)  # files are read before streams are trained
+    if not found:
+        raise ConfigError(f"{path}: no channel in it; write [NAME] and below it snr_db = ...")
+    return found
 
 
 def contestant(text: str) -> Contestant:

@@ -17,7 +17,7 @@ from cloud.policies.plans import bits_of_ranks
 from cloud.policies.state import Situation, on_line
 from hil.contract import Bools, ConfigError, Floats, Ints, ModelError, TextState
 from hil.learning.stream_table import Knots, StreamTable, synthetic_table, table_of
-from hil.radio_kinds.conditions import conditions, seeded
+from hil.radio_kinds.conditions import conditions, seeded, sinr_db
 from hil.settings import Settings
 from radio.link import LinkModel, ModemLink, ShannonLink
 from radio.modem.mcs import LOOPBACK
@@ -292,10 +292,12 @@ class BatchRounds:
         """Channel of one episode, and what the cloud knows of its SNR; float64[T] each, in the
         order of _Air."""
         settings, rounds = self._settings.environment, self.n_rounds
-        true = conditions(self._settings.simulated_radio, rounds, seed)
+        radio = self._settings.simulated_radio
+        true = conditions(radio, rounds, seed)
+        snr_db = sinr_db(radio, true.snr_db)
         rng = seeded(seed, "measurement")
         noise, chance = rng.standard_normal(rounds), rng.random(rounds)
-        measured = true.snr_db + settings.snr_std_db * noise + settings.snr_error_db
+        measured = snr_db + settings.snr_std_db * noise + settings.snr_error_db
         # An old report is of an earlier round, at first of the first; one that is missing leaves
         # the last one standing.
         now = np.arange(rounds)
@@ -306,7 +308,7 @@ class BatchRounds:
         reported, age_rounds = (
             np.where(source < 0, np.nan, x) for x in (measured[source], now - source)
         )
-        return true.snr_db, true.bandwidth_hz, true.airtime_share, reported, age_rounds
+        return snr_db, true.bandwidth_hz, true.airtime_share, reported, age_rounds
 
     def _check_plans(self, ranks: Ints, keep: Bools) -> None:
         expected = (self.n, len(self._bits))

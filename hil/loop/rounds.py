@@ -169,6 +169,7 @@ class Loop:
             plan = self._cloud.policy.plan(obs) if self.can_send else keep_all(obs)
         return {
             **to_row(self.close_round(plan, watcher)),
+            **self._radio.disturbances,
             **self._radio.health,
             **self._watch.row(),
         }

@@ -69,7 +69,7 @@ def compare(run: Run, radio: PlutoRadio, seed: int) -> list[Comparison]:
         snr_db=math.nan,
         sample_rate_hz=radio.rate_hz,
         figures=figures(
-            radio.channel.preset,
+            radio.channel.shipped_preset,
             **radio.channel.overrides() | {"clock_offset_ppm": ppm, "cfo_hz": 0.0},
         ),
     )

@@ -24,12 +24,15 @@ class Provenance:
         simulated, emulated: sentences about what is not real; empty lists otherwise.
         devices: "transmitter" and "receiver" → identity.
         thresholds: origin of the SNR that each scheme needs.
+        channel: what a simulated channel follows: "snr_db", "profile", ... → kind, and file and
+            SHA-256 where it comes from one.
     """
 
     simulated: list[str] = field(default_factory=list)
     emulated: list[str] = field(default_factory=list)
     devices: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     thresholds: str = "loopback"
+    channel: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class _SendingLink(Protocol):
@@ -81,6 +84,12 @@ class RoundRadio(ABC):
     @property
     def health(self) -> Mapping[str, int]:
         """Health of a real radio: counts since it was opened, by their name in rounds.jsonl."""
+        return {}
+
+    @property
+    def disturbances(self) -> Mapping[str, float | str]:
+        """What a simulated channel did in this round beside SNR and carrier offset, by its name in
+        rounds.jsonl."""
         return {}
 
     @abstractmethod

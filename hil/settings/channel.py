@@ -1,128 +1,29 @@
-"""[radio.channel] of hil.toml: the simulated air, and how a value moves from round to round."""
+"""[radio.channel] of hil.toml: the simulated air."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, cast, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
+from pydantic import Discriminator, Field, ValidationInfo, field_validator
 
+from hil.settings.interferer import AnyInterferer
 from hil.settings.table import Table
-
-
-class Constant(Table):
-    """The same value in every round; a bare number means this."""
-
-    kind: Literal["constant"] = "constant"
-    value: float
-
-
-class Steps(Table):
-    """Each value for `dwell` rounds, then from the start."""
-
-    kind: Literal["steps"]
-    values: list[float] = Field(min_length=1)
-    dwell: int = Field(default=1, ge=1)
-
-
-class GaussMarkov(Table):
-    """A stationary Gauss-Markov walk that is kept within [low, high]."""
-
-    kind: Literal["gauss_markov"]
-    mean: float
-    std: float = Field(gt=0)
-    correlation: float = Field(ge=0, lt=1)
-    low: float
-    high: float
-
-
-class Independent(Table):
-    """One of `values` in every round, all equally likely, independent of the rounds before."""
-
-    kind: Literal["independent"]
-    values: list[float] = Field(min_length=1)
-
-
-class Fading(Table):
-    """Block fading of the mean power: Rayleigh, or Rician where a line of sight is given; in dB,
-    held within limits."""
-
-    kind: Literal["fading"]
-    mean: float
-    k_factor_db: float = Field(default=-40.0, ge=-40, le=40)
-    """Power of the line of sight over the scattered power; -40 dB is Rayleigh."""
-    doppler_per_round: float = Field(default=0.1, gt=0, le=0.5)
-    """Doppler frequency times the time from round to round: J0(2 pi x) is the correlation of two
-    rounds."""
-    low: float
-    high: float
-
-
-class Replay(Table):
-    """The values that a recorded run measured, round by round; at its end from the start again."""
-
-    kind: Literal["replay"]
-    run: str
-    """Run folder."""
-
-
-AnyTrajectory = Constant | Steps | GaussMarkov | Independent | Fading | Replay
-
-
-def _number_is_constant(value: object) -> object:
-    return {"kind": "constant", "value": value} if isinstance(value, int | float) else value
-
-
-def _within(low: float, high: float) -> Callable[[AnyTrajectory], AnyTrajectory]:
-    def check(trajectory: AnyTrajectory) -> AnyTrajectory:
-        match trajectory:
-            case Constant(value=value):
-                values = [value]
-            case Steps(values=values) | Independent(values=values):
-                pass
-            case Replay():
-                return trajectory  # its values are checked when the run is read
-            case GaussMarkov() | Fading():
-                if (
-                    not trajectory.low <= trajectory.mean <= trajectory.high
-                    or trajectory.low == trajectory.high
-                ):
-                    raise ValueError("low ≤ mean ≤ high and low < high must hold")
-                values = [trajectory.low, trajectory.high]
-        if min(values) < low or max(values) > high:
-            raise ValueError(f"must stay within {low:g} and {high:g}")
-        return trajectory
-
-    return check
-
-
-_Kind = Discriminator("kind")
-SnrTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind],
-    BeforeValidator(_number_is_constant),
-    AfterValidator(_within(-30.0, 60.0)),
-]
-BandwidthTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind],
-    BeforeValidator(_number_is_constant),
-    AfterValidator(_within(50e3, 50e6)),
-]
-ShareTrajectory = Annotated[
-    Annotated[AnyTrajectory, _Kind],
-    BeforeValidator(_number_is_constant),
-    AfterValidator(_within(0.0, 1.0)),
-]
-
+from hil.settings.trajectories import GaussMarkov, SnrTrajectory
 
 ChannelPreset = Literal["awgn", "lab_cable", "indoor_los", "indoor_nlos", "pedestrian", "harsh"]
-ChannelProfile = Literal["none", "flat", "TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E"]
+SHIPPED_PRESETS: Final[tuple[ChannelPreset, ...]] = get_args(ChannelPreset)
+ChannelProfile = Literal["none", "flat", "TDL-A", "TDL-B", "TDL-C", "TDL-D", "TDL-E", "file"]
 
 
 class ChannelFigures(Table):
     """Single figures of a channel; one that is not set is the preset's."""
 
     profile: ChannelProfile | None = None
-    """Multipath: none, one fading path, or a tapped delay line of 3GPP TR 38.901."""
+    """Multipath: none, one fading path, a tapped delay line of 3GPP TR 38.901, or a file's."""
+    response_path: str | None = None
+    """A .npz file with impulse responses, for the profile "file"."""
+    keep_gain: bool | None = None
+    """Leave the mean power of those responses as it is; false = bring it to 1."""
     delay_spread_ns: float | None = Field(default=None, ge=0, le=1000)
     """Root mean square, of a TDL profile."""
     doppler_hz: float | None = Field(default=None, ge=0, le=1000)
@@ -158,21 +59,62 @@ class ChannelFigures(Table):
     adc_bits: int | None = Field(default=None, ge=0, le=16)
     """Resolution of the receiver's converter; 0 = no converter."""
 
-    def overrides(self) -> dict[str, float | str]:
+    @property
+    def set_figures(self) -> dict[str, float | str]:
         """The figures that are set, by name."""
         return self.model_dump(include=set(ChannelFigures.model_fields), exclude_none=True)
+
+
+class OwnPreset(ChannelFigures):
+    """[radio.channel.presets.NAME]: figures under a name of one's own."""
+
+    like: ChannelPreset = "awgn"
+    """The preset that has the figures which are not set here."""
 
 
 class ChannelSettings(ChannelFigures):
     """[radio.channel]: what the simulated air does."""
 
-    preset: ChannelPreset = "awgn"
+    presets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], OwnPreset] = Field(
+        default={}
+    )
+    """Presets of one's own, by name."""
+    preset: str = "awgn"
     """"awgn": noise and carrier offset alone; "lab_cable": with a converter and nearly equal
     clocks; "indoor_los", "indoor_nlos", "pedestrian": with multipath and Doppler; "harsh": all
-    impairments of the radios themselves."""
+    impairments of the radios themselves; or a name of `presets`."""
     snr_db: SnrTrajectory = GaussMarkov(
         kind="gauss_markov", mean=19.0, std=4.0, correlation=0.5, low=13.0, high=25.0
     )
     """Mean SNR of each round; fading comes on top."""
     max_delay_samples: int = Field(default=2000, ge=0, le=10_000_000)
     feedback_delay_s: float = Field(default=0.02, ge=0, le=60)
+    interferer: Annotated[AnyInterferer, Discriminator("kind")] | None = None
+    """Another transmitter on the air; not set = none."""
+
+    @field_validator("presets")
+    @classmethod
+    def _own_names(cls, presets: dict[str, OwnPreset]) -> dict[str, OwnPreset]:
+        taken = sorted(set(SHIPPED_PRESETS) & set(presets))
+        if taken:
+            raise ValueError(f"the name {taken[0]!r} ships; choose another")
+        return presets
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, preset: str, earlier: ValidationInfo) -> str:
+        known = (*SHIPPED_PRESETS, *earlier.data.get("presets", ()))
+        if preset not in known:
+            raise ValueError(f"must be one of {', '.join(map(repr, known))}")
+        return preset
+
+    @property
+    def shipped_preset(self) -> ChannelPreset:
+        """The preset that ships and lies below all that is set."""
+        own = self.presets.get(self.preset)
+        return own.like if own else cast(ChannelPreset, self.preset)
+
+    def overrides(self) -> dict[str, float | str]:
+        """The figures that are set, in this table or in a preset of one's own, by name."""
+        own = self.presets.get(self.preset)
+        return {**(own.set_figures if own else {}), **self.set_figures}

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hil.settings.channel import ChannelSettings, Constant, ShareTrajectory
+from hil.settings.channel import ChannelSettings
 from hil.settings.table import Table
+from hil.settings.trajectories import Constant, ShareTrajectory
 
 
 class BandSettings(Table):

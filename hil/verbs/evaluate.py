@@ -30,6 +30,10 @@ _ChannelsOption = Annotated[
     list[str] | None,
     typer.Option("--channel", metavar="NAME", help="How the SNR moves. May be repeated."),
 ]
+_ScenariosOption = Annotated[
+    Path | None,
+    typer.Option("--scenarios", metavar="FILE", help="Channels of your own, a TOML table each."),
+]
 _ScopesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +69,7 @@ _TrainingOption = Annotated[
 def evaluate(
     policies: _PoliciesOption = None,
     channels: _ChannelsOption = None,
+    scenarios: _ScenariosOption = None,
     scopes: _ScopesOption = None,
     config: ConfigOption = CONTROLLER_CONFIG,
     sets: SetOption = None,
@@ -97,6 +102,7 @@ def evaluate(
             settings,
             policies=policies or [],
             channels=channels or [],
+            scenario_file=scenarios,
             scopes=scopes or [],
             out_dir=out,
             streams=streams,

@@ -1,7 +1,8 @@
-"""Multipath that changes while a burst passes: a tapped delay line whose gains follow Doppler."""
+"""Multipath that changes while a burst passes: delay lines whose gains move, by Doppler for one."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 import numpy as np
@@ -55,9 +56,8 @@ class PlaneWaves:
         )
 
 
-class TappedDelayLine:
-    """Echoes with fractional delays and fading gains; mean power 1, and one continuous channel from
-    call to call.
+class DelayLine(ABC):
+    """Echoes with fractional delays and gains that move; one continuous channel from call to call.
 
     The gains are functions of the channel's own time, which calls and pauses move on. They are
     evaluated at knots and drawn straight between them, within a burst as well.
@@ -65,6 +65,77 @@ class TappedDelayLine:
     Attributes:
         sample_rate_hz: rate of the samples, > 0; may be changed between calls: paths and gains
             stay the same.
+    """
+
+    def __init__(self, delays_s: NDArray[np.float64], knot_s: float, sample_rate_hz: float) -> None:
+        """Echoes.
+
+        Args:
+            delays_s: float64[n_paths], ≥ 0.
+            knot_s: time between two knots.
+            sample_rate_hz: rate of the samples.
+        """
+        self._delays_s = delays_s
+        self._knot_s = knot_s
+        self._now_s = 0.0
+        self.sample_rate_hz = sample_rate_hz
+
+    @abstractmethod
+    def gains(self, t_s: NDArray[np.float64]) -> NDArray[np.complex64]:
+        """Gains complex64[n, n_paths] at times of the channel."""
+
+    @property
+    def sample_rate_hz(self) -> float:
+        """Rate of the samples."""
+        return self._sample_rate_hz
+
+    @sample_rate_hz.setter
+    def sample_rate_hz(self, value: float) -> None:
+        self._sample_rate_hz = value
+        self._responses = _responses(self._delays_s * value)
+        self._held = np.zeros(self.tail_samples, np.complex64)
+
+    @property
+    def tail_samples(self) -> int:
+        """Samples of echo and filter behind the last sample that went in."""
+        return int(self._responses.shape[1]) - 1
+
+    def advance(self, seconds: float) -> None:
+        """Let the channel change through a pause."""
+        self._now_s += seconds
+
+    def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
+        """The samples behind the channel, as many as went in; what is still under way comes with
+        the next call."""
+        samples = np.concatenate([self._held, iq])
+        re, im = samples.real.copy(), samples.imag.copy()
+        out = np.empty(len(iq), np.complex64)
+        knots_per_sample = 1 / (self._knot_s * self._sample_rate_hz)
+        place = self._now_s / self._knot_s
+        at_once = max(1, int(_KNOTS_AT_ONCE / knots_per_sample))
+        for begin in range(0, len(iq), at_once):
+            end = min(begin + at_once, len(iq))
+            first, last = place + begin * knots_per_sample, place + (end - 1) * knots_per_sample
+            knots = np.arange(int(first), int(last) + 2, dtype=np.float64) * self._knot_s
+            taps = self.gains(knots) @ self._responses
+            _filter(
+                re[begin:],
+                im[begin:],
+                taps.real.copy(),
+                taps.imag.copy(),
+                first % 1.0,
+                knots_per_sample,
+                out[begin:end],
+            )
+        self._held = samples[len(iq) :]
+        self.advance(len(iq) / self._sample_rate_hz)
+        return out
+
+
+class TappedDelayLine(DelayLine):
+    """A delay line of 3GPP TR 38.901 whose gains follow Doppler; mean power 1.
+
+    Attributes:
         profile: delays and mean powers.
     """
 
@@ -101,25 +172,11 @@ class TappedDelayLine:
         self._sight_start = rng.uniform()
         self._waves = PlaneWaves(len(self.profile.powers), rng)
         # a channel that hardly moves is evaluated at least every 16 ms
-        self._knot_s = _TURNS_PER_KNOT / max(doppler_hz, 1.0)
-        self._now_s = 0.0
-        self.sample_rate_hz = sample_rate_hz
-
-    @property
-    def sample_rate_hz(self) -> float:
-        """Rate of the samples."""
-        return self._sample_rate_hz
-
-    @sample_rate_hz.setter
-    def sample_rate_hz(self, value: float) -> None:
-        self._sample_rate_hz = value
-        self._responses = _responses(np.append(self.profile.delays_s, 0.0) * value)
-        self._held = np.zeros(self.tail_samples, np.complex64)
-
-    @property
-    def tail_samples(self) -> int:
-        """Samples of echo and filter behind the last sample that went in."""
-        return int(self._responses.shape[1]) - 1
+        super().__init__(
+            np.append(self.profile.delays_s, 0.0),
+            _TURNS_PER_KNOT / max(doppler_hz, 1.0),
+            sample_rate_hz,
+        )
 
     def gains(self, t_s: NDArray[np.float64]) -> NDArray[np.complex64]:
         """Gains complex64[n, n_paths + 1] at times of the channel; the last column is the line of
@@ -130,37 +187,6 @@ class TappedDelayLine:
             self.profile.sight_power**0.5
         )
         return np.concatenate([scattered, sight[:, None]], axis=1)
-
-    def advance(self, seconds: float) -> None:
-        """Let the channel change through a pause."""
-        self._now_s += seconds
-
-    def __call__(self, iq: IQ, rng: np.random.Generator) -> IQ:
-        """The samples behind the channel, as many as went in; what is still under way comes with
-        the next call."""
-        samples = np.concatenate([self._held, iq])
-        re, im = samples.real.copy(), samples.imag.copy()
-        out = np.empty(len(iq), np.complex64)
-        knots_per_sample = 1 / (self._knot_s * self._sample_rate_hz)
-        place = self._now_s / self._knot_s
-        at_once = max(1, int(_KNOTS_AT_ONCE / knots_per_sample))
-        for begin in range(0, len(iq), at_once):
-            end = min(begin + at_once, len(iq))
-            first, last = place + begin * knots_per_sample, place + (end - 1) * knots_per_sample
-            knots = np.arange(int(first), int(last) + 2, dtype=np.float64) * self._knot_s
-            taps = self.gains(knots) @ self._responses
-            _filter(
-                re[begin:],
-                im[begin:],
-                taps.real.copy(),
-                taps.imag.copy(),
-                first % 1.0,
-                knots_per_sample,
-                out[begin:end],
-            )
-        self._held = samples[len(iq) :]
-        self.advance(len(iq) / self._sample_rate_hz)
-        return out
 
 
 def _responses(delays: NDArray[np.float64]) -> NDArray[np.complex64]:

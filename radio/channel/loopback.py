@@ -9,9 +9,11 @@ import numpy as np
 
 from hil.contract import IQ, ChannelModel, ConfigError
 from radio.channel.chain import Chain, RandomDelay
-from radio.channel.noise import Awgn
+from radio.channel.interferer import Interferer
+from radio.channel.noise import Awgn, MovingNoise
 from radio.channel.oscillator import FrequencyOffset
 from radio.channel.presets import NOISE_ALONE, Figures, clocks, multipath, receive_end, transmit_end
+from radio.channel.trace import Trace
 from radio.clocks import VirtualClock
 from radio.iq import require_transmittable
 
@@ -29,10 +31,13 @@ class Loopback:
     Attributes:
         sample_rate_hz: rate of both directions, > 0; a transmission takes samples / rate on the
             clock.
-        snr_db: mean Es/N0 per used subcarrier (channel.Awgn).
+        snr_db: mean Es/N0 per used subcarrier (channel.Awgn), or how it moves over the clock's
+            time.
         max_delay_samples: each transmission comes 0..this many samples late, uniform; less than
             link.GUARD_SAMPLES.
         impairments: further models, applied behind the transmitter's front end.
+        interferer: another transmitter that the receiver hears, or None.
+        multipath: the air between the antennas.
     """
 
     def __init__(
@@ -40,19 +45,20 @@ class Loopback:
         *,
         clock: VirtualClock,
         rng: np.random.Generator,
-        snr_db: float,
+        snr_db: float | Trace,
         sample_rate_hz: float = 2e6,
         cfo_hz: float = 0.0,
         max_delay_samples: int = 512,
         figures: Figures = NOISE_ALONE,
         impairments: tuple[ChannelModel, ...] = (),
+        interferer: Interferer | None = None,
     ) -> None:
         """A loopback; see the class for the arguments.
 
         Args:
             clock: time, which transmissions move on.
             rng: source of everything random.
-            snr_db, sample_rate_hz, max_delay_samples, impairments: see the class.
+            snr_db, sample_rate_hz, max_delay_samples, impairments, interferer: see the class.
             cfo_hz: carrier offset at the start; `figures` gives its drift.
             figures: effects of the channel beside carrier offset, delay and noise.
 
@@ -65,9 +71,10 @@ class Loopback:
         self.snr_db = snr_db
         self.max_delay_samples = max_delay_samples
         self.impairments = impairments
+        self.interferer = interferer
         self._carrier = FrequencyOffset(cfo_hz, sample_rate_hz, figures.cfo_drift_hz_s)
         self._transmit_end = transmit_end(figures)
-        self._multipath = multipath(figures, sample_rate_hz, rng)
+        self.multipath = multipath(figures, sample_rate_hz, rng)
         self._clocks = clocks(figures, sample_rate_hz)
         self._receive_end = receive_end(figures)
         self._clock = clock
@@ -95,11 +102,11 @@ class Loopback:
             (
                 *self._transmit_end,
                 *self.impairments,
-                *self._multipath,
+                *self.multipath,
                 *self._clocks,
                 self._carrier,
                 RandomDelay(self.max_delay_samples),
-                Awgn(self.snr_db),
+                self._noise(),
                 *self._receive_end,
             )
         )
@@ -111,6 +118,17 @@ class Loopback:
         self._air.append(chain(with_tail, self._rng))
         self._channel_time_s += len(with_tail) / self.sample_rate_hz
         self._clock.sleep_until(self._clock.now() + len(iq) / self.sample_rate_hz)
+
+    def _noise(self) -> ChannelModel:
+        """Noise of the next transmission, and whoever sends meanwhile."""
+        if self.interferer is None and not isinstance(self.snr_db, Trace):
+            return Awgn(self.snr_db)
+        return MovingNoise(
+            snr_db=self.snr_db,
+            interferer=self.interferer,
+            begin_s=max(self._channel_time_s, self._clock.now()),
+            sample_rate_hz=self.sample_rate_hz,
+        )
 
     def receive(self, n_samples: int, *, timeout_s: float) -> IQ:
         """The next samples, at most n_samples; fewer when no more were sent: nothing else can come

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,8 @@ from radio.channel.clock_offset import ClockOffset
 from radio.channel.fading import TappedDelayLine
 from radio.channel.frontend import Clipping, DcOffset, IqImbalance, Quantisation, RappAmplifier
 from radio.channel.oscillator import PhaseNoise
+from radio.channel.profiles import SCATTERED
+from radio.channel.responses import RecordedDelayLine, read_responses
 
 NO_NOISE_DBC_HZ: Final = -200.0
 NO_DC_DBFS: Final = -200.0
@@ -28,8 +31,10 @@ class Figures:
     else.
 
     Attributes:
-        profile: "none" (no multipath), "flat" (one fading path), or "TDL-A" to "TDL-E" of TR
-            38.901.
+        profile: "none" (no multipath), "flat" (one fading path), "TDL-A" to "TDL-E" of TR 38.901,
+            or "file" (impulse responses of response_path).
+        response_path: a .npz file, see channel.responses.
+        keep_gain: leave the mean power of its responses as it is; False: bring it to 1.
         delay_spread_ns: rms delay spread of a TDL profile.
         doppler_hz: largest Doppler shift.
         k_factor_db: power of a line of sight over all scattered power; None = the profile's own.
@@ -49,6 +54,8 @@ class Figures:
     """
 
     profile: str = "none"
+    response_path: str = ""
+    keep_gain: bool = False
     delay_spread_ns: float = 0.0
     doppler_hz: float = 0.0
     k_factor_db: float | None = None
@@ -99,9 +106,11 @@ PRESETS: Final[Mapping[str, Figures]] = {
 no multipath."""
 
 _NEEDS: Final = {
-    "delay_spread_ns": ("profile", ("none", "flat")),
-    "doppler_hz": ("profile", ("none",)),
-    "k_factor_db": ("profile", ("none",)),
+    "delay_spread_ns": ("profile", ("none", "flat", "file")),
+    "doppler_hz": ("profile", ("none", "file")),
+    "k_factor_db": ("profile", ("none", "file")),
+    "response_path": ("profile", ("none", *SCATTERED)),
+    "keep_gain": ("profile", ("none", *SCATTERED)),
     "phase_noise_offset_hz": ("phase_noise_dbc_hz", (NO_NOISE_DBC_HZ,)),
     "pll_bandwidth_hz": ("phase_noise_dbc_hz", (NO_NOISE_DBC_HZ,)),
     "pa_smoothness": ("pa_backoff_db", (LINEAR_BACKOFF_DB,)),
@@ -130,6 +139,8 @@ def figures(preset: str, **overrides: Any) -> Figures:
                 f"{getattr(found, needed)}; "
                 f"set {needed} as well"
             )
+    if found.profile == "file" and not found.response_path:
+        raise ConfigError("channel profile is 'file'; set response_path as well, to a .npz file")
     return found
 
 
@@ -149,6 +160,9 @@ def multipath(f: Figures, sample_rate_hz: float, rng: np.random.Generator) -> tu
     """The air between the antennas; `rng` draws its realisation."""
     if f.profile == "none":
         return ()
+    if f.profile == "file":
+        recorded = read_responses(Path(f.response_path))
+        return (RecordedDelayLine(recorded, sample_rate_hz=sample_rate_hz, keep_gain=f.keep_gain),)
     line = TappedDelayLine(
         f.profile,
         sample_rate_hz=sample_rate_hz,

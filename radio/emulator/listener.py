@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from hil.contract import IQ
 from radio.channel import Figures
 from radio.channel.frontend import IqImbalance
+from radio.channel.noise_blocks import CountedNoise
 from radio.channel.presets import NO_DC_DBFS, multipath, transmit_end
 from radio.emulator.echoes import Echoes
 from radio.emulator.front_end import CODES, NodeSpec, noise_dbfs, received_dbfs
 from radio.emulator.propagation import STRETCH, receive_path, window
-from radio.emulator.reception import Noise, PhaseJitter, convert
+from radio.emulator.reception import PhaseJitter, convert
 from radio.emulator.selectivity import heard_filter
 from radio.emulator.station import Codes, State, Transmission
 from radio.emulator.timeline import Ramp
@@ -65,7 +66,7 @@ class Listener:
         self._spec = specs[node]
         self._figures = figures
         self._transmit_end = transmit_end(figures)
-        self._noise = Noise(seed, node)
+        self._noise = CountedNoise(seed, node)
         self._rng = np.random.default_rng([seed, node])
         self._jitter = PhaseJitter(figures, self._rng)
         self._echoes = {

@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hil.contract import IQ
 from radio.channel import Figures
+from radio.channel.noise_blocks import NOISE_BLOCK, blocks
 from radio.channel.oscillator import PhaseNoise
 from radio.channel.presets import NO_NOISE_DBC_HZ
 from radio.compiled import compiled
 from radio.emulator.front_end import CODES
 from radio.emulator.station import Codes
-
-NOISE_BLOCK: Final = 1 << 14
-"""Samples that are drawn together, from multiples of it on, whatever part of the stream is asked
-for."""
-
-
-class Noise:
-    """White Gaussian noise at every count of a station's samples, the same however it is read.
-
-    I and Q have unit power each. Each block has a generator of its own, seeded by (seed, station,
-    block): no table and no period.
-    """
-
-    def __init__(self, seed: int, station: int) -> None:
-        self._seed = seed
-        self._station = station
-        self._block = -1
-        self._values = np.empty(0, np.complex64)
-
-    def at(self, begin: int, n: int) -> IQ:
-        """The noise at counts begin ... begin + n."""
-        noise = np.empty(n, np.complex64)
-        for block, part, taken in _blocks(begin, n):
-            noise[taken] = self._of(block)[part]
-        return noise
-
-    def _of(self, block: int) -> IQ:
-        if block != self._block:
-            sequence = np.random.SeedSequence(self._seed, spawn_key=(self._station, block))
-            rng = np.random.Generator(np.random.SFC64(sequence))
-            self._values = rng.standard_normal(2 * NOISE_BLOCK, np.float32).view(np.complex64)
-            self._block = block
-        return self._values
 
 
 class PhaseJitter:
@@ -72,24 +39,12 @@ class PhaseJitter:
         if self._model is None:
             return
         self._model.sample_rate_hz = rate_hz
-        for block, part, taken in _blocks(begin, len(iq)):
+        for block, part, taken in blocks(begin, len(iq)):
             if block != self._block:
                 self._model.advance((block - self._block - 1) * NOISE_BLOCK / rate_hz)
                 self._values = self._model(np.ones(NOISE_BLOCK, np.complex64), self._rng)
                 self._block = block
             iq[taken] *= self._values[part]
-
-
-def _blocks(begin: int, n: int) -> list[tuple[int, slice, slice]]:
-    """The blocks that counts begin ... begin + n lie in: number, part of the block, part of the
-    counts."""
-    first, last = begin // NOISE_BLOCK, (begin + n - 1) // NOISE_BLOCK
-    spans = []
-    for block in range(first, last + 1):
-        low, high = max(begin, block * NOISE_BLOCK), min(begin + n, (block + 1) * NOISE_BLOCK)
-        at = block * NOISE_BLOCK
-        spans.append((block, slice(low - at, high - at), slice(low - begin, high - begin)))
-    return spans
 
 
 def convert(

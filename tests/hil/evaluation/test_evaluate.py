@@ -4,6 +4,7 @@ behind."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from cloud.policies.baselines import LargestUniform
 from hil.contract import ConfigError
-from hil.evaluation.evaluate import Grid, evaluate
+from hil.evaluation.evaluate import Grid, _facts, _jobs, evaluate
 from hil.evaluation.grid import (
     CHANNELS,
     POLICIES,
@@ -25,8 +26,9 @@ from hil.evaluation.grid import (
     channels,
     contestant,
     fingerprint,
+    scenarios,
 )
-from hil.evaluation.job import rank_column, trace_seed
+from hil.evaluation.job import rank_column, trace_seed, work
 from hil.evaluation.summary import Rows, chosen, read_rows
 from hil.learning.runners import SurrogateRunner
 from hil.settings import Settings, parse_settings
@@ -329,3 +331,62 @@ def test_a_policy_that_cannot_be_made_is_known_before_anything_is_trained(tmp_pa
 def test_columns_of_ranks() -> None:
     assert rank_column("model.layers.11.self_attn.q_proj") == "rank.11.q"
     assert rank_column("model.decoder.layers.0.fc1") == "rank.0.fc1"
+
+
+SCENARIOS = """
+["quiet lab"]
+snr_db = 18.0
+
+["bus ride"]
+snr_db = {{ kind = "csv", path = "{path}", column = "snr_db", at_end = "loop" }}
+
+[jammer]
+snr_db = 12.0
+interferer = {{ kind = "burst", inr_db = 10.0, period_s = 0.01, duty = 0.1 }}
+"""
+
+
+def test_channels_of_a_scenario_file_are_compared_and_named(tmp_path: Path) -> None:
+    trace, path = tmp_path / "walk.csv", tmp_path / "mine.toml"
+    trace.write_text("snr_db\n3\n-2\n9\n")
+    path.write_text(SCENARIOS.format(path=trace))
+    known = scenarios(path, SETTINGS)
+    assert list(known) == ["quiet lab", "bus ride", "jammer"]
+    grid = grid_of("largest", channels=list(known.values()), streams=[7], train_seeds=[0])
+
+    [job], [part] = _jobs(SETTINGS, grid, tmp_path, open_invented)
+    work(job)
+    rows = read_rows(part)
+    expected = {
+        "quiet lab": [18.0] * 4,
+        "bus ride": [3.0, -2.0, 9.0, 3.0],
+        "jammer": [12.0 - 10 * np.log10(2)] * 4,
+    }
+    for name, snr_db in expected.items():
+        assert chosen(rows, channel=name)["snr_db"] == pytest.approx(snr_db)
+    digest = hashlib.sha256(trace.read_bytes()).hexdigest()
+    source = _facts(SETTINGS, grid)["channel_sources"]["bus ride"]["snr_db"]
+    assert source == {"kind": "csv", "file": str(trace), "sha256": digest}
+    assert _jobs(SETTINGS, grid, tmp_path, open_invented)[0][0].parts == ()
+    trace.write_text("snr_db\n4\n")  # another file is another channel
+    assert _jobs(SETTINGS, grid, tmp_path, open_invented)[0][0].parts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no channel in it; write \[NAME\]"),
+        ("x = 3", r"x must be a table; write \[x\]"),
+        ("[x]\npreset = 'harsh'", r"\[x\] preset: an evaluation works by snr_db and interferer"),
+        ("[x]\nsnr = 3", r"\[x\] snr: an evaluation works by"),
+        ("[x]\nsnr_db = 99", r"channel 'x': radio\.channel\.snr_db = 99: must stay within"),
+        ("[x]\nsnr_db = {kind='csv', path='no.csv', column='s'}", r"no\.csv: No such file"),
+        ("[x", r"not a TOML file"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        scenarios(path, SETTINGS)
+    assert "\n" not in str(caught.value)

@@ -11,8 +11,9 @@ from hil.contract import ConfigError
 from hil.radio_kinds.conditions import conditions
 from hil.reporting.run_folder import RunLog
 from hil.settings import Settings, load_settings, parse_settings, to_toml
-from hil.settings.channel import ChannelFigures, ChannelPreset, ChannelProfile, Constant, Steps
+from hil.settings.channel import ChannelFigures, ChannelPreset, ChannelProfile
 from hil.settings.policy import FixedPolicy
+from hil.settings.trajectories import Constant, Steps
 from radio.channel import PRESETS, Figures, figures
 from radio.channel.profiles import SCATTERED
 
@@ -52,7 +53,7 @@ def test_another_kind_drops_the_keys_of_the_old_one(tmp_path):
 
 def test_the_channel_has_the_presets_profiles_and_figures_of_the_simulator():
     assert set(get_args(ChannelPreset)) == set(PRESETS)
-    assert set(get_args(ChannelProfile)) == {"none", *SCATTERED}
+    assert set(get_args(ChannelProfile)) == {"none", *SCATTERED, "file"}
     assert set(ChannelFigures.model_fields) == {field.name for field in fields(Figures)}
 
 
@@ -63,8 +64,24 @@ def test_a_preset_and_figures_of_its_own_reach_the_simulator():
     )
     channel = settings.simulated_radio.channel
     assert channel.overrides() == {"adc_bits": 8, "cfo_hz": 0.0}
-    assert figures(channel.preset, **channel.overrides()).iq_gain_db == PRESETS["harsh"].iq_gain_db
+    found = figures(channel.shipped_preset, **channel.overrides())
+    assert found.iq_gain_db == PRESETS["harsh"].iq_gain_db
     assert load_settings(SHIPPED).radio.channel.preset == "awgn"
+
+
+def test_a_preset_of_ones_own_lies_between_a_shipped_one_and_the_table():
+    channel = {
+        "preset": "hall",
+        "cfo_hz": 5.0,
+        "presets": {"hall": {"like": "indoor_los", "delay_spread_ns": 80.0, "cfo_hz": 9.0}},
+    }
+    settings = parse_settings({"radio": {"channel": channel}}, source="x").radio.channel
+    found = figures(settings.shipped_preset, **settings.overrides())
+    assert (found.profile, found.delay_spread_ns, found.cfo_hz) == ("TDL-D", 80.0, 5.0)
+    with pytest.raises(ConfigError, match=r"channel\.presets = .* the name 'harsh' ships"):
+        parse_settings({"radio": {"channel": {"presets": {"harsh": {}}}}}, source="x")
+    with pytest.raises(ConfigError, match=r"preset = 'hal': must be one of 'awgn', .*, 'hall'"):
+        parse_settings({"radio": {"channel": channel | {"preset": "hal"}}}, source="x")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +154,7 @@ def test_resolved_settings_can_be_fed_back(tmp_path, sets):
         ("radio.channel.snr_db=99", r"radio\.channel\.snr_db = 99: must stay within -30 and 60"),
         (
             "radio.channel.preset=indor",
-            r"radio\.channel\.preset = 'indor': input should be 'awgn', 'lab_cable'",
+            r"radio\.channel\.preset = 'indor': must be one of 'awgn', 'lab_cable'",
         ),
         (
             "radio.channel.profile='TDL-F'",
