@@ -12,6 +12,7 @@ import numpy as np
 
 from cloud.finetuning.directions import Directions, cut_update, leading, spectra
 from cloud.finetuning.finetuner import Branch, FineTuner
+from cloud.finetuning.given_adapter import start_from
 from cloud.finetuning.importance import Curvature, curvature_of, residuals
 from cloud.finetuning.scoring import score
 from cloud.finetuning.training_state import load_state, save_state
@@ -85,7 +86,7 @@ class CloudHalf:
         base: the base model.
         domains, stream: what cloud.text.sources.load_domains gives.
     Raises:
-        ModelError: the model, or the state to resume from, cannot be loaded.
+        ModelError: the model, or what training is to start from, cannot be loaded.
         ConfigError: the policy's settings do not fit.
     """
 
@@ -114,6 +115,8 @@ class CloudHalf:
         """Digest of the payload behind that update; "" for the bare base model."""
         self._sent_cuts: dict[str, LowRankFactors] = {}
         """Module → HeldModule.cut of the payload encoded last; the edge may never get it."""
+        if settings.finetune.start_from:
+            start_from(self._tuner, Path(settings.finetune.start_from))
         if settings.finetune.resume_from:
             self._resume(Path(settings.finetune.resume_from))
 

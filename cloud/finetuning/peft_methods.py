@@ -149,8 +149,13 @@ def low_rank(layer: Any) -> LowRankFactors:
 
 def set_low_rank(layer: Any, factors: LowRankFactors) -> None:
     """Let a LoRA layer be this update, of at most its rank; what it was trained to is gone."""
+    layer.lora_A[ADAPTER].weight.data.zero_()
+    begin_low_rank(layer, factors)
+
+
+def begin_low_rank(layer: Any, factors: LowRankFactors) -> None:
+    """The same, but the other rows of A stay as they are, so that their directions can learn."""
     a, b = layer.lora_A[ADAPTER].weight.data, layer.lora_B[ADAPTER].weight.data
-    a.zero_()
     b.zero_()
     a[: factors.rank] = torch.from_numpy(np.ascontiguousarray(factors.a))
     b[:, : factors.rank] = (

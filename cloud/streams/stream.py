@@ -163,6 +163,7 @@ def stream_finetune(settings: Settings) -> FinetuneSettings:
             "batch": settings.streams.batch,
             "threads": 1,
             "resume_from": "",
+            "start_from": "",
         }
     )
 

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from cloud.finetuning.directions import Directions, cut_update
+from cloud.finetuning.given_adapter import adapter_directions
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.policies.allocator import allocate
 from cloud.text.sources import load_domains
@@ -21,7 +22,6 @@ from hil import codec
 from hil.contract import BaseSpec, ConfigError, LinkReport, RankPlan, Receipt, ScoreSet
 from hil.loop.provision import cached_bundle
 from hil.loop.rounds import Bench, whole_bench
-from hil.model_folder import read_adapter
 from hil.reporting.text_table import TextTable
 from hil.settings import Settings
 from hil.system.waits import waiting_for
@@ -32,8 +32,6 @@ MAX_RANK: Final = 255
 """Largest rank of a module in a payload."""
 WHOLE_BITS: Final = 8
 """Bits of a coefficient where nothing has to be saved."""
-_NEGLIGIBLE: Final = 1e-6
-"""Directions below this share of the largest are rounding errors."""
 _PATIENCE: Final = 4.0
 """A delivery may take so many times its expected airtime, and a second."""
 
@@ -107,12 +105,11 @@ def directions_of(folder: Path, base: BaseModel, max_frobenius: float) -> dict[s
     """Singular directions of each module that an adapter changes.
 
     Raises:
-        ModelError: no adapter that the edge can take, or one that changes nothing.
-        ConfigError: an update that is larger than the edge takes.
+        ModelError: no adapter that the edge can take.
+        ConfigError: one that changes nothing, or more than the edge takes.
     """
-    found: dict[str, Directions] = {}
-    for module, factors in read_adapter(folder, base.spec, base.names).items():
-        d = Directions.of(factors)
+    found = adapter_directions(folder, base)
+    for module, d in found.items():
         norm = float(np.linalg.norm(d.s))
         if not norm <= max_frobenius:
             raise ConfigError(
@@ -120,11 +117,6 @@ def directions_of(folder: Path, base: BaseModel, max_frobenius: float) -> dict[s
                 f"edge.max_frobenius is {max_frobenius:g}; raise that, or train with a smaller "
                 "alpha"
             )
-        kept = int(np.sum(d.s > _NEGLIGIBLE * d.s[0]))
-        if kept:
-            found[module] = Directions(d.u[:, :kept], d.s[:kept], d.vt[:kept])
-    if not found:
-        raise ConfigError(f"adapter '{folder}' changes nothing: it was saved before it was trained")
     return found
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field
+from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from hil import user_folders
 from hil.contract import ConfigError
@@ -144,6 +144,16 @@ class FinetuneSettings(Table):
     resume_from: str = ""
     """A state that an earlier run left (finetune.safetensors) to go on from; "" = start from the
     base model."""
+
+    start_from: str = ""
+    """An adapter's folder of PEFT that the first round starts from; "" = start from the base
+    model."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start_from and self.resume_from:
+            raise ValueError("start_from and resume_from: a training has one start, leave one out")
+        return self
 
     @property
     def plan_steps(self) -> int:
