@@ -88,7 +88,9 @@ def _explain(error: ErrorDetails, data: Mapping[str, Any]) -> str:
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, _known_keys(Settings), n=1, cutoff=0.5)
-        hint = f"; the nearest known key is {nearest[0]}" if nearest and nearest[0] != key else ""
+        hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
+        if nearest == [key]:
+            hint = "; another kind has it, so take the line out"
         kind = f" with kind = {table['kind']!r}" if path[-1] in table and "kind" in table else ""
         return f"unknown key {key}{kind}{hint}"
     if error["type"] == "missing":

@@ -143,7 +143,7 @@ def test_resolved_settings_can_be_fed_back(tmp_path, sets):
             "radio.channel.snr=3",
             r"unknown key radio\.channel\.snr; the nearest known key is radio\.channel\.snr_db",
         ),
-        ("policy.rank=3", r"unknown key policy\.rank with kind = 'ours'"),
+        ("policy.rank=3", r"unknown key policy\.rank with kind = 'ours'; another kind has it"),
         (
             "policy.kind=magic",
             r"policy\.kind = 'magic': must be one of 'fixed', 'largest', 'random'",
