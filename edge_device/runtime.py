@@ -16,7 +16,14 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from hil.contract import ConfigError, DeviceError, ModelError, ScoreSet
+from hil.contract import (
+    MAX_LONG_LABELS,
+    MAX_SCORED_TOKENS,
+    ConfigError,
+    DeviceError,
+    ModelError,
+    ScoreSet,
+)
 from hil.system.child_process import ChildProcess
 from hil.system.pipe import Header
 
@@ -46,9 +53,9 @@ class RuntimeSettings:
     """
 
     threads: int = 1
-    n_ctx: int = 1024
+    n_ctx: int = MAX_SCORED_TOKENS
     n_batch: int = 256
-    n_seq: int = 64
+    n_seq: int = MAX_LONG_LABELS + 1
     start_s: float = 60.0
     request_s: float = 30.0
 

@@ -20,7 +20,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cloud.model.packaged import PACKAGED, packaged_folder
-from cloud.text.lexicon import load_lexicon
+from cloud.text.lexicon import as_in_text, load_lexicon, words
+from cloud.text.token_limit import Spans, TokenLimit
 from hil.contract import BaseSpec, ModelError
 from hil.model_folder import base_spec
 
@@ -57,8 +58,8 @@ class BaseModel:
     def lexicon(self) -> frozenset[str]:
         """Words seen in pretraining, from lexicon.txt beside the model.
 
-        A model that brings no such list knows the words that are one piece of its vocabulary with a
-        leading blank.
+        A model that brings no such list knows the words that are one piece of its vocabulary, with
+        a leading blank where their script has blanks.
         """
         path = self.folder / "lexicon.txt"
         if path.exists():
@@ -67,12 +68,23 @@ class BaseModel:
             self.tokenizer.convert_tokens_to_string([piece]) for piece in self.tokenizer.get_vocab()
         )
         return frozenset(
-            piece[1:].lower() for piece in pieces if piece[:1] == " " and piece[1:].isalpha()
+            word
+            for piece in pieces
+            if words(word := piece.strip().lower()) == [word] and as_in_text(word) == piece.lower()
         )
 
     def count_pieces(self, word: str) -> int:
-        """Number of tokenizer pieces of a word with its leading blank."""
+        """Number of tokenizer pieces of a word as it stands in a text."""
         return len(self.tokenizer(word, add_special_tokens=False)["input_ids"])
+
+    def token_limit(self, max_tokens: int) -> TokenLimit:
+        """The limit of finetune.max_tokens, measured with this model's tokenizer."""
+
+        def spans(texts: Sequence[str]) -> list[Spans]:
+            found = self.tokenizer(list(texts), return_offsets_mapping=True, verbose=False)
+            return cast(list[Spans], found["offset_mapping"])
+
+        return TokenLimit(spans=spans, max_tokens=max_tokens)
 
     def check_targets(self, projections: Sequence[str]) -> None:
         """Check that the model has every one of these projections ("q_proj", ...).

@@ -60,7 +60,7 @@ class StreamBranches:
         self._tuner = FineTuner(base, settings.model, finetune, train_seed)
         self.stream = stream
         self._texts = round_texts(
-            settings, stream.domains, text_seed=text_seed, train_seed=train_seed, tried=True
+            settings, base, stream.domains, text_seed=text_seed, train_seed=train_seed, tried=True
         )
         self._branches = [
             self._tuner.train(t.examples, branch_steps=finetune.plan_steps).branch

@@ -33,7 +33,8 @@ from cloud.model.base_model import BaseModel, open_base_model
 from cloud.streams.scorer import MergedModel, StreamScorer
 from cloud.streams.stream_file import FORMAT, SCORES, Stream, read_stream, write_stream
 from cloud.text.lexicon import measure_text
-from cloud.text.sources import Domain, DomainSampler, Example, default_domain, load_domains
+from cloud.text.loading import TEXT_RULES, load_domains, only_domain
+from cloud.text.sources import Domain, DomainSampler, Example, default_domain
 from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, decode, encode
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 from hil.settings import DefaultText, FileText, FinetuneSettings, Settings
@@ -62,8 +63,7 @@ def stream_domains(settings: Settings, seed: int) -> list[str]:
     """
     rounds, dwell = settings.streams.rounds, settings.streams.dwell
     if not isinstance(settings.text, DefaultText):
-        _, [name] = load_domains(settings.text, seed)
-        return [name] * rounds
+        return [only_domain(settings.text)] * rounds
     names = list(dict.fromkeys(settings.streams.domains))
     rng = np.random.default_rng([seed, *b"domains"])
     visits: list[str] = []
@@ -111,7 +111,7 @@ def train_stream(
     )
     rounds = _Rounds(base.spec, tuner.module_shapes, settings, len(domains))
     texts = round_texts(
-        settings, domains, text_seed=text_seed, train_seed=train_seed, tried=method == "lora"
+        settings, base, domains, text_seed=text_seed, train_seed=train_seed, tried=method == "lora"
     )
     states = [_train_round(tuner, text, rounds, base, on_step) for text in texts]
     stream = Stream(
@@ -169,15 +169,21 @@ def stream_finetune(settings: Settings) -> FinetuneSettings:
 
 
 def round_texts(
-    settings: Settings, domains: Sequence[str], *, text_seed: int, train_seed: int, tried: bool
+    settings: Settings,
+    base: BaseModel,
+    domains: Sequence[str],
+    *,
+    text_seed: int,
+    train_seed: int,
+    tried: bool,
 ) -> list[RoundText]:
     """The text of every round of a stream; arguments as for train_stream.
 
     Args:
-        settings, domains, text_seed, train_seed: what the stream is trained from.
+        settings, base, domains, text_seed, train_seed: what the stream is trained from.
         tried: its plans are tried on examples of their own.
     """
-    texts = _domains(settings, domains, text_seed)
+    texts = _domains(settings, base, domains, text_seed)
     samplers = {name: DomainSampler(domain, train_seed) for name, domain in texts.items()}
     n = settings.streams.steps * settings.streams.batch
     return [
@@ -202,12 +208,15 @@ def _train_round(
     return state
 
 
-def _domains(settings: Settings, names: Sequence[str], text_seed: int) -> dict[str, Domain]:
+def _domains(
+    settings: Settings, base: BaseModel, names: Sequence[str], text_seed: int
+) -> dict[str, Domain]:
     if isinstance(settings.text, DefaultText):
         return {
             name: default_domain(name, settings.text, text_seed) for name in dict.fromkeys(names)
         }
-    loaded, [only] = load_domains(settings.text, text_seed)
+    limit = base.token_limit(settings.finetune.max_tokens)
+    loaded, [only] = load_domains(settings.text, text_seed, limit)
     if set(names) != {only}:
         raise TextError(
             f"stream of {', '.join(sorted(set(names)))}: this text has one domain, {only}"
@@ -327,6 +336,8 @@ def stream_key(
     text = settings.text.model_dump(exclude={"stream", "dwell"})
     if isinstance(settings.text, DefaultText):
         text["python"] = platform.python_version()  # whose library the prose is from
+    else:
+        text["rules"] = TEXT_RULES
     if isinstance(settings.text, FileText):
         for key in ("path", "score_path"):
             if text[key]:

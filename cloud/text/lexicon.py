@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final
+
+import regex
 
 from hil.contract import ModelError, TextState
 
@@ -14,13 +16,36 @@ SAMPLE_WORDS = 2000
 """Entropy grows with the number of words it is taken over, so every batch is measured on at most
 this many."""
 
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+LONGEST_WORD: Final = 64
+"""A longer run of letters is no word of any language; it counts as several words of this length."""
+
+# Scripts that are written without blanks. Unicode's default rules (UAX #29, WB999) break a text
+# between any two of these letters, and leave more to dictionaries.
+_UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_LETTERS: Final = rf"[\p{{L}}--[{_UNSPACED}]][[\p{{L}}\p{{M}}]--[{_UNSPACED}]]*+"
+_WORD: Final = regex.compile(
+    rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*+|{_LETTERS}(?:['’-]{_LETTERS})*+", regex.VERSION1
+)
+_UNSPACED_WORD: Final = regex.compile(rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*", regex.VERSION1)
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case: runs of letters, inner apostrophes and hyphens
-    included."""
-    return _WORD.findall(text.lower())
+    """The words of a text in lower case.
+
+    A word is a run of letters with their marks, inner apostrophes and hyphens included. In a script
+    that is written without blanks (Chinese, Thai, ...) each letter is a word.
+
+    Source: Unicode Standard Annex #29, Unicode Text Segmentation, default word boundaries.
+    """
+    found: list[str] = []
+    for run in _WORD.findall(text.lower()):
+        found += (run[i : i + LONGEST_WORD] for i in range(0, len(run), LONGEST_WORD))
+    return found
+
+
+def as_in_text(word: str) -> str:
+    """A word with the blank that stands in front of it in a text, where its script has blanks."""
+    return word if _UNSPACED_WORD.fullmatch(word) else f" {word}"
 
 
 def lexical_entropy_bits(sample: Sequence[str]) -> float:
@@ -65,7 +90,7 @@ def measure_text(
         texts: the batch, in order.
         domain: name to carry along.
         lexicon: words that the base model knows, lower case.
-        count_pieces: tokenizer pieces of one word, a leading blank included.
+        count_pieces: tokenizer pieces of one word, with its leading blank where it has one.
     Returns:
         Entropy, also divided by log2 of the sample's length (1 when no word comes twice); OOV rate;
         pieces per word. Zeros, and one piece per word, for a batch without words.
@@ -77,7 +102,7 @@ def measure_text(
             break
     sample = sample[:SAMPLE_WORDS]
     entropy_bits = lexical_entropy_bits(sample)
-    pieces = {word: count_pieces(" " + word) for word in sorted(set(sample))}
+    pieces = {word: count_pieces(as_in_text(word)) for word in sorted(set(sample))}
     return TextState(
         domain=domain,
         lexical_entropy_bits=entropy_bits,

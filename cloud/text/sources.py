@@ -1,29 +1,19 @@
-"""Text sources: what the cloud fine-tunes on, what the edge is scored on, and the stream of domains
-over rounds."""
+"""Domains of text, what the cloud fine-tunes on and the edge is scored on, and those that ship."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from cloud.text.library_docs import HELD_OUT, package_prose
 from cloud.text.reports import LABEL_WORDS, ReportDials, ReportWriter, prompt, rng_of
+from cloud.text.token_limit import CHUNK_WORDS
 from hil.contract import LabelQuestion, ScoreSet, TextError
-from hil.settings import DefaultText, FileText, HubText
-
-CHUNK_WORDS = 32
-"""Words of one chunk of language-model text."""
-
-MAX_LABELLED_WORDS = 120
-"""A longer labelled text keeps its last words: the edge answers within a context of 1,024
-tokens."""
+from hil.settings import DefaultText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +34,16 @@ class Example:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """A domain of text: examples to train on, and the set that the edge scores itself on (disjoint
-    sources)."""
+    sources).
+
+    Attributes:
+        notes: what was left out, cut or divided, and by which rule; a phrase each.
+    """
 
     name: str
     train: Sequence[Example]
     score_set: ScoreSet
+    notes: tuple[str, ...] = ()
 
 
 class DomainSampler:
@@ -79,36 +74,6 @@ class DomainSampler:
             high = min(start + n - epoch * size, size)
             indices += order[low:high].tolist()
         return indices
-
-
-def load_domains(
-    settings: DefaultText | FileText | HubText, seed: int
-) -> tuple[dict[str, Domain], list[str]]:
-    """The domains of a text source, and the stream: the domain of each round (repeated from its
-    start when it ends).
-
-    Raises:
-        TextError: a file, column, label, domain or package is missing, or there is too little text.
-    """
-    match settings:
-        case DefaultText():
-            domains = {
-                name: default_domain(name, settings, seed)
-                for name in dict.fromkeys(settings.stream)
-            }
-            stream: list[str] = []
-            for name in settings.stream:
-                stream += settings.dwell * [name]
-            return domains, stream
-        case FileText():
-            domain = _file_domain(settings, seed)
-        case HubText():
-            domain = _hub_domain(settings)
-    return {domain.name: domain}, [domain.name]
-
-
-# ----------------------------------------------------------------------------------- the default
-# text
 
 
 def default_domain(name: str, settings: DefaultText, seed: int) -> Domain:
@@ -200,148 +165,3 @@ def _chunks(texts: Iterable[str], *, min_words: int) -> list[str]:
             " ".join(parts[i : i + CHUNK_WORDS]) for i in starts if len(parts) - i >= min_words
         ]
     return list(dict.fromkeys(pieces))
-
-
-# --------------------------------------------------------------------------------------- user's
-# text
-
-
-def _file_domain(settings: FileText, seed: int) -> Domain:
-    path = Path(settings.path)
-    rows = _read_rows(path, settings.columns)
-    if settings.score_path:
-        score = _read_rows(Path(settings.score_path), settings.columns)
-    else:
-        order = rng_of("file", path.name, seed).permutation(len(rows))
-        n_score = max(1, len(rows) // 10)
-        rows, score = [rows[i] for i in order[n_score:]], [rows[i] for i in order[:n_score]]
-    return _user_domain(path.stem, rows, score, settings, str(path))
-
-
-def _hub_domain(settings: HubText) -> Domain:
-    try:
-        import datasets
-    except ImportError as error:
-        raise TextError(
-            "text.kind = 'hub' needs the package datasets; type: pip install datasets"
-        ) from error
-    try:
-        loaded = datasets.load_dataset(settings.name, settings.subset or None)
-        train, score = loaded[settings.split], loaded[settings.score_split]
-    except (OSError, KeyError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TextError(f"data set {settings.name!r} cannot be loaded: {reason}") from error
-    as_text = [
-        [{key: str(value) for key, value in row.items()} for row in rows] for rows in (train, score)
-    ]
-    return _user_domain(
-        settings.name.split("/")[-1], as_text[0], as_text[1], settings, settings.name
-    )
-
-
-def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a TSV, CSV or JSONL file by column name, every value as text."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TextError(
-            f"text file {path}: {error.strerror}; set text.path to a TSV, CSV or JSONL file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"text file {path}: not UTF-8 at byte {error.start}; convert it first"
-        ) from error
-    if not text.strip():
-        raise TextError(f"text file {path}: empty; at least two lines of text are needed")
-    if path.suffix == ".jsonl":
-        return [
-            _json_row(line, path, number)
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()
-        ]
-    if path.suffix not in (".tsv", ".csv"):
-        raise TextError(
-            f"text file {path}: unknown ending {path.suffix!r}; known are .tsv, .csv and .jsonl"
-        )
-    # A TSV of sentences quotes nothing: a lone quotation mark is text.
-    lines = text.splitlines()
-    table = (
-        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if path.suffix == ".tsv"
-        else csv.reader(lines)
-    )
-    try:
-        cells = [row for row in table if row]
-    except csv.Error as error:
-        raise TextError(f"text file {path}: line {table.line_num}: {error}") from error
-    names = list(columns) or cells.pop(0)
-    for number, row in enumerate(cells, 1 if columns else 2):
-        if len(row) != len(names):
-            raise TextError(
-                f"text file {path}: line {number} has {len(row)} columns, not {len(names)}"
-            )
-    return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def _json_row(line: str, path: Path, number: int) -> dict[str, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TextError(f"text file {path}: line {number} is not JSON: {error.msg}") from error
-    if not isinstance(row, dict):
-        raise TextError(f"text file {path}: line {number} is not a JSON object")
-    return {str(key): str(value) for key, value in row.items()}
-
-
-def _user_domain(
-    name: str,
-    train: Sequence[Mapping[str, str]],
-    score: Sequence[Mapping[str, str]],
-    settings: FileText | HubText,
-    source: str,
-) -> Domain:
-    for column in (settings.text_column, settings.label_column):
-        for row in (*train[:1], *score[:1]):
-            if column and column not in row:
-                has = ", ".join(map(repr, row))
-                raise TextError(
-                    f"{source}: no column {column!r}; it has {has} (see text.text_column, "
-                    "text.columns)"
-                )
-    if settings.label_column:
-        rows = [_labelled(row, settings, source) for row in train]
-        asked = [_labelled(row, settings, source) for row in score[: settings.score_examples]]
-        labels = tuple(settings.label_words.values())
-        questions = [
-            LabelQuestion(prompt=e.prompt, labels=labels, answer=labels.index(e.label_word))
-            for e in asked
-        ]
-        held_out = ScoreSet(name=name, questions=tuple(questions))
-    else:
-        # One word alone leaves nothing to predict.
-        texts, chunks = (
-            _chunks((row[settings.text_column] for row in rows), min_words=2)
-            for rows in (train, score)
-        )
-        rows = [Example(text=chunk, prompt=chunk) for chunk in texts]
-        held_out = ScoreSet(name=name, chunks=tuple(chunks[: settings.score_examples]))
-    if not rows or not (held_out.questions or held_out.chunks):
-        raise TextError(
-            f"{source}: {len(train)} rows to train on, {len(score)} to score on; text is needed "
-            "in both"
-        )
-    return Domain(name=name, train=rows, score_set=held_out)
-
-
-def _labelled(row: Mapping[str, str], settings: FileText | HubText, source: str) -> Example:
-    text, label = (
-        " ".join(row[settings.text_column].split()[-MAX_LABELLED_WORDS:]),
-        row[settings.label_column],
-    )
-    if label not in settings.label_words:
-        raise TextError(
-            f"{source}: label {label!r} is not in text.label_words "
-            f"({', '.join(settings.label_words)})"
-        )
-    prompt_text = settings.prompt.replace("{text}", text)
-    return Example(text=text, prompt=prompt_text, label_word=settings.label_words[label])

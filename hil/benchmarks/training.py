@@ -12,7 +12,8 @@ from typing import Final
 
 from cloud.finetuning.finetuner import FineTuner
 from cloud.model.base_model import open_base_model
-from cloud.text.sources import DomainSampler, load_domains
+from cloud.text.loading import load_domains
+from cloud.text.sources import DomainSampler
 from hil.settings import Settings
 from hil.system.threads import thread_count, usable_cores
 
@@ -36,10 +37,10 @@ def bench(settings: Settings, on_progress: Callable[[int, int, str], None]) -> d
     Raises:
         ModelError, TextError: as for a run with these settings.
     """
-    tuner = FineTuner(
-        open_base_model(settings.model.base), settings.model, settings.finetune, settings.run.seed
-    )
-    domains, stream = load_domains(settings.text, settings.run.seed)
+    base = open_base_model(settings.model.base)
+    tuner = FineTuner(base, settings.model, settings.finetune, settings.run.seed)
+    limit = base.token_limit(settings.finetune.max_tokens)
+    domains, stream = load_domains(settings.text, settings.run.seed, limit)
     sampler = DomainSampler(domains[stream[0]], settings.run.seed)
     batch = settings.finetune.batch
     tuner.train(sampler.draw(_WARM_UP_STEPS * batch))

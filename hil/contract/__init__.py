@@ -39,6 +39,8 @@ from hil.contract.records import (
     TextState,
 )
 from hil.contract.score_set import (
+    MAX_LONG_LABELS,
+    MAX_SCORED_TOKENS,
     LabelQuestion,
     ScoreSet,
 )
@@ -55,6 +57,8 @@ from hil.contract.seams import (
 __all__ = [
     "IQ",
     "KEEP",
+    "MAX_LONG_LABELS",
+    "MAX_SCORED_TOKENS",
     "BaseSpec",
     "Bools",
     "Budget",

@@ -6,7 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
+
+MAX_SCORED_TOKENS: Final = 1024
+"""Tokens of a chunk, or of a prompt and all its label words, that an edge has room for."""
+MAX_LONG_LABELS: Final = 63
+"""Label words of several tokens that an edge compares behind one prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

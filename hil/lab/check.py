@@ -102,23 +102,28 @@ def _model(settings: Settings) -> str:
 
 
 def _text(settings: Settings) -> str:
-    from cloud.text.sources import load_domains
+    from cloud.model.base_model import open_base_model
+    from cloud.text.loading import load_domains, notes_of
 
-    domains, stream = load_domains(settings.text, settings.run.seed)
-    return (
-        f"{', '.join(f'{d.name} ({len(d.train)} examples)' for d in domains.values())}; stream "
-        f"of {len(stream)} rounds"
+    limit = open_base_model(settings.model.base).token_limit(settings.finetune.max_tokens)
+    domains, stream = load_domains(settings.text, settings.run.seed, limit)
+    sizes = (
+        f"{d.name} ({len(d.train):,} examples to train on, "
+        f"{len(d.score_set.questions or d.score_set.chunks):,} to score on)"
+        for d in domains.values()
     )
+    return "; ".join([", ".join(sizes), *notes_of(domains), f"stream of {len(stream)} rounds"])
 
 
 def _edge(settings: Settings) -> str:
     from cloud.model.base_model import open_base_model
-    from cloud.text.sources import load_domains
+    from cloud.text.loading import load_domains
     from edge_device.runtime import Runtime
     from hil.loop.provision import cached_bundle
 
     base = open_base_model(settings.model.base)
-    domains, _ = load_domains(settings.text, settings.run.seed)
+    limit = base.token_limit(settings.finetune.max_tokens)
+    domains, _ = load_domains(settings.text, settings.run.seed, limit)
     bundle = cached_bundle(base, [d.score_set for d in domains.values()], settings.edge)
     with Runtime(bundle.model_path) as runtime:
         return (

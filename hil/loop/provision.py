@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cloud.model.base_model import BaseModel, open_base_model
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains
 from edge_device.bundle import Bundle, load_bundle, write_bundle
 from edge_device.gguf_conversion import convert, quantise
 from hil.contract import ModelError, ScoreSet
@@ -33,7 +33,8 @@ def provision(settings: Settings, folder: Path) -> Bundle:
         TextError: the text cannot be read.
     """
     base = open_base_model(settings.model.base)
-    domains, _ = load_domains(settings.text, settings.run.seed)
+    limit = base.token_limit(settings.finetune.max_tokens)
+    domains, _ = load_domains(settings.text, settings.run.seed, limit)
     return build_bundle(base, [d.score_set for d in domains.values()], settings.edge, folder)
 
 

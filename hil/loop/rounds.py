@@ -16,7 +16,7 @@ from pathlib import Path
 from cloud.agent import CloudHalf, Trained
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.policies import keep_all
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains, notes_of
 from hil import codec
 from hil.contract import (
     Budget,
@@ -46,12 +46,14 @@ class Watcher:
 
     Attributes:
         on_start: called with the run's folder, before the bench is opened.
+        on_text_note: called with what was left out or cut of the text, a phrase each.
         on_stage: called with a round's number and the name of the stage that begins.
         on_step: called after each training step.
         on_round: called with the finished row of each round.
     """
 
     on_start: Callable[[Path], None] = lambda folder: None
+    on_text_note: Callable[[str], None] = lambda note: None
     on_stage: Callable[[int, str], None] = lambda round_id, stage: None
     on_step: Callable[[], None] = lambda: None
     on_round: Callable[[Row], None] = lambda row: None
@@ -125,6 +127,7 @@ class Loop:
 
     Attributes:
         bench: radio and edge.
+        text_notes: what was left out or cut of the text; see cloud.text.sources.Domain.
 
     Args:
         settings: the run's settings.
@@ -145,7 +148,9 @@ class Loop:
         self._settings, self._folder = settings, folder
         waiting_for(f"opening base model {settings.model.base} and the text")
         base = open_base_model(settings.model.base)
-        domains, stream = load_domains(settings.text, settings.run.seed)
+        limit = base.token_limit(settings.finetune.max_tokens)
+        domains, stream = load_domains(settings.text, settings.run.seed, limit)
+        self.text_notes = notes_of(domains)
         score_sets = [domain.score_set for domain in domains.values()]
         self.bench = open_bench(settings, folder, base, score_sets, stack)
         self._radio, self._edge = self.bench.radio, self.bench.edge
@@ -341,7 +346,9 @@ def run(settings: Settings, watcher: Watcher, open_bench: OpenBench = whole_benc
     with log, ExitStack() as stack:
         watcher.on_start(log.folder)
         loop = Loop(settings, log.folder, stack, open_bench)
-        log.describe(asdict(loop.bench.radio.provenance))
+        log.describe({**asdict(loop.bench.radio.provenance), "text_notes": loop.text_notes})
+        for note in loop.text_notes:
+            watcher.on_text_note(note)
         for round_id in range(settings.run.rounds):
             row = loop.round(round_id, watcher)
             log.write_round(row)

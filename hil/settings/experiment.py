@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, model_validator
 
 from hil import user_folders
-from hil.contract import ConfigError
+from hil.contract import MAX_SCORED_TOKENS, ConfigError
 from hil.settings.pluto import PlutoRadio
 from hil.settings.policy import AnyPolicy, OursPolicy
 from hil.settings.radio import LoopbackRadio
@@ -49,12 +49,21 @@ class DefaultText(Table):
     score_examples: int = Field(default=400, ge=2, le=100_000)
 
 
+def _words(labels: dict[str, str]) -> dict[str, str]:
+    if not all(map(str.strip, labels.values())) or len(set(labels.values())) < 2:
+        raise ValueError("must have at least two different words, none of them empty")
+    return labels
+
+
 class _LabelColumns(Table):
     text_column: str = "text"
     label_column: str = ""
     """Column of the label; "" = language-model text without labels."""
-    label_words: dict[str, str] = Field(default={"0": " bad", "1": " good"}, min_length=2)
-    """Label as it stands in the column → the word that answers for it, leading blank included."""
+    label_words: Annotated[dict[str, str], AfterValidator(_words)] = Field(
+        default={"0": " bad", "1": " good"}, min_length=2
+    )
+    """Label as it stands in the column → the word that answers for it, leading blank included.
+    Labels may share a word."""
     prompt: str = Field(default="report: {text}.\nverdict:", pattern=r"\{text\}")
     score_examples: int = Field(default=872, ge=2, le=1_000_000)
 
@@ -131,8 +140,8 @@ class FinetuneSettings(Table):
     batch: int = Field(default=32, ge=1, le=4096)
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
     alpha: float = Field(default=32.0, gt=0, le=4096)
-    max_tokens: int = Field(default=128, ge=8, le=4096)
-    """Longer examples are cut; a labelled one loses the front of its text."""
+    max_tokens: int = Field(default=128, ge=8, le=MAX_SCORED_TOKENS)
+    """Longer examples are cut or divided (docs/your-own-text.md); an edge has room for no more."""
     threads: Annotated[int | Literal["auto"], BeforeValidator(_threads)] = "auto"
     """Threads of torch. "auto": OMP_NUM_THREADS where it is set, else one for each core that this
     process may run on."""

@@ -10,7 +10,7 @@ from cloud.finetuning.directions import Directions
 from cloud.finetuning.finetuner import Branch
 from cloud.finetuning.importance import Curvature, Moment
 from cloud.model.base_model import BaseModel
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains
 from hil import codec
 from hil.contract import (
     KEEP,
@@ -58,7 +58,7 @@ def settings_of(policy: Mapping[str, object] | None = None, plan_share: float = 
 @pytest.fixture
 def cloud(base: BaseModel) -> CloudHalf:
     settings = settings_of()
-    return CloudHalf(settings, base, *load_domains(settings.text, 0))
+    return CloudHalf(settings, base, *load_domains(settings.text, 0, base.token_limit(64)))
 
 
 def trained(cloud: CloudHalf, seed: int) -> Trained:
@@ -149,7 +149,7 @@ def test_modules_that_the_edge_keeps_are_what_the_others_are_trained_beside(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(plan_share=0.5)
-    cloud = CloudHalf(settings, base, *load_domains(settings.text, 0))
+    cloud = CloudHalf(settings, base, *load_domains(settings.text, 0, base.token_limit(64)))
     asked = []
 
     def within_plan(_tuner, _branch, cut, kept, *_):
@@ -174,7 +174,7 @@ def test_a_method_that_trains_at_its_own_ranks_has_no_branch(base: BaseModel) ->
     payloads = []
     for share in (0.0, 0.5):
         settings = settings_of({"kind": "adalora", "rank": 2}, share)
-        cloud = CloudHalf(settings, base, *load_domains(settings.text, 0))
+        cloud = CloudHalf(settings, base, *load_domains(settings.text, 0, base.token_limit(64)))
         left = cloud.train(0, lambda: None)
         ranks = {name: d.rank for name, d in left.directions.items()}
         payloads.append(cloud.encode(0, left, RankPlan(ranks=ranks), ""))

@@ -65,7 +65,13 @@ def _watcher(screen: Screen, bar: Bar, folders: list[Path], rounds: int, steps: 
         screen.show_round(row)
         bar.reach((row["round.id"] + 1) * steps)  # a round that sends nothing takes fewer steps
 
-    return Watcher(on_start=on_start, on_stage=on_stage, on_step=bar.advance, on_round=on_round)
+    return Watcher(
+        on_start=on_start,
+        on_text_note=lambda note: screen.say(f"text: {note}"),
+        on_stage=on_stage,
+        on_step=bar.advance,
+        on_round=on_round,
+    )
 
 
 def _interrupted(screen: Screen, folders: list[Path]) -> None:

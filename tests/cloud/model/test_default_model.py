@@ -13,7 +13,8 @@ from cloud.finetuning.finetuner import FineTuner
 from cloud.finetuning.peft_methods import adapted_layers
 from cloud.finetuning.scoring import score
 from cloud.model.base_model import DEFAULT_MODEL, open_base_model
-from cloud.text.sources import default_domain, load_domains
+from cloud.text.loading import load_domains
+from cloud.text.sources import default_domain
 from edge_device.adapter import write_adapter
 from edge_device.gguf_conversion import convert
 from edge_device.gguf_model import inspect
@@ -54,7 +55,7 @@ def test_it_knows_known_words_and_not_invented_ones(base):
 
 @pytest.mark.slow
 def test_tokenisation_is_equal_on_the_whole_default_text(base, f16):
-    domains, _ = load_domains(DefaultText(), seed=0)
+    domains, _ = load_domains(DefaultText(), 0, base.token_limit(128))
     texts = [e.prompt + e.label_word for d in domains.values() for e in d.train]
     texts += [q.prompt for d in domains.values() for q in d.score_set.questions]
     texts += [c for d in domains.values() for c in d.score_set.chunks]

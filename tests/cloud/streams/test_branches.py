@@ -8,7 +8,7 @@ from cloud.finetuning import within_plan
 from cloud.finetuning.directions import leading
 from cloud.streams.branches import BranchScorer, StreamBranches
 from cloud.streams.stream import train_stream
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains
 from hil.codec import decode, digest
 from hil.contract import KEEP, RankPlan
 from hil.settings import parse_settings
@@ -46,7 +46,7 @@ def branches(base, settings):
 
 @pytest.mark.slow
 def test_streams_hold_bit_for_bit_what_the_loop_sends(base, settings, branches):
-    cloud = CloudHalf(settings, base, *load_domains(settings.text, 3))
+    cloud = CloudHalf(settings, base, *load_domains(settings.text, 3, base.token_limit(64)))
     held, digest_held, n_trained_again = {}, "", 0
     for t, keeps in enumerate((False, True, True)):
         trained = cloud.train(t, lambda: None)

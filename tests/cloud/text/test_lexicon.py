@@ -26,6 +26,34 @@ def test_words_are_runs_of_letters_in_lower_case():
     ]
 
 
+def test_scripts_without_blanks_have_a_word_a_letter():
+    # UAX #29: Han, Hiragana and Thai break between letters, Katakana and Hangul do not; marks stay.
+    assert words("我喜欢 GPT，很好。") == ["我", "喜", "欢", "gpt", "很", "好"]
+    assert words("ひら カタカナ 한국어 हिन्दी ที่") == ["ひ", "ら", "カタカナ", "한국어", "हिन्दी", "ที่"]
+
+
+def test_a_run_that_is_no_word_counts_as_several():
+    assert words("x" * 150) == ["x" * 64, "x" * 64, "x" * 22]
+
+
+def test_chinese_is_measured_letter_by_letter():
+    asked = []
+
+    def count_pieces(word):
+        asked.append(word)
+        return len(word.encode())
+
+    state = measure_text(
+        ["好好学习", "ok"], domain="d", lexicon=frozenset("好ok"), count_pieces=count_pieces
+    )
+    assert sorted(asked) == [" ok", "习", "好", "学"]
+    assert state.oov_rate == pytest.approx(3 / 5)
+    assert state.pieces_per_word == pytest.approx((4 * 3 + 3) / 5)
+    assert state.lexical_entropy_bits == pytest.approx(
+        2 / 5 * math.log2(5 / 2) + 3 / 5 * math.log2(5)
+    )
+
+
 @pytest.mark.parametrize(
     ("sample", "bits"),
     [

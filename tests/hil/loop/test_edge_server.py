@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cloud.model.base_model import open_base_model
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains
 from edge_device.bundle import Bundle
 from edge_device.runtime import LoadedAdapter
 from hil import codec
@@ -37,10 +37,9 @@ def settings(
 
 @pytest.fixture(scope="module")
 def bundle(settings: Settings) -> Bundle:
-    domains, _ = load_domains(settings.text, 0)
-    return cached_bundle(
-        open_base_model("default"), [domain.score_set for domain in domains.values()], settings.edge
-    )
+    base = open_base_model("default")
+    domains, _ = load_domains(settings.text, 0, base.token_limit(64))
+    return cached_bundle(base, [domain.score_set for domain in domains.values()], settings.edge)
 
 
 @pytest.fixture(scope="module")
