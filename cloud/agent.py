@@ -84,7 +84,7 @@ class CloudHalf:
     Args:
         settings: the run's settings.
         base: the base model.
-        domains, stream: what cloud.text.sources.load_domains gives.
+        domains, stream: what cloud.text.loading.load_domains gives.
     Raises:
         ModelError: the model, or what training is to start from, cannot be loaded.
         ConfigError: the policy's settings do not fit.

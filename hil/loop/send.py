@@ -16,7 +16,7 @@ from cloud.finetuning.directions import Directions, cut_update
 from cloud.finetuning.given_adapter import adapter_directions
 from cloud.model.base_model import BaseModel, open_base_model
 from cloud.policies.allocator import allocate
-from cloud.text.sources import load_domains
+from cloud.text.loading import load_domains
 from edge_device.acceptance import Limits, validate
 from hil import codec
 from hil.contract import BaseSpec, ConfigError, LinkReport, RankPlan, Receipt, ScoreSet
@@ -88,7 +88,8 @@ def send(settings: Settings, folder: Path, budget_bits: int | None = None) -> Se
     if budget_bits is not None:
         ranks = fitting_ranks(found, base.spec, target, budget_bits)
     payload = _payload(found, ranks, base, target, folder)
-    domains, _ = load_domains(settings.text, settings.run.seed)
+    limit = base.token_limit(settings.finetune.max_tokens)
+    domains, _ = load_domains(settings.text, settings.run.seed, limit)
     score_sets = [domain.score_set for domain in domains.values()]
     settings = _for_one_round(settings, max(ranks.values()))
     _check_as_the_edge(payload, base, score_sets, settings)
