@@ -176,6 +176,7 @@ def prepare(venv: Path) -> None:
     """Make the environment if it is missing, with a pip that reads metadata alone in a dry run."""
     python = venv / "bin" / "python"
     if not python.exists():
+        print(f"making the environment {venv}", flush=True)
         made = subprocess.run(
             [sys.executable, "-m", "venv", str(venv)], capture_output=True, check=False, timeout=300
         )
@@ -185,6 +186,7 @@ def prepare(venv: Path) -> None:
     said = subprocess.run([*asked, "--version"], capture_output=True, text=True, check=True)
     major, minor = map(int, said.stdout.split()[1].split(".")[:2])
     if (major, minor) < (25, 3):  # without an index the old one reads local wheels as well
+        print("fetching a newer pip", flush=True)
         subprocess.run(
             [*asked, "install", "-qq", "--retries", "1", "--upgrade", "pip>=25.3"],
             capture_output=True,
@@ -349,7 +351,7 @@ def fetch(environment: Environment, packages: Sequence[Package]) -> None:
             *("install", "--no-deps", "--progress-bar", "off", *environment.sources),
             *(*exactly, "--editable", str(ROOT)),
         ),
-        title=f"installing {len(packages)} packages",
+        title="installing packages",
         status_of=PipProgress(environment.folder).status_of,
         log=environment.log,
         deadline_s=DOWNLOAD_DEADLINE_S,
