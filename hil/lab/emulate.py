@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from hil.contract import ConfigError
-from hil.radio_kinds.conditions import seeded, values
+from hil.radio_kinds.channel_files import figures_of, interferer_of
+from hil.radio_kinds.conditions import LIMITS, seeded, trace_of, values
 from hil.settings import Settings
 from hil.settings.pluto import EmulatorSettings, PlutoRadio
+from hil.settings.trajectories import AnyTrajectory, Csv
 from hil.system.signals import until_signalled
-from radio.channel import figures as channel_figures
+from radio.channel.trace import read_column
 from radio.emulator import EmulatedPlutos
 from radio.emulator.clock import RealTime, VirtualTime
 from radio.emulator.ether import Ether
@@ -74,7 +79,7 @@ def emulate_plutos(
         )
     radio = settings.radio
     emulator = radio.emulator if isinstance(radio, PlutoRadio) else EmulatorSettings()
-    losses_db = path_losses_db(settings)
+    losses = path_losses(settings)
     specs = [
         NodeSpec(ppm=emulator.ppm[index] if index < len(emulator.ppm) else 0.0)
         for index in range(nodes)
@@ -82,24 +87,26 @@ def emulate_plutos(
     ether = Ether(
         specs,
         clock=RealTime() if real_time else VirtualTime(),
-        path_loss_db=losses_db[0],
-        figures=channel_figures(radio.channel.preset, **radio.channel.overrides()),
+        path_loss_db=losses[0][0],
+        figures=figures_of(radio.channel),
+        interferer=interferer_of(radio.channel, emulator.seed),
         seed=emulator.seed,
     )
     with until_signalled() as ended, EmulatedPlutos(ether, ports=ports) as plutos:
         print(*plutos.uris, sep="\n", flush=True)
-        for path_loss_db in cycle(losses_db):
+        for path_loss_db, dwell_s in cycle(losses):
             ether.path_loss_db = path_loss_db
-            if ended.wait(emulator.dwell_s):
+            if ended.wait(dwell_s):
                 return
 
 
-def path_losses_db(settings: Settings) -> list[float]:
-    """Path losses that give the SNRs of [radio.channel] in turn, for radios set as in [radio]."""
+def path_losses(settings: Settings) -> list[tuple[float, float]]:
+    """Path losses in dB that give the SNRs of [radio.channel] in turn, for radios set as in
+    [radio], and how many seconds each holds."""
     radio = settings.radio
-    rf, seed = RfSettings(), EmulatorSettings().seed
+    rf, emulator = RfSettings(), EmulatorSettings()
     if isinstance(radio, PlutoRadio):
-        seed = radio.emulator.seed
+        emulator = radio.emulator
         rf = RfSettings(
             rx_lo_hz=radio.lo_hz,
             tx_lo_hz=radio.lo_hz,
@@ -108,9 +115,25 @@ def path_losses_db(settings: Settings) -> list[float]:
             tx_attenuation_db=radio.tx_attenuation_db,
         )
     node = NodeSpec()
-    snr_db = values(radio.channel.snr_db, _VALUES, seeded(seed, "snr"), "channel.snr_db").tolist()
+    snr_db, dwells_s = _levels(radio.channel.snr_db, emulator)
     losses_db = {
         snr: loss_for_snr_db(node, rf, node, rf, snr_db=snr, tx_rms_dbfs=BURST_RMS_DBFS)
         for snr in set(snr_db)
     }
-    return [losses_db[snr] for snr in snr_db]
+    return [(losses_db[snr], dwell_s) for snr, dwell_s in zip(snr_db, dwells_s, strict=True)]
+
+
+def _levels(
+    trajectory: AnyTrajectory, emulator: EmulatorSettings
+) -> tuple[list[float], list[float]]:
+    """SNRs, and how many seconds each holds; a file's rows are all there is."""
+    name = "channel.snr_db"
+    trace = trace_of(trajectory, name)
+    if trace is not None:
+        end_s = trace.duration_s if len(trace.values) > 1 else emulator.dwell_s
+        return trace.values.tolist(), np.diff(trace.times_s, append=end_s).tolist()
+    if isinstance(trajectory, Csv):
+        found = read_column(Path(trajectory.path), trajectory.column, LIMITS[name])
+    else:
+        found = values(trajectory, _VALUES, seeded(emulator.seed, "snr"), name)
+    return found.tolist(), [emulator.dwell_s] * len(found)

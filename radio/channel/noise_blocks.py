@@ -17,14 +17,13 @@ class CountedNoise:
     """White Gaussian noise at every count of a stream's samples, the same however it is read.
 
     I and Q have unit power each. Each block has a generator of its own, seeded by (seed, stream,
-    block): no table and no period.
+    block): no table and no period. Several threads may ask.
     """
 
     def __init__(self, seed: int, stream: int) -> None:
         self._seed = seed
         self._stream = stream
-        self._block = -1
-        self._values = np.empty(0, np.complex64)
+        self._latest = -1, np.empty(0, np.complex64)
 
     def at(self, begin: int, n: int) -> IQ:
         """The noise at counts begin ... begin + n."""
@@ -34,12 +33,13 @@ class CountedNoise:
         return noise
 
     def _of(self, block: int) -> IQ:
-        if block != self._block:
+        number, values = self._latest
+        if block != number:
             sequence = np.random.SeedSequence(self._seed, spawn_key=(self._stream, block))
             rng = np.random.Generator(np.random.SFC64(sequence))
-            self._values = rng.standard_normal(2 * NOISE_BLOCK, np.float32).view(np.complex64)
-            self._block = block
-        return self._values
+            values = rng.standard_normal(2 * NOISE_BLOCK, np.float32).view(np.complex64)
+            self._latest = block, values
+        return values
 
 
 def blocks(begin: int, n: int) -> list[tuple[int, slice, slice]]:

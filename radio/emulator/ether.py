@@ -13,6 +13,7 @@ import numpy as np
 
 from hil.contract import ConfigError
 from radio.channel import Figures
+from radio.channel.interferer import Interferer
 from radio.channel.presets import NOISE_ALONE
 from radio.emulator import front_end
 from radio.emulator.clock import Clock
@@ -60,6 +61,7 @@ class Ether:
         path_loss_db: float = 60.0,
         coupling_loss_db: float = 40.0,
         figures: Figures = NOISE_ALONE,
+        interferer: Interferer | None = None,
         seed: int,
     ) -> None:
         """Radios with default settings.
@@ -70,6 +72,8 @@ class Ether:
             path_loss_db, coupling_loss_db: losses between two radios, and from a transmitter to
                 its own receiver.
             figures: impairments of the air and of all radios beside loss, noise and ppm.
+            interferer: another transmitter that every radio hears, at its level over that radio's
+                own noise.
             seed: seed of noise, multipath and the carriers' first phases.
 
         Raises:
@@ -82,7 +86,9 @@ class Ether:
         self.nodes = tuple(nodes)
         self._lock = threading.Lock()
         self._stations = [Station(spec, clock, self._lock) for spec in nodes]
-        self._listeners = [Listener(node, self.nodes, figures, seed) for node in range(len(nodes))]
+        self._listeners = [
+            Listener(node, self.nodes, figures, seed, interferer) for node in range(len(nodes))
+        ]
         self._path_loss = Timeline(_loss_db(path_loss_db))
         self._coupling_loss = Timeline(_loss_db(coupling_loss_db))
         turns = np.random.default_rng(seed).uniform(size=(len(nodes), len(nodes)))
@@ -141,7 +147,7 @@ class Ether:
         set now.
 
         Noise of receiver and converter and the rounding at both ends are counted; multipath has
-        unit mean gain; clipping and what the figures do beside are not counted.
+        unit mean gain; clipping, an interferer and what the figures do beside are not counted.
 
         Args:
             tx, rx: transmitter and receiver; the same one for its coupling to itself.

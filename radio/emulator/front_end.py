@@ -117,6 +117,11 @@ def noise_dbfs(rx: NodeSpec, rx_set: RfSettings) -> float:
     return _sum_db(thermal_dbm + rx_set.rx_gain_db - rx.adc_full_scale_dbm, rx.adc_noise_dbfs)
 
 
+def floor_dbfs(rx: NodeSpec, rx_set: RfSettings) -> float:
+    """All noise of the receiver, rounding included, over the whole sampled band."""
+    return _sum_db(noise_dbfs(rx, rx_set), _ROUNDING_DBFS)
+
+
 def snr_db(
     tx: NodeSpec,
     tx_set: RfSettings,
@@ -166,8 +171,7 @@ def loss_for_snr_db(
 def _receiver_floor_dbfs(rx: NodeSpec, rx_set: RfSettings, tx_set: RfSettings) -> float:
     """All noise of the receiver, rounding included, in a band as wide as the transmitter's sample
     rate."""
-    floor = _sum_db(noise_dbfs(rx, rx_set), _ROUNDING_DBFS)
-    return floor + 10 * math.log10(tx_set.rate_hz / rx_set.rate_hz)
+    return floor_dbfs(rx, rx_set) + 10 * math.log10(tx_set.rate_hz / rx_set.rate_hz)
 
 
 def _sum_db(a: float, b: float) -> float:

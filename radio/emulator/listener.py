@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from hil.contract import IQ
 from radio.channel import Figures
 from radio.channel.frontend import IqImbalance
+from radio.channel.interferer import Interferer
 from radio.channel.noise_blocks import CountedNoise
 from radio.channel.presets import NO_DC_DBFS, multipath, transmit_end
 from radio.emulator.echoes import Echoes
-from radio.emulator.front_end import CODES, NodeSpec, noise_dbfs, received_dbfs
+from radio.emulator.front_end import CODES, NodeSpec, floor_dbfs, noise_dbfs, received_dbfs
 from radio.emulator.propagation import STRETCH, receive_path, window
 from radio.emulator.reception import PhaseJitter, convert
 from radio.emulator.selectivity import heard_filter
@@ -62,7 +63,15 @@ class Piece:
 class Listener:
     """The receiver of one radio. Counts of the pieces it is given never fall."""
 
-    def __init__(self, node: int, specs: tuple[NodeSpec, ...], figures: Figures, seed: int) -> None:
+    def __init__(
+        self,
+        node: int,
+        specs: tuple[NodeSpec, ...],
+        figures: Figures,
+        seed: int,
+        interferer: Interferer | None = None,
+    ) -> None:
+        self._interferer = interferer
         self._spec = specs[node]
         self._figures = figures
         self._transmit_end = transmit_end(figures)
@@ -88,6 +97,9 @@ class Listener:
         heard = np.zeros(piece.end - piece.begin, np.complex64)
         for source in piece.sources:
             self._hear(piece, source, heard)
+        if self._interferer is not None:
+            level = np.float32(_amplitude(floor_dbfs(self._spec, settings)))
+            heard += self._interferer.at(piece.begin, len(heard), settings.rate_hz) * level
         self._jitter.rotate(piece.begin, settings.rate_hz, heard)
         f, spec = self._figures, self._spec
         own, common = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hil.contract import ConfigError
-from hil.lab.emulate import emulate_plutos, path_losses_db
+from hil.lab.emulate import emulate_plutos, path_losses
 from hil.settings import parse_settings
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings
@@ -29,7 +29,8 @@ def test_the_path_loss_makes_the_snr_that_the_file_asks_for():
     asked = settings(
         channel={"snr_db": steps}, tx_attenuation_db=15.0, rx_gain_db=50.0, rate_hz=2e6
     )
-    losses_db = path_losses_db(asked)
+    losses_db, dwells_s = zip(*path_losses(asked), strict=True)
+    assert set(dwells_s) == {10.0}
     ether = Ether([NodeSpec(), NodeSpec(ppm=3.0)], clock=VirtualTime(), seed=0)
     for node in range(2):
         ether.configure(node, RfSettings(tx_attenuation_db=15.0, rx_gain_db=50.0, rate_hz=2e6))
@@ -42,10 +43,19 @@ def test_the_path_loss_makes_the_snr_that_the_file_asks_for():
 
 
 def test_the_channel_of_a_simulated_radio_serves_as_well():
-    losses_db = path_losses_db(
-        parse_settings({"radio": {"channel": {"snr_db": 10}}}, source="test")
-    )
-    assert len(set(losses_db)) == 1
+    losses = path_losses(parse_settings({"radio": {"channel": {"snr_db": 10}}}, source="test"))
+    assert len(set(losses)) == 1
+
+
+def test_the_rows_of_a_file_hold_for_their_times_or_the_dwell(tmp_path):
+    path = tmp_path / "walk.csv"
+    path.write_text("time_s,snr_db\n100,3\n100.5,25\n102,3\n")
+    snr_db = {"kind": "csv", "path": str(path), "column": "snr_db"}
+    for time, dwells_s in (("seconds", (0.5, 1.5, 1.5)), ("round", (2.0, 2.0, 2.0))):
+        asked = settings(channel={"snr_db": {**snr_db, "time": time}}, emulator={"dwell_s": 2.0})
+        losses_db, found = zip(*path_losses(asked), strict=True)
+        assert found == pytest.approx(dwells_s)
+        assert losses_db[0] == losses_db[2] == pytest.approx(losses_db[1] + 22.0, abs=0.1)
 
 
 @pytest.mark.parametrize(("nodes", "ports"), [(0, []), (17, []), (1, [0, 0])])

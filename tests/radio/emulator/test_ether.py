@@ -8,6 +8,8 @@ import pytest
 
 from hil.contract import ConfigError
 from radio.channel import Figures
+from radio.channel.interferer import Interferer, WhiteNoise
+from radio.channel.interferer import Tone as InterferingTone
 from radio.emulator.clock import VirtualTime
 from radio.emulator.ether import Ether, NodeSpec, RfSettings, Tone
 from radio.link import receiver
@@ -364,6 +366,28 @@ def test_the_kits_receiver_measures_the_snr_that_was_set(snr_db, gain_db):
     assert len(received) >= 3
     measured = np.mean([r.measurement.snr_db for r in received])
     assert measured == pytest.approx(snr_db, abs=0.3)
+
+
+@pytest.mark.parametrize("gain_db", [10.0, 60.0])
+def test_white_interference_gives_the_sinr_of_theory(gain_db):
+    ether = ether_of(
+        NodeSpec(ppm=4.0),
+        NodeSpec(ppm=-3.0),
+        settings=replace(PLAIN, rx_gain_db=gain_db),
+        interferer=Interferer(6.0, WhiteNoise(3)),
+    )
+    ether.set_snr(0, 1, 18.0, 20 * np.log10(0.2 * 2**14 / 2**15))
+    received = receptions(ether, burst(), full_scale=2**14)
+    measured = np.mean([r.measurement.snr_db for r in received])
+    assert measured == pytest.approx(18.0 - 10 * np.log10(1 + 10**0.6), abs=0.3)
+
+
+def test_a_tone_is_heard_at_its_level_over_the_noise():
+    heard = [
+        level_db(listen(ether_of(NodeSpec(), NodeSpec(), interferer=interferer), N))
+        for interferer in (None, Interferer(20.0, InterferingTone(2e5)))
+    ]
+    assert heard[1] - heard[0] == pytest.approx(10 * np.log10(101), abs=0.2)
 
 
 @pytest.mark.parametrize("ppm", [(10.0, -8.0), (-15.0, 5.0)])
