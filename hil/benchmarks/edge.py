@@ -17,6 +17,7 @@ from edge_device.gguf_conversion import convert, quantise
 from edge_device.gguf_model import GgufModel, inspect
 from edge_device.runtime import BASE, Runtime, RuntimeSettings
 from hil.contract import LabelQuestion, LoraUpdate, LowRankFactors, ModelError, ScoreSet
+from hil.system.waits import waiting_for
 
 _PROMPT: Final = (
     "Shares of the carrier rose after the company said that profits were above the forecast. It was"
@@ -51,6 +52,7 @@ def bench(
         model = inspect(model_path)
         adapters = _random_adapters(model, Path(scratch), rank, np.random.default_rng(seed))
         with Runtime(model_path, settings=RuntimeSettings()) as runtime:
+            waiting_for("measuring scores and changes of the update, about a minute")
             figures = _scoring(runtime, n_questions) | _sentences(runtime, adapters[0], n_questions)
             figures |= _swaps(runtime, adapters, n_swaps)
             return figures | {"child_memory_bytes": float(runtime.memory_bytes)}

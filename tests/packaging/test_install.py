@@ -160,7 +160,9 @@ def test_checks_bring_everything_once():
     found = install.requirements_of(["check"])
     assert len(found) == len(set(found))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {r for rs in project["optional-dependencies"].values() for r in rs}
+    extras = project["optional-dependencies"]
+    del extras["smollm2"]  # weights of a model, which no check needs
+    wanted = {r for rs in extras.values() for r in rs}
     assert {r for r in wanted if not r.startswith(project["name"])} <= set(found)
 
 
