@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EDGE_MODULES = 112
+EDGE_MODULES = 113
 """Modules of the kit that an edge process may load."""
 
 HIDE = """

@@ -12,7 +12,7 @@ from cloud.finetuning.finetuner import FineTuner
 from cloud.finetuning.peft_methods import begin_low_rank
 from cloud.model.base_model import BaseModel
 from hil.contract import ConfigError
-from hil.model_folder import read_adapter
+from hil.model_folder.peft_adapter import read_adapter
 
 _NEGLIGIBLE: Final = 1e-6
 """Directions below this share of a module's largest are rounding errors."""

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from hil.contract import ModelError
@@ -110,6 +109,8 @@ def unpack(gguf: Path, folder: Path) -> None:
     Raises:
         ModelError: transformers cannot read it.
     """
+    from gguf import GGUFReader  # a cloud that is not given such a model does without
+
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent,

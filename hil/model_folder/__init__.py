@@ -19,7 +19,6 @@ from hil.model_folder.configuration import (
 )
 from hil.model_folder.families import FAMILIES, PROJECTIONS, SUPPORTED_ARCHITECTURES, Family
 from hil.model_folder.identity import base_spec, identity, module_shapes, tokenizer_bytes
-from hil.model_folder.peft_adapter import read_adapter
 from hil.model_folder.weights import canonical_f16, shapes, tensors
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "longest_text",
     "module_shapes",
     "opt_computation",
-    "read_adapter",
     "read_json",
     "shapes",
     "tensors",

@@ -362,7 +362,7 @@ def test_request_that_hangs_twice_fails_and_the_next_is_served(tiny_gguf, text_s
     with Runtime(tiny_gguf, settings=RuntimeSettings(request_s=0.02)) as runtime:
         with pytest.raises(DeviceError, match=r"hung over 'score_chunks' for 0\.02 s"):
             runtime.score(
-                ScoreSet(name="much", chunks=tuple(" ".join([TEXT] * 40) for _ in range(16)))
+                ScoreSet(name="much", chunks=tuple(" ".join([TEXT] * 39) for _ in range(16)))
             )
         assert runtime.restarts == 2
         assert runtime.ping() > 0

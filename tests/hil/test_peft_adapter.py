@@ -16,7 +16,8 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from hil.contract import BaseSpec, HilError, ModelError
-from hil.model_folder import base_spec, read_adapter
+from hil.model_folder import base_spec
+from hil.model_folder.peft_adapter import read_adapter
 from tests.edge_device.families import CASES
 
 NAMES = ("hf", "other")
