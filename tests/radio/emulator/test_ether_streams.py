@@ -393,8 +393,10 @@ def test_threads_stream_side_by_side():
     heard, failures = [], []
 
     def send():
-        queue = ether.open_tx(0, N, 500, False)  # room for all: a stalled thread leaves no gap
-        for _ in range(400):
+        # Room for many: a stalled thread leaves no gap. And it sends until all have heard it.
+        queue = ether.open_tx(0, N, 4000, False)
+        until_s = time.monotonic() + 60.0
+        while len(heard) < 2 and time.monotonic() < until_s:
             queue.push(block(), 60.0, never)
 
     def receive(node):
