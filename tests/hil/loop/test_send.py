@@ -38,7 +38,9 @@ def adapter(base, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(small_overrides, tmp_path):
-    return lambda *more: load_settings(SHIPPED, [*small_overrides(tmp_path), *more])
+    return lambda *more: load_settings(
+        SHIPPED, [*small_overrides(tmp_path), "model.base='default'", *more]
+    )
 
 
 @pytest.mark.slow
