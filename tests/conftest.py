@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from ctypes.util import find_library
 from importlib.util import find_spec
@@ -21,6 +22,9 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "cloud" / "model" / "default"
 # Caches and records of tests stay in the clone, away from the user's own.
 _OWN = Path(__file__).parents[1] / ".cache"
 os.environ |= {"XDG_CACHE_HOME": str(_OWN / "cache"), "XDG_DATA_HOME": str(_OWN / "data")}
+
+# Under nohup the children of tests would not hear of a terminal that goes.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # An example may take its time where the computer has other work.
 settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -34,7 +34,7 @@ def send(
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Send a LoRA adapter that you have, and score it on the edge.
+    """Send a LoRA adapter of your own to the edge.
 
     Nothing is trained. The adapter crosses the radio of the configuration once, the edge installs
     it on its quantised model and answers every score set with it and without. The airtime budget
