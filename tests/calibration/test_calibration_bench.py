@@ -48,6 +48,7 @@ def test_a_dc_offset_below_the_noise_is_a_bound_and_says_so(make_air, make_bench
     assert max(found.values) < -30 + 10 * math.log10(floor) + 8
 
 
+@pytest.mark.slow
 def test_gain_and_attenuation_steps(make_air, make_bench):
     air = make_air(
         gain_error_db=lambda gain_db: 0.8 * math.sin(gain_db / 6),
@@ -68,6 +69,7 @@ def test_gain_and_attenuation_steps(make_air, make_bench):
     assert "furthest from its setting" in attenuation.notes[-1]
 
 
+@pytest.mark.slow
 def test_a_path_on_which_no_tone_is_heard_is_named(make_air, make_bench):
     with pytest.raises(
         CalibrationError, match=r"rx_gain: the tone is not clear .* lower tx_attenuation_db"
@@ -86,6 +88,7 @@ def compressed(amplitude):
     )
 
 
+@pytest.mark.slow
 def test_compression_and_window_of_a_converter(make_air, make_bench):
     air = make_air()
     found = by_name(measure_compression(make_bench(air), PLAN))
@@ -103,6 +106,7 @@ def test_compression_and_window_of_a_converter(make_air, make_bench):
     assert not any(record.flags for record in found.values())
 
 
+@pytest.mark.slow
 def test_a_bench_that_cannot_be_overdriven_says_so(make_air, make_bench):
     found = by_name(measure_compression(make_bench(make_air(loss_db=90.0, noise_db=-120.0)), PLAN))
     assert "not reached" in found["compression_level"].flags[0]
@@ -123,6 +127,7 @@ def test_an_image_that_is_not_there_is_a_bound(make_air, make_bench):
     assert len(found.notes) == 2  # it hides in the noise, and the carriers are equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cfo_hz", "clock_ppm"), [(2745.0, 3.0), (-22875.0, -25.0), (0.4, 0.0004)])
 def test_carrier_and_clock_offset_to_a_tenth_of_a_ppm(make_air, make_bench, cfo_hz, clock_ppm):
     air = make_air(
@@ -190,6 +195,7 @@ def test_an_interferer_in_the_silence_is_a_disagreement(make_air, make_bench):
     assert "interferer" in flag
 
 
+@pytest.mark.slow
 def test_no_whole_burst_is_missed_wherever_the_capture_begins(make_air, make_bench):
     bench = make_bench(make_air(cfo_hz=700.0))
     bench.set(rx_gain_db=20.0)
@@ -352,6 +358,7 @@ def test_a_receiver_that_cannot_hear_the_transmitter_is_refused(
         calibrate(["cfo"], make_bench(make_air(), **settings), PLAN)
 
 
+@pytest.mark.slow
 def test_a_tone_that_overdrives_the_receiver_is_turned_down_first(make_air, make_bench):
     air = make_air(loss_db=0.0, attenuation_error_db=lambda attenuation_db: 0.02 * attenuation_db)
     bench = make_bench(air)

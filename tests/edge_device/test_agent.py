@@ -113,6 +113,7 @@ def test_update_without_factors_is_the_bare_base(agent, payload, tiny_model):
     assert agent.held_update().ranks == {}
 
 
+@pytest.mark.slow
 def test_kept_modules_are_those_of_the_update_held(agent, payload, tiny_model, make_update):
     spec = tiny_model.spec
     modules = list(spec.module_shapes)

@@ -37,6 +37,7 @@ def _assert_same(got: Logits, wanted: Logits) -> None:
     assert (got.argmax(-1) == wanted.argmax(-1)).mean() >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_model_and_adapter_give_the_logits_of_transformers_and_peft(case, tmp_path):
     folder = CASES[case].make(tmp_path / "hf")
@@ -56,6 +57,7 @@ def test_every_family_of_the_table_is_held_against_transformers():
     assert {case.architecture for case in CASES.values()} == set(FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", BREAKS)
 def test_a_broken_rule_shows(rule, tmp_path, monkeypatch):
     case, break_it = BREAKS[rule]

@@ -85,6 +85,7 @@ def test_every_weight_is_in_the_file_bit_for_bit(architecture, tmp_path):
         np.testing.assert_array_equal(tensor.data, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [
@@ -107,6 +108,7 @@ def test_converted_model_gives_the_logits_of_hugging_face(architecture, settings
     assert (got.argmax(-1) == wanted.argmax(-1)).mean() >= 0.99
 
 
+@pytest.mark.slow
 def test_without_the_row_order_a_llama_model_is_silently_wrong(tmp_path, monkeypatch):
     folder = make_model(tmp_path / "hf", "LlamaForCausalLM")
     convert(folder, tmp_path / "right.gguf")
@@ -181,6 +183,7 @@ def test_an_unsupported_architecture_is_refused_by_name(small, tmp_path):
 # quantisation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quant", "kind"), [("F16", "F16"), ("Q8_0", "Q8_0"), ("Q4_0", "Q4_0"), ("Q4_K_M", "Q4_K")]
 )
@@ -200,6 +203,7 @@ def test_quantised_file_reports_its_real_types_and_keeps_its_metadata(base, quan
     )
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_take_a_k_quant_show_in_the_report(tmp_path):
     folder = make_model(tmp_path / "hf", hidden=192, n_layers=1)
     convert(folder, tmp_path / "m.gguf")
@@ -208,6 +212,7 @@ def test_rows_that_cannot_take_a_k_quant_show_in_the_report(tmp_path):
     assert "Q5_0" in str(report)
 
 
+@pytest.mark.slow
 def test_quantiser_failures_leave_no_file(base, tmp_path):
     _, f16 = base
     target = tmp_path / "q.gguf"
@@ -238,6 +243,7 @@ def test_inspection_tells_what_the_folder_tells(architecture, tmp_path):
     assert (model.vocab_size, model.context_length, model.normalizer) == (400, 512, "")
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_is_refused_with_its_lengths(base, tmp_path):
     whole = base[1].read_bytes()
     path = tmp_path / "cut.gguf"
@@ -247,6 +253,7 @@ def test_a_file_cut_anywhere_is_refused_with_its_lengths(base, tmp_path):
             inspect(path)
 
 
+@pytest.mark.slow
 def test_a_header_with_flipped_bits_never_raises_anything_else(base, tmp_path):
     rng, whole = np.random.default_rng(5), bytearray(base[1].read_bytes()[:40_000])
     path = tmp_path / "flipped.gguf"
@@ -280,6 +287,7 @@ def test_foreign_files_are_refused(base, tmp_path):
         inspect(path)
 
 
+@pytest.mark.slow
 def test_edge_side_imports_neither_torch_nor_llama_cpp(base):
     script = (
         "import sys; from edge_device import adapter, gguf_model; from pathlib import Path;"

@@ -90,6 +90,7 @@ def test_bytes_without_a_symbol_are_left_out_by_both(tmp_path):
     assert wanted[-2] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blanks", ["llama2", "metaspace", "gemma"])
 def test_sentencepiece_splits_as_hugging_face_does(blanks, tmp_path):
     folder = make_model(tmp_path / "hf", hidden=32, n_layers=1, pre=blanks, vocab=600)

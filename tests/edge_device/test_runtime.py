@@ -79,6 +79,7 @@ def label_nats(runtime: Runtime, question: LabelQuestion) -> list[float]:
     return nats
 
 
+@pytest.mark.slow
 def test_labels_score_as_the_whole_text_does_and_the_most_probable_one_counts(runtime, label_set):
     scores = runtime.score(label_set)
     for i, question in enumerate(label_set.questions[:8]):
@@ -104,6 +105,7 @@ def test_text_chunks_score_every_token_after_the_first(runtime, text_set):
         assert nats == pytest.approx(-sum(rows[i, t] for i, t in enumerate(tokens[1:])), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_text_longer_than_a_batch(tiny_gguf, runtime):
     text = " ".join([TEXT] * 12)
     one_batch = runtime.score(ScoreSet(name="long", chunks=(text,)))
@@ -190,6 +192,7 @@ def test_requests_choose_their_adapter(runtime, adapters):
     runtime.swap(None)
 
 
+@pytest.mark.slow
 def test_clients_lose_nothing_during_swaps(runtime, adapters):
     tokens = runtime.tokenize(TEXT)
     known = [runtime.logits(tokens)]
@@ -244,6 +247,7 @@ def test_a_thousand_swaps_do_not_grow(runtime, adapters):
 # files
 
 
+@pytest.mark.slow
 def test_truncated_model_is_one_line(tiny_gguf, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(tiny_gguf.read_bytes()[:-5000])
@@ -382,6 +386,7 @@ def test_adapter_that_no_child_starts_with_is_given_up(tiny_gguf, adapters, tmp_
         assert runtime.active_adapter is None
 
 
+@pytest.mark.slow
 def test_close_leaves_no_process_and_answers_no_more(tiny_gguf):
     runtime = Runtime(tiny_gguf)
     pid = runtime.pid

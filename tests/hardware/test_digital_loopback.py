@@ -117,6 +117,7 @@ def test_a_gain_step_is_not_answered_from_old_buffers(pluto: Pluto, tone: Tone) 
     assert np.allclose(np.abs(pluto.receive(50_000, timeout_s=10.0)[-1000:]), 0.0625, atol=0.02)
 
 
+@pytest.mark.slow
 def test_stream_both_ways_without_a_gap(lab: Any, pluto: Pluto, tone: Tone) -> None:
     period = 2042  # no divisor of a buffer: a lost one shows as a jump of the phase
     n_samples = round(lab.rate_hz)

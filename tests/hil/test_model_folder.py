@@ -333,6 +333,7 @@ def test_a_value_that_f16_cannot_hold_is_named(make_folder, value):
         model_folder.identity(make_folder(weights=weights))
 
 
+@pytest.mark.slow
 def test_reading_a_folder_needs_neither_torch_nor_transformers(make_folder):
     import subprocess
 

@@ -222,6 +222,7 @@ def _weights_header(path: Path, rng: np.random.Generator) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])
 
 
+@pytest.mark.slow
 def test_no_damage_ends_in_anything_but_one_line(whole, base, tmp_path):
     """A damaged folder is refused, or still holds the same factors (a comment has changed)."""
     good = read_adapter(whole[0], base, NAMES)

@@ -250,6 +250,7 @@ def test_a_long_command_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert "compiling, 50 %" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_silence_is_passed_on_too(tmp_path):
     told = []
     shown.run_shown(

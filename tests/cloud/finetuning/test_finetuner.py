@@ -256,6 +256,7 @@ def test_target_ranks_that_cannot_be_are_refused(base, domain):
         _tuner(base, "adalora", 2).train(domain.train[:8])
 
 
+@pytest.mark.slow
 def test_adalora_at_r_max_masks_nothing(base, domain):
     tuner = _tuner(base, "adalora", MODEL.r_max)
     tuner.train(domain.train[:32])

@@ -32,6 +32,7 @@ def tuner_with(threads, batch=5):
     return FineTuner(open_base_model("default"), ModelSettings(r_max=2), settings, 0)
 
 
+@pytest.mark.slow
 def test_one_thread_and_two_give_equal_bits():
     factors = []
     for threads in (1, 2):

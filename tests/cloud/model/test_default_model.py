@@ -40,6 +40,7 @@ def test_it_is_small_and_says_how_it_was_made(base):
     assert len(base.lexicon) == log["lexicon_words"] > 9000
 
 
+@pytest.mark.slow
 def test_it_knows_known_words_and_not_invented_ones(base):
     tuner = FineTuner(base, ModelSettings(r_max=1), FinetuneSettings(threads=1), seed=0)
     scores = {

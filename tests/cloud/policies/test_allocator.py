@@ -102,6 +102,7 @@ def best_at_some_price(plans: list[tuple[float, int]], room: int) -> float:
     return min((d for d, b in hull if b <= room), default=np.inf)
 
 
+@pytest.mark.slow
 @seeded
 @given(case=cases(), price=st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 0.1]))
 def test_the_cheapest_plan_at_a_price_is_that_of_a_search_over_every_plan(
@@ -147,6 +148,7 @@ def test_a_plan_fits_and_loses_no_more_than_any_price_would(case: Case, floor: f
     assert best - EPS <= damage + floor * cost <= reached + EPS
 
 
+@pytest.mark.slow
 @seeded
 @given(case=cases(held=False))
 def test_no_single_improvement_that_fits_is_left_out(case: Case) -> None:

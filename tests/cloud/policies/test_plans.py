@@ -144,6 +144,7 @@ def test_a_plan_that_asks_for_nothing_stays_as_it_is_where_it_fits() -> None:
     assert project(observe(KNOWN, 0), kept) == kept
 
 
+@pytest.mark.slow
 @seeded
 @given(obs=observations().map(with_losses), seed=st.integers(0, 99))
 def test_projected_arrays_are_the_projected_plan(obs: RoundObservation, seed: int) -> None:

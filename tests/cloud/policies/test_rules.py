@@ -70,6 +70,7 @@ def greedy_by_search(obs: RoundObservation) -> dict[str, int | Keep]:
             is_open[best] = False
 
 
+@pytest.mark.slow
 @seeded
 @given(obs=observations())
 def test_greedy_is_legal_and_affordable_and_nothing_that_it_left_open_fits(
@@ -236,6 +237,7 @@ def test_greedy_by_other_measures_by_hand(
     assert SpectralGreedy(per).plan(obs).ranks == ranks  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @seeded
 @given(obs=observations().map(with_losses), per=st.sampled_from(["parameter", "kfac"]))
 def test_greedy_by_other_measures_is_legal_and_affordable(obs: RoundObservation, per: str) -> None:
@@ -277,6 +279,7 @@ def waterfill_by_search(obs: RoundObservation) -> dict[str, int | Keep]:
     return everything
 
 
+@pytest.mark.slow
 @seeded
 @given(obs=observations().filter(lambda obs: len(obs.module_shapes) * obs.r_max <= 500))
 def test_waterfill_has_the_lowest_level_that_fits(obs: RoundObservation) -> None:

@@ -7,6 +7,7 @@ from hil.contract import ModelError
 from tests.edge_device.conftest import small_gguf  # noqa: F401 - a fixture
 
 
+@pytest.mark.slow
 def test_swaps_lose_no_request_and_the_model_stays_small(small_gguf):  # noqa: F811
     figures = bench(small_gguf.parent / "hf", n_swaps=30, n_questions=16)
     assert figures["client_requests_lost"] == 0

@@ -124,6 +124,7 @@ def test_equal_updates_give_equal_payloads_whatever_order_they_name_modules_in(
     assert encode(turned, BITS8, base=base) == encode(update, BITS8, base=base)
 
 
+@pytest.mark.slow
 @seeded
 @given(data=st.data(), target=targets)
 def test_any_mutation_is_refused_or_harmless(

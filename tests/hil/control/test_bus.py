@@ -228,6 +228,7 @@ def test_decode_of_any_bytes_is_refused(payload: bytes) -> None:
         decode(payload)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True)
 @given(st.sampled_from(sorted(VECTORS)), st.data())
 def test_a_mutated_message_is_valid_or_dropped(kind: str, data: st.DataObject) -> None:

@@ -239,6 +239,7 @@ def test_what_a_stranger_says_is_dropped_counted_and_harmless(broker: Any, devic
         assert cloud.counters.late == 1
 
 
+@pytest.mark.slow
 def test_a_message_survives_a_broker_that_is_killed_and_restarted_under_it(
     start_broker: Callable[[], Any],
 ) -> None:
@@ -321,6 +322,7 @@ def test_a_silent_broker_is_reported_and_can_be_left(start_broker: Callable[[], 
     broker.signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_two_processes_as_one_end_are_told_apart(broker: Any, device_id: str) -> None:
     with (
         connect(broker.url, "edge", device_id, secret_path=broker.secret) as first,

@@ -145,6 +145,7 @@ def test_all_policies_meet_the_same_air(rows: Rows) -> None:
     assert len(set(of_unit.values())) == 4  # a trace of its own for each
 
 
+@pytest.mark.slow
 def test_the_rows_are_what_a_runner_says(rows: Rows) -> None:
     walk = {
         "kind": "gauss_markov",

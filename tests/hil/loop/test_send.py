@@ -95,6 +95,7 @@ def test_the_cut_is_the_best_that_fits(base):
         fitting_ranks(found, base.spec, target, fixed)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_wrong_reaches_the_air(settings, base, adapter, tmp_path, monkeypatch):
     def reached(*_: object) -> None:
         raise AssertionError("the bench was opened")

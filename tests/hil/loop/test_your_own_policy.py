@@ -72,6 +72,7 @@ def test_a_tight_budget_is_kept(tmp_path: Path, blocks: list[str]) -> None:
     assert max(r.payload_bits / r.budget_bits for r in results) > 0.5  # and used
 
 
+@pytest.mark.slow
 def test_what_stable_baselines_learns_plans_in_the_loop(
     tmp_path: Path,
     blocks: list[str],

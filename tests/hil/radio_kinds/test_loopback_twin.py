@@ -15,6 +15,7 @@ from hil.settings import load_settings
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_twin_has_the_same_payloads_at_the_same_snr() -> None:
     """A run over a perfect radio is as good as its twin; one that took twice the air and thrice the
     time is not."""

@@ -495,6 +495,7 @@ def test_runs_of_unlike_policies_wear_their_policies_colours() -> None:
     assert len(set(colours("ours", "ours"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_rounds", [1, 2, 3])
 def test_a_short_run_fills_its_axes(n_rounds: int) -> None:
     for plot in run_plots(made_up_run(n_rounds)):

@@ -63,6 +63,7 @@ def test_a_verb_says_something_before_it_imports_anything_large(verb):
     assert len(done.stderr) <= 80
 
 
+@pytest.mark.slow
 def test_the_version_needs_no_import_and_the_help_typer_alone():
     code = (
         "import sys, hil.cli\n"

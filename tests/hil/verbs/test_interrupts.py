@@ -42,6 +42,7 @@ def start():
         process.stderr.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "delay_s"),
     [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.1), (signal.SIGINT, 0.4), (signal.SIGHUP, 1.0)],

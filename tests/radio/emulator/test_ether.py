@@ -353,6 +353,7 @@ def receptions(ether, iq, full_scale=2**15 - 16):
     return [receiver.receive_burst(heard, found) for found in whole]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [3.0, 10.0, 20.0, 30.0])
 @pytest.mark.parametrize("gain_db", [20.0, 60.0])
 def test_the_kits_receiver_measures_the_snr_that_was_set(snr_db, gain_db):
@@ -390,6 +391,7 @@ def test_a_tone_is_heard_at_its_level_over_the_noise():
     assert heard[1] - heard[0] == pytest.approx(10 * np.log10(101), abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ppm", [(10.0, -8.0), (-15.0, 5.0)])
 def test_the_kits_receiver_finds_carrier_and_clock_offset(ppm):
     ether = ether_of(*(NodeSpec(ppm=p) for p in ppm))

@@ -172,6 +172,7 @@ def test_settings_act_at_the_time_they_were_made():
     assert before.min() > 2 * after.max()
 
 
+@pytest.mark.slow
 def test_settings_between_two_reads_act_from_the_first_sample_of_the_next_buffer():
     n = 333
     ether = ether_of(NodeSpec(ppm=7.7), NodeSpec(ppm=-3.3))
@@ -387,6 +388,7 @@ def test_a_wait_in_real_time_ends_when_it_is_called_off_or_too_long(invented_tim
     assert clock.now() == pytest.approx(0.3, abs=0.03)
 
 
+@pytest.mark.slow
 def test_threads_stream_side_by_side():
     slow = RfSettings(rate_hz=600e3, rx_gain_db=40.0)
     ether = ether_of(NodeSpec(ppm=5.0), NodeSpec(), NodeSpec(), clock=RealTime(), settings=slow)

@@ -125,6 +125,7 @@ def test_gain_modes(sdr: Any, mode: str) -> None:
     assert sdr.gain_control_mode_chan0 == mode
 
 
+@pytest.mark.slow
 def test_a_hundred_random_values_survive_write_and_read(sdr: Any) -> None:
     rng = np.random.default_rng(11)
     for _ in range(100):

@@ -172,6 +172,7 @@ def test_redundancy_versions_start_where_the_standard_says(base_graph, info_bits
         np.testing.assert_array_equal(ldpc.rate_match(code, buffer, 1000, 1, rv), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rv", [0, 1, 2, 3])
 @pytest.mark.parametrize(
     ("info_bits", "base_graph", "n_coded"), [(1100, 2, 2400), (5000, 1, 9000), (1100, 2, 15000)]
@@ -220,6 +221,7 @@ def test_crc_of_the_catalogue():
     assert ldpc.crc24b(digits).tolist() == [0x23EF52]
 
 
+@pytest.mark.slow
 def test_crc_of_a_message_with_its_crc_is_zero():
     data = np.random.default_rng(3).integers(0, 256, (5, 300), np.uint8)
     for crc in (ldpc.crc24a, ldpc.crc24b):

@@ -80,6 +80,7 @@ def headers(transmitted):
     return [receiver.peek_header(iq, burst) for iq, burst in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [0.0, 6.0, 25.0])
 def test_report_equals_what_an_observer_counts(snr_db):
     payload = PAYLOAD if snr_db > 5 else PAYLOAD[:8000]
@@ -116,6 +117,7 @@ def test_report_equals_what_an_observer_counts(snr_db):
     assert report.goodput_bps == pytest.approx(8 * len(payload) / report.airtime_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fates", "messages"),
     [
@@ -140,6 +142,7 @@ def test_delivery_survives_lost_doubled_swapped_and_cut_bursts_and_messages(fate
     assert report.blocks_sent == sum(header.block_count for header in headers(air.transmitted))
 
 
+@pytest.mark.slow
 def test_a_long_payload_takes_little_more_than_its_airtime():
     """1 % of the blocks lost at random: they go again, and next to nothing else does."""
 
@@ -185,6 +188,7 @@ def test_robust_schemes_carry_a_payload_below_the_noise():
     assert set(report.blocks_by_mcs) == {mcs.MCS_TABLE[0].name}
 
 
+@pytest.mark.slow
 def test_a_fade_that_passes_is_waited_for():
     link, air, clock = bench(12.0)
 
@@ -198,6 +202,7 @@ def test_a_fade_that_passes_is_waited_for():
     assert report.elapsed_s > 0.6
 
 
+@pytest.mark.slow
 def test_a_channel_worse_than_its_snr_says_is_met_with_a_slower_scheme():
     class Interfered(receiver.Receiver):
         """Fast schemes lose one block in three, whatever the SNR."""

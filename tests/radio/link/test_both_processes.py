@@ -203,6 +203,7 @@ def sender_of(payload, *, session):
     return Sender(payload, session=session, adaptation=Adaptation(), snr_db=20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("queues", [True, False])
 def test_both_ends_and_the_air_tell_the_same_story(queues):
     world = World(queues=queues)
@@ -287,6 +288,7 @@ def test_where_answers_take_long_more_is_sent_than_is_wanted():
     assert sent[0] < sent[1] < 1.5 * sent[0]
 
 
+@pytest.mark.slow
 def test_the_radio_is_kept_supplied_but_never_far_ahead():
     world = World(snr_db=8.0)
     report = world.cloud().deliver(PAYLOAD)
@@ -320,6 +322,7 @@ def test_delivery_survives_lost_late_doubled_and_swapped_answers_and_cuts(seed):
     assert_nothing_held_is_sent_again(world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("away_s", "stale"), [(5.0, False), (10.0, True)])
 def test_an_outage_of_the_receiving_radio_is_waited_for_with_soundings_only(away_s, stale):
     back_s = 0.6 + away_s
@@ -445,6 +448,7 @@ def test_a_deadline_holds_through_an_outage():
     assert world.now_s <= 5.0 + 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("snr_db", "said"), [(-10.5, "unusable: measured SNR of -"), (-25.0, "answered")]
 )
@@ -460,6 +464,7 @@ def test_an_unusable_channel_is_sounded_at_growing_intervals_until_patience_ends
     assert 5.0 < world.now_s < 6.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_receiving_end_that_starts_anew_goes_on_with_what_its_store_holds(tmp_path, kept):
     world = World(store=BlockStore(tmp_path) if kept else None)
@@ -484,6 +489,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sounded", [True, False])
 def test_a_sending_end_that_starts_anew_goes_on_under_the_same_number(sounded):
     world = World()
@@ -510,6 +516,7 @@ def test_a_sending_end_that_starts_anew_goes_on_under_the_same_number(sounded):
     assert report.elapsed_s < report.airtime_s + 1.2
 
 
+@pytest.mark.slow
 def test_answers_slower_than_the_wait_for_them_are_met_with_longer_waits():
     world = World(delay_s=1.3, dropped={2, 3})
     report = world.cloud().deliver(PAYLOAD)
@@ -528,6 +535,7 @@ def test_answers_of_earlier_sessions_do_not_disturb():
         assert world.edge.payload(cloud.next_session - 1) == PAYLOAD[:size]
 
 
+@pytest.mark.slow
 def test_time_that_the_own_radio_is_away_is_not_charged_to_the_other_end():
     world = World()
     usual = world.transmit
@@ -638,6 +646,7 @@ class Answers:
             return None
 
 
+@pytest.mark.slow
 def test_two_threads_share_nothing_but_air_and_answers():
     pipe, answers, clock = Pipe(), Answers(), MonotonicClock()
     edge = ReceivingEnd(pipe, answers, clock, epoch=5)

@@ -33,6 +33,7 @@ def test_airtime_is_what_a_delivery_spends(snr_db, size):
     assert expected_s == pytest.approx(report.airtime_s, rel=0.06, abs=0.008)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [3.0, 15.0])
 def test_a_payload_cut_to_the_budget_arrives_within_it(snr_db):
     bits = budget.payload_bits(0.2, snr_db, 2e6, round_trip_s=DELAY_S)
@@ -41,6 +42,7 @@ def test_a_payload_cut_to_the_budget_arrives_within_it(snr_db):
     assert 0.9 * 0.2 < report.airtime_s <= 0.21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [-5.0, 3.5, 12.5, 20.0, 30.0])
 @pytest.mark.parametrize("round_trip_s", [0.0, 0.05])
 def test_both_directions_agree(snr_db, round_trip_s):
@@ -57,6 +59,7 @@ def test_both_directions_agree(snr_db, round_trip_s):
         )
 
 
+@pytest.mark.slow
 def test_rate_snr_margin_and_waiting_count():
     slow, fast = (budget.payload_bits(0.2, 15.0, rate) for rate in (1e6, 2e6))
     assert fast == pytest.approx(2 * slow, rel=0.05)

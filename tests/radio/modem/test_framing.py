@@ -150,6 +150,7 @@ def test_blocks_cross_with_every_scheme_at_its_threshold_and_some(place, n_bytes
     assert known.sum() == framing.header_symbols(robust) * ofdm.N_DATA + count * per_block
 
 
+@pytest.mark.slow
 def test_any_set_of_blocks_crosses_and_a_cut_burst_gives_the_whole_ones():
     payload = random_payload(10_000)
     blocks = framing.split(payload)

@@ -370,6 +370,7 @@ def test_what_is_missing_is_named(
 # the end
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_with_open_buffers_does_not_crash(uri: str) -> None:
     program = f"""
 import numpy as np

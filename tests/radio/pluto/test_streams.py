@@ -124,6 +124,7 @@ def test_what_ends_the_receiving_thread_is_met_by_its_owner() -> None:
         stream.check()
 
 
+@pytest.mark.slow
 def test_a_driver_that_does_not_come_back_is_found_out() -> None:
     stream = receiving(FakeRadio(), hang_s=0.05)
 
@@ -143,6 +144,7 @@ def integers(count: int) -> Integers:
     return (np.arange(2 * count) % 30_000 + 1).astype(np.int16)
 
 
+@pytest.mark.slow
 def test_a_burst_has_silence_before_it_and_up_to_a_whole_buffer() -> None:
     radio: Any = FakeRadio()
     stream = TxStream(radio, SETTINGS, hang_s=LIMIT_S)

@@ -35,6 +35,7 @@ def _tensors(seed: int, *shape: int) -> torch.Tensor:
 # ------------------------------------------------------------------------------ against diffusers
 
 
+@pytest.mark.slow
 def test_noise_levels_and_steps_are_those_of_diffusers() -> None:
     theirs = _diffusers_ddim()
     torch.testing.assert_close(
