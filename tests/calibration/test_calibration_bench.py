@@ -29,6 +29,7 @@ def by_name(records):
     return {record.quantity: record for record in records}
 
 
+@pytest.mark.slow
 def test_noise_floor_and_dc_offset_gain_by_gain(make_air, make_bench):
     air = make_air(dc_dbfs=-52.0)
     found = by_name(noise.measure_noise(make_bench(air), PLAN))
@@ -41,6 +42,7 @@ def test_noise_floor_and_dc_offset_gain_by_gain(make_air, make_bench):
     assert all(0 < spread < 0.3 for spread in found["noise_floor"].spread)
 
 
+@pytest.mark.slow
 def test_a_dc_offset_below_the_noise_is_a_bound_and_says_so(make_air, make_bench):
     found = by_name(noise.measure_noise(make_bench(make_air()), PLAN))["dc_offset"]
     floor = PLAN.samples**-1
@@ -112,6 +114,7 @@ def test_a_bench_that_cannot_be_overdriven_says_so(make_air, make_bench):
     assert "not reached" in found["compression_level"].flags[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain_db", "phase_deg"), [(0.5, 2.0), (0.1, 0.5), (1.0, -3.0)])
 def test_image_rejection(make_air, make_bench, gain_db, phase_deg):
     air = make_air(iq_gain_db=gain_db, iq_phase_deg=phase_deg, cfo_hz=1500.0, dc_dbfs=-50.0)
@@ -121,6 +124,7 @@ def test_image_rejection(make_air, make_bench, gain_db, phase_deg):
     assert not found.notes
 
 
+@pytest.mark.slow
 def test_an_image_that_is_not_there_is_a_bound(make_air, make_bench):
     (found,) = measure_image(make_bench(make_air(), one_radio=True), PLAN)
     assert found.value > 55
@@ -142,11 +146,13 @@ def test_carrier_and_clock_offset_to_a_tenth_of_a_ppm(make_air, make_bench, cfo_
     assert not found["cfo"].notes
 
 
+@pytest.mark.slow
 def test_carriers_that_were_set_apart_are_no_offset(make_air, make_bench):
     bench = make_bench(make_air(cfo_hz=20e3 + 915.0), rx_lo_hz=915e6 - 20e3)
     assert by_name(measure_offsets(bench, PLAN))["cfo"].value == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_one_radio_has_no_offset_by_construction(make_air, make_bench):
     found = by_name(measure_offsets(make_bench(make_air(), one_radio=True), PLAN))
     assert found["cfo"].value == pytest.approx(0, abs=1e-3)
@@ -214,6 +220,7 @@ def test_no_whole_burst_is_missed_wherever_the_capture_begins(make_air, make_ben
         assert [reception.n_passed for reception in heard.receptions] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_bench_that_carries_nothing_is_named(make_air, make_bench):
     with pytest.raises(CalibrationError, match="unclipped at 0 of"):
         measure_sweep(make_bench(make_air(loss_db=120.0)), PLAN)
@@ -244,6 +251,7 @@ def test_schemes_against_measured_snr_and_what_cannot_be_reached(make_air, make_
     assert names == [mcs.MCS_TABLE[place].name for place in plan.places]
 
 
+@pytest.mark.slow
 def test_a_dial_sets_the_snr_between_the_steps_of_the_attenuator(swept):
     air, _, sweep = swept
     dial = Dial(sweep=sweep)
@@ -256,6 +264,7 @@ def test_a_dial_sets_the_snr_between_the_steps_of_the_attenuator(swept):
         dial.settings(60.0)
 
 
+@pytest.mark.slow
 def test_dbm_only_from_a_stated_reference(make_air, make_bench):
     bench = make_bench(make_air(loss_db=30.0))
     assert measure_reference(bench, PLAN) == []
@@ -291,6 +300,7 @@ def test_the_transmitter_never_exceeds_what_is_allowed_and_is_silent_afterwards(
     assert told[-1] == (7, 7, "done")
 
 
+@pytest.mark.slow
 def test_an_error_leaves_the_transmitter_silent_and_the_steps_before_it_kept(make_air, make_bench):
     air = make_air()
     bench = make_bench(air)
@@ -309,6 +319,7 @@ def test_an_error_leaves_the_transmitter_silent_and_the_steps_before_it_kept(mak
     assert "noise_floor" in by_name(kept)
 
 
+@pytest.mark.slow
 def test_a_capture_that_is_cut_short_is_refused(make_air, make_bench):
     bench = make_bench(make_air())
     capture = bench.receiver.capture
@@ -317,6 +328,7 @@ def test_a_capture_that_is_cut_short_is_refused(make_air, make_bench):
         noise.measure_noise(bench, PLAN)
 
 
+@pytest.mark.slow
 def test_a_head_of_samples_that_has_not_settled_does_not_count(make_air, make_bench):
     air = make_air()
     bench = make_bench(air)
@@ -344,6 +356,7 @@ def test_impossible_plans_are_refused(change, message):
         Plan(rx_gain_db=20.0, tx_attenuation_db=10.0, **change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -370,6 +383,7 @@ def test_a_tone_that_overdrives_the_receiver_is_turned_down_first(make_air, make
     )
 
 
+@pytest.mark.slow
 def test_unknown_quantities_are_refused(make_air, make_bench):
     with pytest.raises(CalibrationError, match="cannot calibrate phase; choose of gain, cfo, snr"):
         calibrate(["phase"], make_bench(make_air()), PLAN)

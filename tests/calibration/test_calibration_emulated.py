@@ -76,12 +76,14 @@ def test_levels_gains_and_front_end(emulated_records):
     assert records["noise_floor"].values == pytest.approx(expected, abs=0.5)
 
 
+@pytest.mark.slow
 def test_offsets_of_the_oscillators(emulated_records):
     records = emulated_records[0]
     assert records["cfo"].value == pytest.approx(6.0, abs=0.1)
     assert records["clock_offset"].value == pytest.approx(6.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_both_methods_find_the_snr_of_the_ether(emulated_records):
     records, ether, transmitter, receiver = emulated_records
     receiver.configure(rx_gain_db=PLAN.rx_gain_db)
@@ -96,12 +98,14 @@ def test_both_methods_find_the_snr_of_the_ether(emulated_records):
     assert records["snr_disagreement"].flags == ()
 
 
+@pytest.mark.slow
 def test_a_scheme_and_its_table(emulated_records):
     records = emulated_records[0]
     measured = records["mcs_threshold"].values[9]
     assert measured == pytest.approx(mcs.LOOPBACK.threshold_db[9], abs=0.5)
 
 
+@pytest.mark.slow
 def test_records_say_that_they_are_emulated_and_hardware_refuses_them(emulated_records, tmp_path):
     records = emulated_records[0]
     conditions = records["cfo"].conditions

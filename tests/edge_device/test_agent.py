@@ -95,6 +95,7 @@ def test_installed_update_is_scored_against_the_base(agent, payload, label_set, 
     assert text.gain_std_error > 0
 
 
+@pytest.mark.slow
 def test_the_same_payload_again_changes_nothing(agent, payload):
     data = payload()
     first, again = agent.apply(0, data, "labels"), agent.apply(0, data, "labels")
@@ -192,6 +193,7 @@ def bad_payloads(payload, tiny_model, make_update):
     }
 
 
+@pytest.mark.slow
 def test_bad_payloads_are_refused_and_change_nothing(agent, payload, bad_payloads):
     good = agent.apply(0, payload(), "labels")
     before = logits(agent)
@@ -231,6 +233,7 @@ def test_update_that_costs_more_than_the_bound_is_refused(bundle, tmp_path, payl
         assert ("the loss on labels rises" in receipt.reason) == (status == "refused")
 
 
+@pytest.mark.slow
 def test_update_that_changes_nothing_is_refused(agent, payload, tiny_model, make_update):
     update = make_update(tiny_model.spec, size=1e-12)
     receipt = agent.apply(0, payload(update), "labels")
@@ -238,6 +241,7 @@ def test_update_that_changes_nothing_is_refused(agent, payload, tiny_model, make
     assert "changes nothing" in receipt.reason
 
 
+@pytest.mark.slow
 def test_what_never_arrived_is_refused_with_its_reason(agent):
     receipt = agent.apply(3, None, "labels", failure="deadline missed")
     assert (receipt.status, receipt.reason, receipt.accepted) == (
@@ -247,6 +251,7 @@ def test_what_never_arrived_is_refused_with_its_reason(agent):
     )
 
 
+@pytest.mark.slow
 def test_unknown_score_set_is_an_error(agent, payload):
     with pytest.raises(ModelError, match="no score set 'news'"):
         agent.apply(0, payload(), "news")

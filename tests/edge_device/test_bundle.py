@@ -31,6 +31,7 @@ def copy(written, tmp_path):
     return shutil.copytree(written.folder, tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_bundle_reads_back(written, copy, label_set, text_set, tiny_gguf, tiny_model):
     bundle = load_bundle(copy)
     assert bundle.score_sets == {"labels": label_set, "text": text_set}
@@ -40,11 +41,13 @@ def test_bundle_reads_back(written, copy, label_set, text_set, tiny_gguf, tiny_m
     assert bundle.model_path.read_bytes() == tiny_gguf.read_bytes()
 
 
+@pytest.mark.slow
 def test_score_sets_are_named_by_their_hash(written, label_set, text_set):
     names = {path.stem for path in (written.folder / "score_sets").iterdir()}
     assert names == {label_set.digest, text_set.digest}
 
 
+@pytest.mark.slow
 def test_writing_again_replaces_the_bundle(copy, tiny_gguf, tiny_model, text_set):
     write_bundle(
         copy, tiny_gguf, quant="Q8_0", types=tiny_model.types, score_sets=[text_set], probe=text_set
@@ -53,6 +56,7 @@ def test_writing_again_replaces_the_bundle(copy, tiny_gguf, tiny_model, text_set
     assert len(list((copy / "score_sets").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.gguf", "probe.json", "score_sets"])
 def test_altered_file_is_named(copy, name):
     path = copy / name
@@ -64,6 +68,7 @@ def test_altered_file_is_named(copy, name):
         load_bundle(copy)
 
 
+@pytest.mark.slow
 def test_missing_files_are_named(copy, tmp_path):
     with pytest.raises(ModelError, match=r"no edge bundle: No such file.*manifest\.json"):
         load_bundle(tmp_path)
@@ -72,6 +77,7 @@ def test_missing_files_are_named(copy, tmp_path):
         load_bundle(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -89,6 +95,7 @@ def test_damaged_manifest_is_one_line(copy, change):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_sets_that_cannot_be_scored_are_refused(tmp_path, tiny_gguf, tiny_model, text_set):
     both = ScoreSet(
         name="both",
@@ -107,6 +114,7 @@ def test_sets_that_cannot_be_scored_are_refused(tmp_path, tiny_gguf, tiny_model,
             )
 
 
+@pytest.mark.slow
 def test_unknown_score_set_lists_the_known(written):
     with pytest.raises(ModelError, match=r"no score set 'news' \(it has labels, text\)"):
         written.score_set("news")

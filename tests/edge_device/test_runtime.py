@@ -90,12 +90,14 @@ def test_labels_score_as_the_whole_text_does_and_the_most_probable_one_counts(ru
     assert scores.tokens.tolist() == [1] * 40
 
 
+@pytest.mark.slow
 def test_some_labels_have_several_tokens_and_some_one(runtime, label_set):
     lengths = {len(runtime.tokenize(label)) for label in label_set.questions[0].labels}
     assert 1 in lengths
     assert max(lengths) > 1
 
 
+@pytest.mark.slow
 def test_text_chunks_score_every_token_after_the_first(runtime, text_set):
     scores = runtime.score(text_set)
     for chunk, nats, n_tokens in zip(text_set.chunks, scores.nats, scores.tokens, strict=True):
@@ -115,6 +117,7 @@ def test_text_longer_than_a_batch(tiny_gguf, runtime):
     assert many.nats == pytest.approx(one_batch.nats, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_generation_takes_the_most_probable_token(runtime, tiny_gguf):
     tokens = runtime.tokenize(TEXT)
     n_prompt = len(tokens)
@@ -124,6 +127,7 @@ def test_generation_takes_the_most_probable_token(runtime, tiny_gguf):
     assert runtime.generate(TEXT, 6) == tokenizer.decode(tokens[n_prompt:])
 
 
+@pytest.mark.slow
 def test_refused_requests_name_the_limit(runtime):
     with pytest.raises(ModelError, match=r"1 to 512 fit"):
         runtime.score(ScoreSet(name="long", chunks=("signal " * 2000,)))
@@ -148,6 +152,7 @@ def test_impossible_sizes_are_refused(sizes):
 # swaps
 
 
+@pytest.mark.slow
 def test_swap_there_and_back_leaves_no_trace(runtime, adapters, label_set):
     tokens = runtime.tokenize(TEXT)
     before, scores = runtime.logits(tokens), runtime.score(label_set)
@@ -164,6 +169,7 @@ def test_swap_there_and_back_leaves_no_trace(runtime, adapters, label_set):
     assert np.abs(second - first).max() > 0.1
 
 
+@pytest.mark.slow
 def test_swapped_model_answers_as_one_started_with_the_adapter(tiny_gguf, runtime, adapters):
     tokens = runtime.tokenize(TEXT)
     runtime.generate(TEXT, 20)  # fills the cache
@@ -175,6 +181,7 @@ def test_swapped_model_answers_as_one_started_with_the_adapter(tiny_gguf, runtim
         np.testing.assert_array_equal(fresh.logits(tokens), swapped)
 
 
+@pytest.mark.slow
 def test_requests_choose_their_adapter(runtime, adapters):
     tokens = runtime.tokenize(TEXT)
     base = runtime.logits(tokens)
@@ -256,6 +263,7 @@ def test_truncated_model_is_one_line(tiny_gguf, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_truncated_adapter_changes_nothing(runtime, adapters, tmp_path):
     tokens = runtime.tokenize(TEXT)
     before, restarts = runtime.logits(tokens), runtime.restarts
@@ -267,6 +275,7 @@ def test_truncated_adapter_changes_nothing(runtime, adapters, tmp_path):
     assert runtime.restarts == restarts
 
 
+@pytest.mark.slow
 def test_not_a_number_is_caught_and_leaves_no_trace(runtime, tiny_model, make_update, tmp_path):
     tokens = runtime.tokenize(TEXT)
     before = runtime.logits(tokens)
@@ -279,6 +288,7 @@ def test_not_a_number_is_caught_and_leaves_no_trace(runtime, tiny_model, make_up
     np.testing.assert_array_equal(runtime.logits(tokens), before)
 
 
+@pytest.mark.slow
 def test_a_text_that_overflows_leaves_nothing_in_the_cache(runtime, tiny_model, tmp_path):
     """Infinite values in unused cells reach a later text of 64 tokens or more, which llama.cpp
     attends to in tiles: 0 · inf."""

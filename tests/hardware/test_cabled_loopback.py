@@ -38,6 +38,7 @@ def pluto(lab: Any, opened: Pluto) -> Pluto:
     return opened
 
 
+@pytest.mark.slow
 def test_tones_come_back_at_their_sign_and_move_with_the_carriers(
     lab: Any, pluto: Pluto, tone: Tone
 ) -> None:
@@ -49,6 +50,7 @@ def test_tones_come_back_at_their_sign_and_move_with_the_carriers(
         assert np.fft.fftfreq(10_000)[np.argmax(spectrum)] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_attenuation_and_gain_move_the_level(pluto: Pluto, tone: Tone) -> None:
     pluto.transmit_cyclic(tone(100, 1000))
     levels_db = []
@@ -59,6 +61,7 @@ def test_attenuation_and_gain_move_the_level(pluto: Pluto, tone: Tone) -> None:
     assert levels_db[1] - levels_db[2] == pytest.approx(10.0, abs=1.0)
 
 
+@pytest.mark.slow
 def test_silence_after_transmitting(pluto: Pluto, tone: Tone) -> None:
     before_db = power_db(pluto.capture(20_000))
     pluto.transmit_cyclic(tone(100, 1000))

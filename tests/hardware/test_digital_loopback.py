@@ -69,6 +69,7 @@ def burst_arrives(pluto: Pluto, burst: IQ) -> bool:
     return n_heard == len(burst)
 
 
+@pytest.mark.slow
 def test_identity_and_temperature(lab: Any, pluto: Pluto) -> None:
     assert pluto.identity.emulated or lab.emulated is None
     assert pluto.identity.uri == lab.uris[0]
@@ -76,6 +77,7 @@ def test_identity_and_temperature(lab: Any, pluto: Pluto) -> None:
     assert -20 < pluto.temperature_c() < 90
 
 
+@pytest.mark.slow
 def test_settings_hold_after_write_and_read_back(pluto: Pluto) -> None:
     rng = np.random.default_rng(5)
     for _ in range(20):  # every value is read back within, or this raises
@@ -87,6 +89,7 @@ def test_settings_hold_after_write_and_read_back(pluto: Pluto) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("closed")
 @pytest.mark.parametrize("rate_hz", [600e3, 2.5e6])
 def test_rates_with_and_without_the_filter(lab: Any, tone: Tone, rate_hz: float) -> None:
@@ -94,6 +97,7 @@ def test_rates_with_and_without_the_filter(lab: Any, tone: Tone, rate_hz: float)
         assert echoes(pluto, tone(3, 1000))
 
 
+@pytest.mark.slow
 def test_cyclic_tone_comes_back_and_a_second_one_replaces_it(pluto: Pluto, tone: Tone) -> None:
     pluto.transmit_cyclic(tone(5, 1000))
     first = pluto.capture(10_000)
@@ -106,6 +110,7 @@ def test_cyclic_tone_comes_back_and_a_second_one_replaces_it(pluto: Pluto, tone:
     assert np.abs(silence).max() < 0.002
 
 
+@pytest.mark.slow
 def test_a_gain_step_is_not_answered_from_old_buffers(pluto: Pluto, tone: Tone) -> None:
     pluto.transmit_cyclic(tone(5, 1000))
     pluto.receive(1000, timeout_s=10.0)
@@ -130,6 +135,7 @@ def test_stream_both_ways_without_a_gap(lab: Any, pluto: Pluto, tone: Tone) -> N
     assert np.abs(steps - 1).max() < 4  # 1 plus the converter's rounding
 
 
+@pytest.mark.slow
 def test_link_delivers(lab: Any, pluto: Pluto) -> None:
     payload = np.random.default_rng(1).bytes(20_000)
     clock = MonotonicClock()

@@ -50,12 +50,14 @@ def test_link_delivers_again_and_again(lab: Any, pair: PlutoPair) -> None:
         assert report.snr_db > 5
 
 
+@pytest.mark.slow
 def test_carrier_offset_is_the_oscillators(lab: Any, pair: PlutoPair, emulated: Any) -> None:
     report, _ = link_over(pair).deliver(PAYLOAD, lab.limits)
     truth_hz = (lab.ppm[0] - lab.ppm[1]) * 1e-6 * lab.lo_hz
     assert report.cfo_hz == pytest.approx(truth_hz, rel=0.01, abs=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [6.0, 15.0, 24.0])
 def test_measured_snr_is_the_ethers(
     lab: Any, pair: PlutoPair, emulated: Any, snr_db: float

@@ -57,16 +57,19 @@ def test_every_file_of_the_packages_is_in_it(site):
     assert [path for path in listed if not (site / path).exists()] == []
 
 
+@pytest.mark.slow
 def test_configurations_are_copied_by_the_build(site):
     carried = site / "hil" / "configurations"
     for source in (ROOT / "hil.toml", *(ROOT / "configs").glob("*.toml")):
         assert (carried / source.name).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 def test_all_packages_are_typed(site):
     assert all((site / package / "py.typed").exists() for package in PACKAGES)
 
 
+@pytest.mark.slow
 def test_the_version_is_one(site, tmp_path):
     version = hil(site, tmp_path, "--version").stdout.split()[-1]
     assert (site / f"hil_lora_testbed-{version}.dist-info").is_dir()

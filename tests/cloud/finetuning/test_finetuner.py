@@ -84,6 +84,7 @@ def test_full_cut_is_pefts_own_update_and_shorter_ones_are_its_best_approximatio
             )
 
 
+@pytest.mark.slow
 def test_spectra_are_padded_to_r_max(trained):
     found = trained.model.directions()
     padded = spectra(found, 6)
@@ -93,6 +94,7 @@ def test_spectra_are_padded_to_r_max(trained):
         assert not padded[name][4:].any()
 
 
+@pytest.mark.slow
 def test_ranks_zero_and_keep_leave_the_factors_out(trained):
     found = trained.model.directions()
     first, second, *others = found
@@ -102,6 +104,7 @@ def test_ranks_zero_and_keep_leave_the_factors_out(trained):
     assert (update.kept, update.kept_from) == ({second}, "cd" * 32)
 
 
+@pytest.mark.slow
 def test_keeping_from_an_edge_that_holds_nothing_is_refused(trained):
     found = trained.model.directions()
     plan = RankPlan(ranks=dict.fromkeys(found, KEEP))
@@ -124,6 +127,7 @@ def test_it_goes_on_bit_for_bit_from_a_saved_state(base, domain, tmp_path):
         np.testing.assert_array_equal(_dense(resumed)[name], delta)
 
 
+@pytest.mark.slow
 def test_a_state_of_other_shape_or_no_state_is_refused(base, trained, tmp_path):
     save_state(trained, tmp_path / "state.safetensors", {})
     other = FineTuner(base, ModelSettings(r_max=2), SETTINGS, seed=0)
@@ -135,6 +139,7 @@ def test_a_state_of_other_shape_or_no_state_is_refused(base, trained, tmp_path):
             load_state(other, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_loss_counts_the_label_word_alone_whatever_the_padding(trained, base):
     examples = [
         Example(text="", prompt="report: the valve was good.\nverdict:", label_word=" good"),

@@ -375,6 +375,7 @@ def test_a_projected_plan_is_feasible_and_an_unprojected_one_is_the_agents(weigh
     )
 
 
+@pytest.mark.slow
 def test_the_round_alone_fixes_the_noise(weights):
     policy = AirLlmPolicy(str(weights / "airllm.safetensors"))
     first = policy.plan(observe(100_000, round_id=5))
@@ -383,6 +384,7 @@ def test_the_round_alone_fixes_the_noise(weights):
     assert any(other != first for other in others[:5])
 
 
+@pytest.mark.slow
 def test_ppo_alone_plans_its_mean_action_within_the_budget(weights):
     policy = PpoRankPolicy(str(weights / "ppo.safetensors"))
     ranks = np.array(list(policy.plan(observe(100_000)).ranks.values()))
@@ -391,6 +393,7 @@ def test_ppo_alone_plans_its_mean_action_within_the_budget(weights):
         assert plan_bits(observe(budget), policy.plan(observe(budget))) <= budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "kind"), [(AirLlmPolicy, "airllm"), (PpoRankPolicy, "ppo")])
 def test_a_model_with_other_modules_is_named(weights, policy, kind):
     with pytest.raises(

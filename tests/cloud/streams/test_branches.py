@@ -79,6 +79,7 @@ class _Listener:
         return 0.5, 1.0
 
 
+@pytest.mark.slow
 def test_an_episode_is_followed_round_by_round_and_equal_ones_train_once(branches, monkeypatch):
     trainings = []
     train = within_plan.train_within
@@ -115,6 +116,7 @@ def test_an_episode_is_followed_round_by_round_and_equal_ones_train_once(branche
         assert np.abs(second[module][1].b @ second[module][1].a - cut.b @ cut.a).max() > 0
 
 
+@pytest.mark.slow
 def test_a_round_that_begins_an_episode_remembers_nothing(branches):
     listener = _Listener()
     scorer = BranchScorer(listener, branches)

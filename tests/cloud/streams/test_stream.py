@@ -87,6 +87,7 @@ def test_the_cache_trains_once_and_again_where_a_file_is_damaged(
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_all_that_decides_a_stream_is_in_its_key(settings, base, tmp_path):
     what = {
         "text_seed": 1,
@@ -151,6 +152,7 @@ def _plain(model, base, score_set):
     return (float(np.mean(right)) if right else float("nan")), float(np.mean(losses))
 
 
+@pytest.mark.slow
 def test_scorers_share_a_model_and_leave_nothing_behind(stream, merged):
     one, two = StreamScorer(merged, stream), StreamScorer(merged, stream)
     nothing, everything = np.zeros(MODULES, int), np.full(MODULES, 4)
@@ -161,6 +163,7 @@ def test_scorers_share_a_model_and_leave_nothing_behind(stream, merged):
     assert stream.full_losses[2] < stream.base_losses[2]
 
 
+@pytest.mark.slow
 def test_a_label_of_several_pieces_is_summed_over_them(base, merged):
     asked = [
         ("report: the valve was good.\nverdict:", 0),
@@ -177,6 +180,7 @@ def test_a_label_of_several_pieces_is_summed_over_them(base, merged):
     assert merged.measure(score_set) == pytest.approx(score(tuner.model, score_set), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
     scorer = StreamScorer(merged, stream)
     ranks = np.full(MODULES, 1)
@@ -189,6 +193,7 @@ def test_requests_that_the_stream_cannot_answer_are_refused(stream, merged):
             scorer.score(round_id, held_round, rank)
 
 
+@pytest.mark.slow
 def test_factors_and_their_cuts_are_what_the_edge_decodes(stream, base, settings):
     name = stream.modules[5]
     factors = stream.factors(1)[name]
@@ -200,6 +205,7 @@ def test_factors_and_their_cuts_are_what_the_edge_decodes(stream, base, settings
     np.testing.assert_allclose(again.b @ again.a, factors.b[:, :2] @ factors.a[:2], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_residuals_are_those_of_the_dense_difference(stream):
     assert stream.sent_energy.shape == (3, MODULES, 5)
     assert stream.kept_energy.shape == (3, MODULES, 5, 3)
@@ -223,6 +229,7 @@ def test_residuals_are_those_of_the_dense_difference(stream):
             )
 
 
+@pytest.mark.slow
 def test_a_stream_says_what_it_is(stream, base):
     assert stream.domains == tuple(DOMAINS)
     assert [text.domain for text in stream.texts] == DOMAINS

@@ -122,6 +122,7 @@ def test_every_cell_of_the_grid_has_its_rounds(
     assert (finished[0] / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_all_policies_meet_the_same_air(rows: Rows) -> None:
     seen: dict[tuple[Any, ...], set[float]] = {}
     for key in zip(
@@ -172,6 +173,7 @@ def test_the_rows_are_what_a_runner_says(rows: Rows) -> None:
             obs = runner.observation
 
 
+@pytest.mark.slow
 def test_a_stream_of_another_method_is_measured_against_the_same_anchor(rows: Rows) -> None:
     own, lora = (
         chosen(rows, policy=p, stream=7, train_seed=0, channel="5 dB", scope="round")

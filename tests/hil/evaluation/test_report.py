@@ -92,6 +92,7 @@ def _entry(entries: list[dict[str, Any]], **where: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_summary_holds_what_the_rows_hold(folder: Path) -> None:
     _, results = read_evaluation(folder)
     cell = _entry(results["cells"], policy="largest", channel="5 dB", scope="round")
@@ -107,6 +108,7 @@ def test_the_summary_holds_what_the_rows_hold(folder: Path) -> None:
     assert over_all["score"] == pytest.approx([-0.05, -0.05, -0.05])
 
 
+@pytest.mark.slow
 def test_half_the_bits_at_equal_loss_is_a_half(folder: Path) -> None:
     _, results = read_evaluation(folder)
     own = [
@@ -193,6 +195,7 @@ def test_the_page_is_whole_and_opens_offline(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "two.html").read_text() == text
 
 
+@pytest.mark.slow
 def test_ranks_are_shown_by_layer_and_kind(folder: Path) -> None:
     plot = ranks_plot(read_rows(folder / "results.parquet"))
     assert plot is not None
@@ -218,6 +221,7 @@ def test_learners_are_averaged_over_their_common_steps() -> None:
     assert training_plot([]) is None
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_every_policy_on_every_channel(folder: Path) -> None:
     _, results = read_evaluation(folder)
     tables = terminal_summary(results)

@@ -64,6 +64,7 @@ def test_anchors_are_what_the_stream_measured(bench: StreamBench, stream: Stream
         assert anchors.full_loss_nats < anchors.base_loss_nats
 
 
+@pytest.mark.slow
 def test_a_round_that_sends_everything_reaches_its_anchor(
     bench: StreamBench, settings: Settings
 ) -> None:

@@ -30,6 +30,7 @@ def recorded(settings, tmp_path_factory):
     return record(settings, tmp_path_factory.mktemp("recording"), random_payload(settings, 5000))
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_file_are_replayed(settings, recorded):
     assert recorded.report.delivered
     for path in (recorded.path.parent, recorded.path, recorded.path.with_suffix("")):
@@ -41,6 +42,7 @@ def test_a_folder_and_a_file_are_replayed(settings, recorded):
         )
 
 
+@pytest.mark.slow
 def test_the_recording_says_that_it_is_simulated_and_what_of(recorded):
     facts = json.loads(recorded.path.read_text())["global"]
     assert facts["hil:notes"]["simulated"] is True
@@ -53,6 +55,7 @@ def test_the_recording_says_that_it_is_simulated_and_what_of(recorded):
     )
 
 
+@pytest.mark.slow
 def test_what_differs_is_marked_and_named(recorded):
     replayed = replay_all(recorded.path)
     replayed[1].recorded["blocks_sent"] += 1
@@ -61,6 +64,7 @@ def test_what_differs_is_marked_and_named(recorded):
     assert "blocks_sent" in line
 
 
+@pytest.mark.slow
 def test_payloads(settings, tmp_path):
     assert random_payload(settings, 100) == random_payload(settings, 100)
     file = tmp_path / "update.bin"
@@ -75,6 +79,7 @@ def test_payloads(settings, tmp_path):
         random_payload(settings, 0)
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(settings, recorded, tmp_path):
     with pytest.raises(HilError, match="exists"):
         record(settings, recorded.path.parent, b"x")

@@ -291,6 +291,7 @@ def test_the_loop_charges_what_environments_charge(live):
         assert np.isfinite([result.loss_nats, result.base_loss_nats, result.full_loss_nats]).all()
 
 
+@pytest.mark.slow
 def test_the_loops_airtime_of_an_episode_is_one_pot(live):
     spent = np.cumsum([0.0, *(result.airtime_s for result in live.results)])
     for t, obs in enumerate(live.seen[:-1]):
@@ -299,6 +300,7 @@ def test_the_loops_airtime_of_an_episode_is_one_pot(live):
     assert live.seen[-1] is None
 
 
+@pytest.mark.slow
 def test_the_loop_knows_what_the_edge_lacks(live):
     whole = [
         {name: d.u @ np.diag(d.s) @ d.vt for name, d in left.trained.directions.items()}

@@ -120,6 +120,7 @@ def test_a_hello_is_answered_with_what_is_held(bare: Bench, bundle: Bundle) -> N
     assert not bare.server.answer_next(0.0)
 
 
+@pytest.mark.slow
 def test_a_repeated_offer_gets_the_same_receipt_and_installs_nothing_again(
     bench: Bench, payload: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_an_edge_that_was_restarted_knows_what_it_installed(
         assert (receipt.status, receipt.held_digest) == ("installed", codec.digest(payload))
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_or_not_what_was_offered_is_refused(bare: Bench, payload: bytes) -> None:
     bare.radio[6] = b"another payload"
     cases = [
@@ -184,6 +186,7 @@ def test_what_is_not_whole_or_not_what_was_offered_is_refused(bare: Bench, paylo
         assert receipt.held_digest == ""
 
 
+@pytest.mark.slow
 def test_an_unknown_score_set_ends_nothing(bench: Bench, payload: bytes) -> None:
     bench.radio[5] = payload
     status, receipt = bench.say(offer(payload, score_set="poems"))
@@ -194,6 +197,7 @@ def test_an_unknown_score_set_ends_nothing(bench: Bench, payload: bytes) -> None
     assert receipt is not None
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_takes_is_only_logged(
     bare: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +215,7 @@ def test_an_answer_that_nobody_takes_is_only_logged(
 # the cloud's side
 
 
+@pytest.mark.slow
 def test_the_cloud_repeats_itself_and_takes_only_answers_to_its_own_run(
     bench: Bench, payload: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_every_round_is_installed_and_scored(first):
     )
 
 
+@pytest.mark.slow
 def test_parameters_sent_are_those_of_the_plan(first):
     shapes = open_base_model(
         load_settings(first.folder / "config.toml").model.base
@@ -297,6 +298,7 @@ def test_exports_are_the_update_that_the_edge_holds(go, tmp_path):
     assert np.abs(served - plain).max() > 0.2
 
 
+@pytest.mark.slow
 def test_export_without_an_update_is_refused(control):
     with pytest.raises(ConfigError, match="the edge holds no update at its end"):
         export_run(control.folder, "peft")

@@ -226,6 +226,7 @@ def test_an_edge_of_another_experiment_is_named(pair: Pair) -> None:
         other.run()
 
 
+@pytest.mark.slow
 def test_two_processes_need_a_radio_and_a_broker(pair: Pair, tmp_path: Path) -> None:
     simulated = load_settings(ROOT / "hil.toml")
     alone = pair.settings.model_copy(update={"control": simulated.control})

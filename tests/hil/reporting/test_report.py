@@ -221,6 +221,7 @@ def test_a_page_holds_everything_and_loads_nothing(long_page: str) -> None:
     assert len(long_page.encode()) < 1_500_000
 
 
+@pytest.mark.slow
 def test_ids_are_unique_and_every_reference_inside_a_figure_finds_its_target(
     long_page: str,
 ) -> None:
@@ -237,11 +238,13 @@ def test_ids_are_unique_and_every_reference_inside_a_figure_finds_its_target(
     assert wanted <= set(ids)
 
 
+@pytest.mark.slow
 def test_figures_take_the_colour_of_the_page(long_page: str) -> None:
     assert "currentColor" in long_page
     assert INK not in long_page
 
 
+@pytest.mark.slow
 def test_a_page_says_what_ran_and_what_was_not_real(long_page: str) -> None:
     text = _Page(long_page).text
     for said in (
@@ -284,6 +287,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert evil in _Page(html).text
 
 
+@pytest.mark.slow
 def test_a_run_of_one_round_has_all_figures(short_page: str) -> None:
     assert short_page.count("<figure>") == 7
 

@@ -74,6 +74,7 @@ def test_a_report_of_two_runs_on_an_ascii_console(call, short_run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_update_at_the_end_of_a_run_is_exported(call, short_run, tmp_path):
     path = tmp_path / "update.gguf"
     called = call("export", short_run.folder, "--format", "gguf", "--out", path)
@@ -82,6 +83,7 @@ def test_the_update_at_the_end_of_a_run_is_exported(call, short_run, tmp_path):
     assert path.read_bytes()[:4] == b"GGUF"
 
 
+@pytest.mark.slow
 def test_a_run_records_each_round_when_asked(call, short_run):
     captures = short_run.folder / "iq"
     assert sorted(file.name for file in captures.glob("*.sigmf-meta")) == [
@@ -118,6 +120,7 @@ def test_a_session_is_recorded_and_replayed_to_the_same_report(call, tmp_path, m
     assert "SHA-512" in refused.error
 
 
+@pytest.mark.slow
 def test_a_replay_that_differs_misses_its_verdict(call, short_run, monkeypatch):
     from hil.lab.recording_session import replay_all
 

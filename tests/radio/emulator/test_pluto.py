@@ -91,6 +91,7 @@ def _power_dbfs(samples: NDArray[np.complex128]) -> float:
 # attributes
 
 
+@pytest.mark.slow
 def test_every_property_can_be_read_and_written(sdr: Any) -> None:
     wanted = {
         "rx_lo": 2_400_000_000,

@@ -63,6 +63,7 @@ def test_iio_info_lists_everything_without_an_error(uri: str) -> None:
         assert line in listing
 
 
+@pytest.mark.slow
 @needs_tools
 def test_iio_attr_reads_and_writes(uri: str) -> None:
     _tool("iio_attr", "-u", uri, "-c", "-o", "ad9361-phy", "RX_LO", "frequency", "868000000")
@@ -72,6 +73,7 @@ def test_iio_attr_reads_and_writes(uri: str) -> None:
     assert _tool("iio_attr", "-u", uri, "-D", "ad9361-phy", "loopback").strip() == b"0"
 
 
+@pytest.mark.slow
 @needs_tools
 def test_iio_readdev_and_iio_writedev_stream(uri: str) -> None:
     received = np.frombuffer(

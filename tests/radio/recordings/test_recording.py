@@ -162,6 +162,7 @@ def test_an_unusable_channel_is_replayed_too(tmp_path):
     assert delivered.received is None
 
 
+@pytest.mark.slow
 def test_the_sigmf_package_reads_and_validates_it(original):
     path, air, _ = original
     signal = sigmf.fromfile(path)  # compares the SHA-512, too
@@ -176,6 +177,7 @@ def test_the_sigmf_package_reads_and_validates_it(original):
     assert delivery["hil:gain_db"] == 40.0
 
 
+@pytest.mark.slow
 def test_each_burst_is_annotated_where_it_was(original):
     path, air, _ = original
     found = sigmf.fromfile(path).get_annotations()
@@ -293,6 +295,7 @@ def lose_metadata(path):
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -331,6 +334,7 @@ def call_more(stated):
     stated["calls"].append({"call": "wait", "at_s": 1e3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -348,6 +352,7 @@ def test_a_program_that_would_do_otherwise_is_told_where(copy, change, said):
         list(replay([copy]))
 
 
+@pytest.mark.slow
 def test_other_figures_and_answers_are_named(copy):
     def change(stated):
         stated["operations"][1]["result"]["snr_db"] += 1e-12

@@ -182,6 +182,7 @@ def test_the_conditional_model_gives_the_component_that_is_asked_for(
     torch.testing.assert_close(found.std(0), STDS[component], rtol=0.2, atol=0)
 
 
+@pytest.mark.slow
 def test_without_the_condition_both_components_come_in_their_shares(mixture: Ddim) -> None:
     anything = torch.eye(2)[[0]].expand(1000, 2)
     found = mixture.sample(anything, 0.0, generator=torch.Generator().manual_seed(3))
