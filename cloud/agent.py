@@ -100,7 +100,6 @@ class CloudHalf:
         self._samplers = {name: DomainSampler(domain, seed) for name, domain in domains.items()}
         self._score_sets = {name: domain.score_set for name, domain in domains.items()}
         self._method, rank = training_of(settings.policy)
-        self._weighs_trials = self._method == "lora" and weighs_trials(settings.policy)
         self._tuner = FineTuner(
             base, settings.model, settings.finetune, seed, method=self._method, target_rank=rank
         )
@@ -198,7 +197,9 @@ class CloudHalf:
             spectra=spectra(trained.directions, r_max),
             energy=residuals(trained.delivered, held_cuts, r_max),
             kfac=kfac,
-            measured=self._measured(trained, kfac) if self._weighs_trials else None,
+            measured=self._measured(trained, kfac)
+            if weighs_trials(self._settings.policy)
+            else None,
             held=dict(held),
             history=tuple(self.history),
         )

@@ -9,7 +9,6 @@ probe.json          a small score set that every update must stand before it is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Final
 
 from edge_device.gguf_model import GgufModel, TypesReport, inspect
 from hil.contract import ModelError, ScoreSet
-from hil.system.whole_file import written_whole
+from hil.system.whole_file import file_sha256, written_whole
 
 _FORMAT: Final = 1
 _CURE: Final = "make the bundle again with `hil provision`"
@@ -104,7 +103,8 @@ def write_bundle(
         "types": asdict(types),
         "score_sets": paths,
         "sha256": {
-            path: _sha256(folder / path) for path in ("model.gguf", "probe.json", *paths.values())
+            path: file_sha256(folder / path)
+            for path in ("model.gguf", "probe.json", *paths.values())
         },
     }
     _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -125,7 +125,7 @@ def load_bundle(folder: Path) -> Bundle:
                 f"{_CURE}"
             )
         for path, expected in manifest["sha256"].items():
-            if _sha256(folder / path) != expected:
+            if file_sha256(folder / path) != expected:
                 raise ModelError(
                     f"'{folder / path}' is not what the bundle's manifest says: {_CURE}"
                 )
@@ -184,8 +184,3 @@ def _place(source: Path, target: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,6 @@ is simply not used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hil.contract import LoraUpdate, LowRankFactors
-from hil.system.whole_file import written_whole
+from hil.system.whole_file import file_sha256, written_whole
 
 MAX_FAILED_STARTS: Final = 3
 """Starts with an adapter that may fail in a row before the edge starts with the bare base model."""
@@ -109,7 +108,7 @@ class SlotStore:
             self._update_path(slot.name): slot.update_sha256,
         }
         return all(
-            path.is_file() and _sha256(path) == expected for path, expected in hashes.items()
+            path.is_file() and file_sha256(path) == expected for path, expected in hashes.items()
         )
 
     # ---------------------------------------------------------------------------------------------
@@ -163,8 +162,8 @@ class SlotStore:
             digest=digest,
             round_id=update.round_id,
             base_identity=update.base_identity,
-            adapter_sha256=_sha256(adapter_path),
-            update_sha256=_sha256(self._update_path(name)),
+            adapter_sha256=file_sha256(adapter_path),
+            update_sha256=file_sha256(self._update_path(name)),
         )
 
     def flip(self, slot: Slot | None) -> None:
@@ -216,8 +215,3 @@ def _parse(content: dict[str, Any]) -> Pointer:
         previous=previous,
         failed_starts=int(content["failed_starts"]),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,10 +26,10 @@ class AdaptedModel:
         base: the model that `peft` was made from.
         peft: what cloud.finetuning.peft_methods.adapted_model makes of it.
         max_tokens: longest example; see cloud.model.encoding.
-        threads: that it is computed with.
+        threads: number of threads that compute it.
 
     Attributes:
-        lanes: they compute parts of a batch, or several batches.
+        lanes: compute parts of a batch, or several batches, side by side.
         module_shapes: adapted modules in canonical order, as (d_out, d_in).
         parameters: PEFT's name → parameter, of all that is trained.
     """
@@ -69,7 +69,8 @@ class AdaptedModel:
         causal: Any = self.peft.get_base_model()
         hidden = causal.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
         logits = causal.lm_head(hidden[:, :-1][counted[:, 1:].to(device)])
-        logits = logits / getattr(causal.config, "logits_scaling", 1.0)  # Granite's
+        if (scaling := getattr(causal.config, "logits_scaling", 1.0)) != 1.0:  # Granite's
+            logits = logits / scaling
         return cast(torch.Tensor, logits.float()), ids[:, 1:][counted[:, 1:]].to(device)
 
     # ---------------------------------------------------------------------------------- the update

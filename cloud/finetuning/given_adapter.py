@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud.finetuning.directions import Directions
 from cloud.finetuning.finetuner import FineTuner
-from cloud.finetuning.peft_methods import begin_low_rank
+from cloud.finetuning.peft_methods import ADAPTER, begin_low_rank
 from cloud.model.base_model import BaseModel
 from hil.contract import ConfigError
 from hil.model_folder.peft_adapter import read_adapter
@@ -58,7 +58,7 @@ def start_from(tuner: FineTuner, folder: Path) -> None:
                 f"finetune.start_from: adapter '{folder}' changes '{module}', which is not "
                 f"trained; add '{projection}' to model.target_modules"
             )
-        if d.rank > (r_max := len(layers[module].lora_A["default"].weight)):
+        if d.rank > (r_max := len(layers[module].lora_A[ADAPTER].weight)):
             raise ConfigError(
                 f"finetune.start_from: adapter '{folder}' has rank {d.rank} at '{module}', "
                 f"model.r_max is {r_max}; raise it"

@@ -22,11 +22,11 @@ _Result = TypeVar("_Result")
 
 
 class Lanes:
-    """Threads that parts are computed on.
+    """Computes the parts of a batch, or several batches, side by side in threads.
 
     Args:
-        threads: ≥ 1, of the whole computation. Beyond LANES the rest work within the parts.
-        device: where it computes; anything but a CPU takes one part after another.
+        threads: number of threads, ≥ 1. Those beyond LANES work within the parts.
+        device: the model's device; on a GPU one part follows another.
 
     Attributes:
         count: parts into which a batch is worth cutting, 1 or LANES.

@@ -39,6 +39,7 @@ from hil.codec import CodecTarget, bits_by_rank, bits_per_direction, decode, enc
 from hil.contract import BaseSpec, LoraUpdate, LowRankFactors, ScoreSet, TextError, TextState
 from hil.settings import DefaultText, FileText, FinetuneSettings, Settings
 from hil.settings.policy import Method
+from hil.system.whole_file import file_sha256
 
 __all__ = [
     "RoundText",
@@ -363,7 +364,7 @@ def stream_key(
 
 def _file_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise TextError(
             f"text file {path}: {error.strerror}; set text.path to a TSV, CSV or JSONL file"

@@ -23,10 +23,9 @@ LONGEST_WORD: Final = 64
 # between any two of these letters, and leave more to dictionaries.
 _UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _LETTERS: Final = rf"[\p{{L}}--[{_UNSPACED}]][[\p{{L}}\p{{M}}]--[{_UNSPACED}]]*+"
-_WORD: Final = regex.compile(
-    rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*+|{_LETTERS}(?:['’-]{_LETTERS})*+", regex.VERSION1
-)
-_UNSPACED_WORD: Final = regex.compile(rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*", regex.VERSION1)
+_LETTER_ALONE: Final = rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*+"
+_WORD: Final = regex.compile(rf"{_LETTER_ALONE}|{_LETTERS}(?:['’-]{_LETTERS})*+", regex.VERSION1)
+_UNSPACED_WORD: Final = regex.compile(_LETTER_ALONE, regex.VERSION1)
 
 
 def words(text: str) -> list[str]:

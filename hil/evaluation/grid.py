@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import cloud.policies
 from hil.contract import ConfigError
 from hil.radio_kinds.conditions import conditions
-from hil.settings import Settings, parse_settings
+from hil.settings import Settings, parse_settings, read_toml
 from hil.settings.policy import (
     AirLlmPolicy,
     AnyPolicy,
@@ -176,12 +176,7 @@ def scenarios(path: Path, settings: Settings) -> dict[str, Channel]:
     Raises:
         ConfigError: the file cannot be read, or a channel in it cannot be.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a scenario file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    data = read_toml(path, cure="name a scenario file")
     found: dict[str, Channel] = {}
     for name, table in data.items():
         if not isinstance(table, dict) or not table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from hil.contract import ConfigError
@@ -17,6 +16,7 @@ from hil.settings.interferer import (
 )
 from hil.settings.radio import LoopbackRadio
 from hil.settings.trajectories import Csv, Replay
+from hil.system.whole_file import file_sha256
 from radio.channel import Figures, figures
 from radio.channel.interferer import Bursts, Interferer, Tone, Waveform, WhiteNoise, read_recorded
 
@@ -84,8 +84,6 @@ def sources(radio: LoopbackRadio) -> dict[str, dict[str, str]]:
 
 def _identity(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"file": str(path), "sha256": file_sha256(path)}
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name another file") from error
-    return {"file": str(path), "sha256": digest}

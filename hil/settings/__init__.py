@@ -16,7 +16,7 @@ from hil.settings.experiment import (
     Settings,
     StreamsSettings,
 )
-from hil.settings.loading import load_settings, parse_settings, to_toml
+from hil.settings.loading import load_settings, parse_settings, read_toml, to_toml
 
 __all__ = [
     "BudgetSettings",
@@ -35,5 +35,6 @@ __all__ = [
     "StreamsSettings",
     "load_settings",
     "parse_settings",
+    "read_toml",
     "to_toml",
 ]

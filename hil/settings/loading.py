@@ -34,15 +34,27 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
         ConfigError: the file is missing or not TOML, or a key or value is not allowed.
     """
     path = find_configuration(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name another file with --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    data = read_toml(path, cure="name another file with --config")
     for override in overrides:
         _override(data, override)
     return parse_settings(data, source=str(path))
+
+
+def read_toml(path: Path, *, cure: str) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Args:
+        path: the file.
+        cure: what to do where it cannot be read.
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; {cure}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
 
 
 def parse_settings(data: Mapping[str, Any], *, source: str) -> Settings:

@@ -152,8 +152,8 @@ def training_of(policy: AnyPolicy) -> tuple[Method, int | None]:
 
 
 def weighs_trials(policy: AnyPolicy) -> bool:
-    """Whether a policy looks at what some plans really come to; trying them takes forward passes.
+    """Whether a policy reads the measured losses of trial plans, which cost forward passes.
 
-    A policy of the user's own may look at everything.
+    A policy of the user's own may read everything.
     """
     return isinstance(policy, OursPolicy | FilePolicy)

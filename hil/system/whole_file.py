@@ -1,7 +1,9 @@
-"""Writing a file that never half-happens: for installed updates, models and caches alike."""
+"""Files that are whole: a write that never half-happens, and the hash that tells one file from
+another. For installed updates, models and caches alike."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,3 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
